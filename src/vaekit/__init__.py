@@ -1,0 +1,31 @@
+"""vaekit: the workbench for variational autoencoders.
+
+Public names load on first use, so that `import vaekit` stays quick: it imports neither torch nor scikit-learn.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "VAE": "vaekit.estimators",
+    "BetaVAE": "vaekit.estimators",
+    "CVAE": "vaekit.estimators",
+    "VQVAE": "vaekit.estimators",
+    "load": "vaekit.files",
+    "open_data": "vaekit.data",
+    "Images": "vaekit.data",
+    "TrainingFailed": "vaekit.training.loop",
+}
+
+__all__ = ["BetaVAE", "CVAE", "Images", "TrainingFailed", "VAE", "VQVAE", "__version__", "load", "open_data"]
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'vaekit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

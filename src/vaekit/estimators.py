@@ -1,0 +1,714 @@
+"""What a user holds: scikit-learn estimators that are choices of parts. Fields are the constructor, the command line's
+flags and `run.json` at once; a named model adds its fields and says which parts and objective they stand for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
+from torch import Tensor, nn
+
+from vaekit import __version__
+from vaekit.data.images import Images, check_array, check_labels, fingerprint
+from vaekit.models.autoencoder import Autoencoder
+from vaekit.models.objectives import ConstrainedElbo, Elbo, distortion_and_rate
+from vaekit.parts.latents import GaussianLatent
+from vaekit.parts.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, make_likelihood
+from vaekit.parts.networks import make_networks
+from vaekit.parts.priors import StandardNormalPrior, UniformPrior
+from vaekit.parts.quantizers import VectorQuantizer
+from vaekit.tensors import log_mean_exp
+from vaekit.training.checkpoint import RunFolder
+from vaekit.training.loop import SCHEDULES, Data, Plan, rehearse, to_input, train
+from vaekit.world import check_random_state, derive_seed, pick_device, seeded
+
+BATCH = 1000  # images at once outside training
+SCORE_SEED = 2023  # of the fixed noise in score_samples
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Estimator(TransformerMixin, BaseEstimator):
+    """What every model shares. Images are uint8, or floats in [0, 1], of shape (N, H, W) or (N, H, W, C); tables are
+    (N, D) finite reals, standardised inside. After `fit`: `model_` (the nn.Module), `history_` (a record per epoch),
+    `n_parameters_`, `image_shape_`, `resolved_` (the fields whose None was filled in, and with what).
+    """
+
+    latent_dim: int = 10
+    """Width of the latent vector z."""
+    architecture: str | None = None
+    """conv, resnet, mlp or wang2023 (the report's networks); None is conv for images and mlp for tables."""
+    likelihood: str | None = None
+    """gaussian (sigma learned), gaussian_fixed, bernoulli or discretized_logistic; None is gaussian, for wang2023
+    gaussian_fixed."""
+    likelihood_variance: float = 0.098
+    """Variance of gaussian_fixed, the report's lambda; intensities are in [0, 1]."""
+    epochs: int | None = None
+    """Passes over the data; None is about 6,000 steps, from 12 to 100 epochs (50 for wang2023)."""
+    batch_size: int | None = None
+    """Images per step; None is 128, or 64 below 5,000 images (100 for wang2023)."""
+    learning_rate: float | None = None
+    """Adam's peak learning rate; None is 0.002 (0.005 for wang2023)."""
+    schedule: str | None = None
+    """cosine (to zero at the end) or constant; None is cosine (constant for wang2023)."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises to its peak; None is 5 % of all, at most 200 (0 for wang2023)."""
+    rate_warmup_epochs: float = 0.0
+    """Epochs over which the weight of the rate rises from 0."""
+    gradient_clip: float | None = None
+    """Largest norm of the gradient; None does not clip."""
+    early_stopping: bool = False
+    """Stop when the validation objective no longer improves, and keep the best weights."""
+    n_iter_no_change: int = 10
+    """Epochs without improvement before an early stop."""
+    validation_fraction: float = 0.1
+    """Share of the training data held out for early stopping where no validation data is given."""
+    random_state: int | None = None
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: str = "float32"
+    """float32 or bfloat16."""
+    verbose: bool = False
+    """Progress on standard error."""
+
+    conditional: ClassVar[bool] = False
+
+    # ---- what a named model says -------------------------------------------------------------------------------
+
+    def _make_objective(self, steps_per_epoch: int):
+        """The objective; called with the fields resolved."""
+        return Elbo(warmup=round(self.rate_warmup_epochs * steps_per_epoch))
+
+    def _defaults(self, *, wang2023: bool) -> dict:
+        """Values for the model's own fields that are None."""
+        return {}
+
+    def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
+        """The untrained module for inputs of `shape` (C, H, W): every published model is a choice of parts here."""
+        likelihood = self._build_likelihood(images)
+        latent = GaussianLatent(latent_dim=self.latent_dim)
+        networks = make_networks(
+            self.architecture,
+            shape,
+            features=latent.features,
+            latent_dim=self.latent_dim,
+            out_channels=likelihood.channels(shape[0]),
+            n_classes=n_classes,
+        )
+        return Autoencoder(
+            encoder=networks.encoder,
+            latent=latent,
+            decoder=networks.decoder,
+            prior=StandardNormalPrior(latent_dim=self.latent_dim),
+            likelihood=likelihood,
+            n_classes=n_classes,
+            images=images,
+        )
+
+    def _build_likelihood(self, images: bool) -> nn.Module:
+        # The report's decoder ends in a ReLU of its own.
+        bounded = images and self.architecture != "wang2023"
+        return make_likelihood(self.likelihood, variance=self.likelihood_variance, bounded=bounded)
+
+    # ---- fitting -----------------------------------------------------------------------------------------------
+
+    def fit(self, X, y=None):
+        """Trains on X; `y` is ignored unless the model is conditional, and then compulsory. Returns self.
+
+        Raises ValueError for data or fields that don't fit, TrainingFailed when a number stops being finite.
+        """
+        x = check_array(X)
+        labels, classes = (None, ()) if y is None or not self.conditional else check_labels(y, len(x))
+        self._layout(X)
+        return self.fit_images(Images(x, labels, classes, "array", fingerprint(x, labels)))
+
+    def fit_images(
+        self,
+        images: Images,
+        *,
+        validation: Images | None = None,
+        folder: str | None = None,
+        resume: bool = False,
+        time_budget: float | None = None,
+    ):
+        """Trains on `images`, in a run folder when `folder` is given: what `vaekit train` calls. Returns self.
+
+        validation: held-out images; with early stopping and without them, `validation_fraction` of `images` is held out.
+        resume: goes on from the folder's last checkpoint; without it a folder that holds a run is refused.
+        time_budget: seconds; shortens the run to fit, by an estimate from a few steps.
+        """
+        run = RunFolder(folder) if folder else None
+        seed = check_random_state(self.random_state)
+        self._check_fields(images)
+        if run and run.started:
+            recorded = self._check_resumable(run, images, resume)
+            if run.finished:
+                return self._restore(run, recorded)
+            seed = recorded["seed"]
+        if not hasattr(self, "_x_layout"):
+            self._layout(images.x)
+        self.image_shape_ = tuple(images.x.shape[1:])
+        if images.is_table:
+            self.n_features_in_ = images.x.shape[1]
+            self._mean, scale = images.x.mean(0, dtype=np.float64), images.x.std(0, dtype=np.float64)
+            self._scale = np.where(scale > 0, scale, 1.0)
+        if self.conditional:
+            self.classes_ = np.asarray(images.classes)
+            self.class_frequencies_ = np.bincount(images.y, minlength=len(images.classes)) / len(images)
+        images, validation = self._hold_out(images, validation, seed)
+        device = pick_device(self.device)
+        data = self._on_device(images, device)
+        held = None if validation is None else self._on_device(validation, device)
+
+        self.resolved_ = self._resolve(len(images), table=images.is_table)
+        resolved = self._with_resolved()
+        self._warn_about_likelihood(resolved.likelihood, images)
+        per_epoch = max(1, len(data) // min(resolved.batch_size, len(data)))
+        self.model_ = self._make_module(seed).to(device)
+        objective = resolved._make_objective(per_epoch)
+        steps = resolved.epochs * per_epoch
+        plan = resolved._plan(steps, seed)
+        if run and run.started:
+            plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
+        elif time_budget is not None:
+            with seeded(derive_seed(seed, "rehearsal")):
+                affordable = int(0.9 * time_budget / rehearse(self.model_, objective, data, plan))
+            plan = resolved._plan(max(1, min(steps, affordable)), seed)
+        self._facts = {
+            "seed": seed,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "data": {
+                "name": images.name,
+                "fingerprint": images.fingerprint,
+                "split": images.split,
+                "split_seed": images.split_seed,
+                "images": len(images),
+            },
+            "plan": asdict(plan),
+        }
+        if run and not run.started:
+            run.start(self._config())
+        self.history_ = train(
+            self.model_,
+            objective,
+            data,
+            plan,
+            validation=held,
+            folder=run,
+            title=f"{type(self).__name__} seed {seed}",
+            verbose=self.verbose,
+        )
+        self.n_parameters_ = count_parameters(self.model_)
+        if run:
+            run.start(self._config())
+            run.finish(self.model_.state_dict())
+        return self
+
+    def _layout(self, X) -> None:
+        """Remembers how X came, so that images go back the same way: with a channel axis or not, 8-bit or float."""
+        X = np.asarray(X)
+        self._x_layout = {"channel_axis": X.ndim == 4, "eight_bit": X.dtype.kind in "iub" and X.ndim > 2}
+
+    def _check_fields(self, images: Images) -> None:
+        def positive(name: str, value, *, whole: bool = True) -> None:
+            kind = (int, np.integer) if whole else (int, float, np.number)
+            if isinstance(value, bool) or not isinstance(value, kind) or not value > 0 or not math.isfinite(value):
+                raise ValueError(f"{name} must be {'a whole number' if whole else 'a number'} > 0, got {value!r}")
+
+        positive("latent_dim", self.latent_dim)
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
+        for name in ("learning_rate", "gradient_clip"):
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name), whole=False)
+        positive("likelihood_variance", self.likelihood_variance, whole=False)
+        if self.schedule is not None and self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+        if self.conditional and images.y is None:
+            raise ValueError(f"{type(self).__name__} is conditional: it requires y, but the target y is None")
+        if images.is_table and self.architecture not in (None, "mlp"):
+            raise ValueError(f"architecture {self.architecture!r} is for images; tables need 'mlp'")
+        if images.is_table and self.likelihood not in (None, "gaussian", "gaussian_fixed"):
+            raise ValueError(f"likelihood {self.likelihood!r} is for images; tables need 'gaussian'")
+
+    def _resolve(self, n: int, *, table: bool) -> dict:
+        """The fields that are None, filled in for n images."""
+        wang2023 = self.architecture == "wang2023"
+        batch_size = self.batch_size or (100 if wang2023 else 128 if n >= 5000 else 64)
+        per_epoch = max(1, n // batch_size)
+        epochs = self.epochs or (50 if wang2023 else max(12, min(100, round(6000 / per_epoch))))
+        defaults = {
+            "architecture": "mlp" if table else "conv",
+            "likelihood": "gaussian_fixed" if wang2023 else "gaussian",
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": 0.005 if wang2023 else 0.002,
+            "schedule": "constant" if wang2023 else "cosine",
+            "warmup_steps": 0 if wang2023 else min(200, epochs * per_epoch // 20),
+            **self._defaults(wang2023=wang2023),
+        }
+        return {name: value for name, value in defaults.items() if getattr(self, name) is None}
+
+    def _with_resolved(self):
+        """A copy whose fields are all filled in."""
+        return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **self.resolved_})
+
+    def _plan(self, steps: int, seed: int) -> Plan:
+        return Plan(
+            steps=steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            warmup=min(self.warmup_steps, steps),
+            gradient_clip=self.gradient_clip,
+            patience=self.n_iter_no_change if self.early_stopping else None,
+            precision=self.precision,
+            seed=seed,
+        )
+
+    def _make_module(self, seed: int) -> Autoencoder:
+        table = len(self.image_shape_) == 1
+        shape = (1, 1, *self.image_shape_) if table else (self.image_shape_[2], *self.image_shape_[:2])
+        n_classes = len(self.classes_) if self.conditional else 0
+        with seeded(derive_seed(seed, "weights")):
+            module = self._with_resolved().build(shape, n_classes=n_classes, images=not table)
+        return module.to(memory_format=torch.channels_last)
+
+    def _hold_out(self, images: Images, validation: Images | None, seed: int) -> tuple[Images, Images | None]:
+        if validation is not None or not self.early_stopping:
+            return images, validation
+        order = np.random.default_rng(derive_seed(seed, "validation")).permutation(len(images))
+        held = max(1, round(self.validation_fraction * len(images)))
+        if held >= len(images):
+            raise ValueError(f"early stopping holds out {held} of {len(images)} images: too few are left to train on")
+        return images.take(np.sort(order[held:])), images.take(np.sort(order[:held]))
+
+    def _on_device(self, images: Images, device: torch.device) -> Data:
+        labels = torch.from_numpy(images.y).to(device) if self.conditional else None
+        return Data(self._stored(images.x).to(device), labels)
+
+    def _stored(self, x: np.ndarray) -> Tensor:
+        """(N, H, W, C) images, or a table as standardised images (N, 1, D, 1)."""
+        if x.ndim == 2:
+            x = ((x - self._mean) / self._scale).astype(np.float32)[:, None, :, None]
+        return torch.from_numpy(np.ascontiguousarray(x))
+
+    def _warn_about_likelihood(self, likelihood: str, images: Images) -> None:
+        if likelihood == "bernoulli":
+            top = 255 if images.x.dtype == np.uint8 else 1
+            part = images.x[:1000]
+            if not np.isin(part, (0, top)).all():
+                warnings.warn(
+                    "likelihood 'bernoulli' is a probability for black-and-white pixels only; these are grey, so its nats "
+                    "are a cross-entropy and no likelihood: use 'gaussian' or 'discretized_logistic'",
+                    stacklevel=4,
+                )
+
+    # ---- using a fitted model ----------------------------------------------------------------------------------
+
+    def transform(self, X, y=None) -> np.ndarray:
+        """X -> (N, latent_dim) posterior means."""
+        return self.encode(X, y)
+
+    def inverse_transform(self, Z, y=None) -> np.ndarray:
+        """Z as `transform` gives it -> decoded images (the mean of p(x|z)) in the layout and dtype family of fit's X."""
+        return self._decode(self._as_latents(Z), y)
+
+    def reconstruct(self, X, y=None) -> np.ndarray:
+        """inverse_transform(transform(X)): through the posterior mean, or the nearest codes."""
+        y = self._labels_or_inferred(X, y)
+        return self.inverse_transform(self.transform(X, y), y)
+
+    def encode(self, X, y=None) -> np.ndarray:
+        """X -> the mode of q(z|x): (N, latent_dim) float, or code indices (N, h, w) int64 of a VQ-VAE."""
+        y = self._labels_or_inferred(X, y)
+        return self._map(lambda x, y: self.model_.encode(x, y), X, y)
+
+    def decode(self, codes, y=None) -> np.ndarray:
+        """Codes as `encode` gives them -> images."""
+        return self.inverse_transform(codes, y)
+
+    def sample(self, n: int = 1, y=None, temperature: float = 1.0, top_k=None, top_p=None, random_state=None) -> np.ndarray:
+        """n new images: decoded draws from the prior, in the layout and dtype family of fit's X.
+
+        y: for conditional models, one label or n of them; None draws labels as frequent as in training.
+        temperature: scales the spread of the prior. top_k, top_p: for autoregressive priors only.
+        """
+        self._check_fitted()
+        if top_k is not None or top_p is not None:
+            raise ValueError("top_k and top_p need an autoregressive prior over codes; this model's prior has none")
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+            raise ValueError(f"n must be a whole number >= 1, got {n!r}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {temperature}")
+        seed = check_random_state(random_state)
+        if self.conditional and y is None:
+            y = np.random.default_rng(seed).choice(self.classes_, size=n, p=self.class_frequencies_)
+        index = self._label_index(y, n)
+        with seeded(seed), torch.inference_mode():
+            parts = []
+            for start in range(0, n, BATCH):
+                stop = min(n, start + BATCH)
+                labels = None if index is None else index[start:stop].to(self._device)
+                parts.append(self.model_.sample(stop - start, labels, temperature).cpu())
+        return self._as_given(torch.cat(parts))
+
+    def score_samples(self, X, y=None, n_draws: int = 8) -> np.ndarray:
+        """(N,) ELBO in nats per sample, a lower bound of log p(x): `n_draws` fixed noise vectors, the same for every
+        image, so it is a function of the image. Conditional models without y sum over the classes: log sum_y p(y) p(x|y).
+        Tables count the standardisation's Jacobian, so nats are in the original units.
+        """
+        self._check_fitted()
+        if self.conditional and y is None:
+            joint = self._class_elbos(X, n_draws) + np.log(np.maximum(self.class_frequencies_, 1e-300))
+            return np.logaddexp.reduce(joint, axis=1)
+        return self._elbo(X, y, n_draws)
+
+    def score(self, X, y=None) -> float:
+        """The mean of `score_samples`: ELBO in nats per sample; higher is better."""
+        return float(np.mean(self.score_samples(X, y)))
+
+    def save(self, path) -> None:
+        """Writes a run folder: run.json, log.jsonl, weights.safetensors. Raises ValueError where one is already."""
+        self._check_fitted()
+        run = RunFolder(path)
+        if run.started:
+            raise ValueError(f"{path} already holds a run; choose another folder")
+        run.start(self._config())
+        for record in self.history_:
+            run.append(record)
+        run.finish(self.model_.state_dict())
+
+    # ---- inside ------------------------------------------------------------------------------------------------
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model_.parameters()).device
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "n_parameters_"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit first")
+
+    def _check_input(self, X) -> np.ndarray:
+        self._check_fitted()
+        x = check_array(X)
+        if x.shape[1:] != self.image_shape_:
+            if len(self.image_shape_) == 1:
+                found = x.shape[1] if x.ndim == 2 else x.shape[1:]
+                raise ValueError(
+                    f"X has {found} features, but {type(self).__name__} is expecting {self.image_shape_[0]} features as input"
+                )
+            raise ValueError(f"X has images of shape {x.shape[1:]}, but the model was fitted on {self.image_shape_}")
+        return x
+
+    def _label_index(self, y, n: int) -> Tensor | None:
+        """Labels as the user gives them (one, or n) -> (n,) int64 class indices; None for unconditional models."""
+        if not self.conditional or y is None:
+            return None
+        y = np.asarray(y)
+        y = np.full(n, y) if y.ndim == 0 else y
+        if y.shape != (n,):
+            raise ValueError(f"y must be one label or {n} of them, got shape {y.shape}")
+        known = {str(label): index for index, label in enumerate(self.classes_)}
+        names = [str(label) for label in y.tolist()]
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            raise ValueError(f"unknown label {unknown[0]!r}; the model knows {', '.join(known)}")
+        return torch.tensor([known[name] for name in names], dtype=torch.int64)
+
+    def _labels_or_inferred(self, X, y):
+        return y
+
+    def _map(self, function, X, y) -> np.ndarray:
+        """function(x, y) over batches on the device, in eval mode -> numpy, concatenated."""
+        x = self._check_input(X)
+        index = self._label_index(y, len(x))
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(x), BATCH):
+                batch = to_input(self._stored(x[start : start + BATCH]).to(self._device))
+                labels = None if index is None else index[start : start + BATCH].to(self._device)
+                parts.append(function(batch, labels).cpu())
+        return torch.cat(parts).numpy()
+
+    def _as_latents(self, Z) -> Tensor:
+        """User's latents -> decoder inputs (N, D[, h, w])."""
+        Z = np.asarray(Z)
+        if Z.ndim != 2 or Z.shape[1] != self.latent_dim or Z.dtype.kind not in "fiu":
+            raise ValueError(f"latents must be numbers of shape (N, {self.latent_dim}), got {Z.dtype} of shape {Z.shape}")
+        return torch.from_numpy(Z.astype(np.float32))
+
+    def _decode(self, z: Tensor, y) -> np.ndarray:
+        self._check_fitted()
+        index = self._label_index(y, len(z))
+        if self.conditional and index is None:
+            raise ValueError(f"{type(self).__name__} is conditional: decoding needs labels y")
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(z), BATCH):
+                labels = None if index is None else index[start : start + BATCH].to(self._device)
+                parts.append(self.model_.decode_embedded(z[start : start + BATCH].to(self._device), labels).cpu())
+        return self._as_given(torch.cat(parts))
+
+    def _as_given(self, x: Tensor) -> np.ndarray:
+        """(N, C, H, W) decoded -> the layout and dtype family of fit's X; tables get their units back."""
+        out = x.permute(0, 2, 3, 1).contiguous().numpy()
+        if len(self.image_shape_) == 1:
+            return out[:, 0, :, 0] * self._scale.astype(np.float32) + self._mean.astype(np.float32)
+        if not self._x_layout["channel_axis"]:
+            out = out[..., 0]
+        return np.rint(out * 255).astype(np.uint8) if self._x_layout["eight_bit"] else out
+
+    def _elbo(self, X, y, n_draws: int) -> np.ndarray:
+        def elbo(x: Tensor, labels: Tensor | None) -> Tensor:
+            with seeded(SCORE_SEED):
+                draws = [torch.stack(distortion_and_rate(self.model_(x, labels))).sum(0) for _ in range(n_draws)]
+            return -torch.stack(draws).mean(0)
+
+        nats = self._map(elbo, X, y).astype(np.float64)
+        return nats - np.log(self._scale).sum() if len(self.image_shape_) == 1 else nats
+
+    # ---- run folders -------------------------------------------------------------------------------------------
+
+    def _fields(self) -> dict:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["random_state"] = values["random_state"] if isinstance(values["random_state"], int) else None
+        return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+
+    def _config(self) -> dict:
+        """run.json: all that rebuilds this estimator around its weights, and where they came from."""
+        table = {"mean": self._mean.tolist(), "scale": self._scale.tolist()} if len(self.image_shape_) == 1 else None
+        conditional = {
+            "classes": self.classes_.tolist(),
+            "class_frequencies": self.class_frequencies_.tolist(),
+        }
+        return {
+            "class": type(self).__name__,
+            "fields": self._fields(),
+            "resolved": self.resolved_,
+            "version": __version__,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "image_shape": list(self.image_shape_),
+            "layout": self._x_layout,
+            "table": table,
+            **(conditional if self.conditional else {}),
+            "parameters": count_parameters(self.model_),
+            **self._facts,
+        }
+
+    def _check_resumable(self, run: RunFolder, images: Images, resume: bool) -> dict:
+        recorded = run.config()
+        if not resume:
+            raise ValueError(f"{run.path} already holds a run: add --resume to go on with it, or choose another folder")
+        if recorded["class"] != type(self).__name__:
+            raise ValueError(f"{run.path} holds a {recorded['class']}, not a {type(self).__name__}")
+        mine = json.loads(json.dumps(self._fields()))
+        changed = [name for name in mine if name not in ("verbose", "device") and mine[name] != recorded["fields"].get(name)]
+        if changed:
+            differences = ", ".join(f"{name} {recorded['fields'].get(name)} -> {mine[name]}" for name in changed)
+            raise ValueError(f"{run.path} can't be resumed with other settings ({differences}); train into a new folder")
+        if recorded["data"]["fingerprint"] != images.fingerprint or recorded["data"]["split"] != images.split:
+            raise ValueError(f"{run.path} was trained on other data ({recorded['data']['name']}); train into a new folder")
+        return recorded
+
+    def _restore(self, run: RunFolder, config: dict):
+        """Becomes the finished run in `run`."""
+        tensors, _ = run.weights()
+        try:
+            self.image_shape_ = tuple(config["image_shape"])
+            self.resolved_ = config["resolved"]
+            self._x_layout = config["layout"]
+            if config["table"]:
+                self._mean, self._scale = (np.asarray(config["table"][key]) for key in ("mean", "scale"))
+                self.n_features_in_ = len(self._mean)
+            if self.conditional:
+                self.classes_ = np.asarray(config["classes"])
+                self.class_frequencies_ = np.asarray(config["class_frequencies"])
+            self._facts = {key: config[key] for key in ("seed", "device", "threads", "torch", "data", "plan")}
+            self.model_ = self._make_module(0)
+            self.model_.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{run.path} is damaged: run.json and the weights do not fit together ({reason})") from None
+        self.model_.to(pick_device(self.device)).eval()
+        self.history_ = run.log()
+        self.n_parameters_ = count_parameters(self.model_)
+        return self
+
+
+def count_parameters(module: Autoencoder) -> int:
+    """Trainable parameters of encoder, latent and decoder; a codebook counts however it is trained."""
+    parts = (module.encoder, module.latent, module.decoder)
+    count = sum(p.numel() for part in parts for p in part.parameters() if p.requires_grad)
+    codebook = getattr(module.latent, "codebook", None)
+    return count + (codebook.numel() if codebook is not None and not isinstance(codebook, nn.Parameter) else 0)
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class VAE(Estimator):
+    """Variational autoencoder (Kingma & Welling 2014): Gaussian latent, standard normal prior, the ELBO."""
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class BetaVAE(Estimator):
+    """beta-VAE (Higgins et al. 2017): the rate weighted by beta, or held at `epsilon` nats with beta learned."""
+
+    beta: float | None = None
+    """Weight of the rate, >= 0; None is 4 (1.5 for wang2023, as the report has it)."""
+    epsilon: float | None = None
+    """Target of the rate in nats per image: beta becomes its Lagrange multiplier, starting at 1. None keeps beta fixed."""
+
+    def _defaults(self, *, wang2023: bool) -> dict:
+        return {"beta": 1.5 if wang2023 else 4.0}
+
+    def _make_objective(self, steps_per_epoch: int):
+        if self.epsilon is not None:
+            return ConstrainedElbo(epsilon=self.epsilon)
+        return Elbo(beta=self.beta, warmup=round(self.rate_warmup_epochs * steps_per_epoch))
+
+    def _check_fields(self, images: Images) -> None:
+        super()._check_fields(images)
+        if self.epsilon is not None and self.beta is not None:
+            raise ValueError(f"give beta or epsilon, not both: epsilon={self.epsilon} learns beta, got beta={self.beta}")
+        if self.beta is not None and not self.beta >= 0:
+            raise ValueError(f"beta must be >= 0, got {self.beta}")
+        if self.epsilon is not None and not self.epsilon > 0:
+            raise ValueError(f"epsilon must be > 0 nats, got {self.epsilon}")
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class CVAE(Estimator):
+    """Conditional VAE (Sohn, Lee & Yan 2015), p(z|c) = p(z): labels enter every block of encoder and decoder.
+
+    Without y, a fitted model infers it: `transform` and `reconstruct` use the class with the highest ELBO,
+    `score_samples` sums over classes, `predict` and `predict_proba` give the class posterior. After `fit`: `classes_`.
+    """
+
+    conditional: ClassVar[bool] = True
+
+    def predict(self, X) -> np.ndarray:
+        """(N,) the most probable class of each image under p(y|x), by the ELBOs of the classes."""
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+    def predict_proba(self, X, n_draws: int = 4) -> np.ndarray:
+        """(N, n_classes) p(y|x) from p(y) exp(ELBO(x|y)), normalised."""
+        joint = self._class_elbos(X, n_draws) + np.log(np.maximum(self.class_frequencies_, 1e-300))
+        joint -= joint.max(1, keepdims=True)
+        probabilities = np.exp(joint)
+        return probabilities / probabilities.sum(1, keepdims=True)
+
+    def _class_elbos(self, X, n_draws: int) -> np.ndarray:
+        """(N, n_classes) ELBO of log p(x|y) in nats for each class y."""
+        self._check_fitted()
+        return np.stack([self._elbo(X, label, n_draws) for label in self.classes_], axis=1)
+
+    def _labels_or_inferred(self, X, y):
+        return self.predict(X) if y is None else y
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class VQVAE(Estimator):
+    """VQ-VAE (van den Oord, Vinyals & Kavukcuoglu 2017): a grid of discrete codes, uniform prior. `latent_dim` has no
+    part in it: the latent is h x w codes out of `n_codes`, each a vector of `code_dim`.
+    """
+
+    n_codes: int | None = None
+    """K, the size of the codebook; None is 256 (10 for wang2023). Lowered to the number of training vectors."""
+    code_dim: int | None = None
+    """D, the width of a codebook vector; None is 16 (2 for wang2023)."""
+    commitment: float = 0.25
+    """beta, the weight of ||sg(z_q) - z_e||^2."""
+    codebook_weight: float = 1.0
+    """alpha, the weight of ||sg(z_e) - z_q||^2; has no part with EMA."""
+    ema: float | None = None
+    """Decay of the codebook's moving averages; 0 learns it by gradient. None is 0.99 (0 for wang2023)."""
+    codebook_init: str | None = None
+    """kmeans, data (random encoder outputs) or uniform; None is kmeans (uniform for wang2023)."""
+    revive: float | None = None
+    """Codes used less than this share of their fair part are moved to data; 0 never. None is 0.1 (0 for wang2023)."""
+
+    def _defaults(self, *, wang2023: bool) -> dict:
+        if wang2023:
+            return {"n_codes": 10, "code_dim": 2, "ema": 0.0, "codebook_init": "uniform", "revive": 0.0}
+        return {"n_codes": 256, "code_dim": 16, "ema": 0.99, "codebook_init": "kmeans", "revive": 0.1}
+
+    def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
+        likelihood = self._build_likelihood(images)
+        latent = VectorQuantizer(
+            n_codes=self.n_codes,
+            code_dim=self.code_dim,
+            codebook_weight=self.codebook_weight,
+            commitment=self.commitment,
+            ema=self.ema or None,
+            init=self.codebook_init,
+            revive=self.revive,
+        )
+        networks = make_networks(
+            self.architecture,
+            shape,
+            features=latent.features,
+            latent_dim=self.code_dim,
+            out_channels=likelihood.channels(shape[0]),
+            spatial=True,
+            n_classes=n_classes,
+        )
+        return Autoencoder(
+            encoder=networks.encoder,
+            latent=latent,
+            decoder=networks.decoder,
+            prior=UniformPrior(n_codes=self.n_codes, grid=networks.grid),
+            likelihood=likelihood,
+            n_classes=n_classes,
+            images=images,
+        )
+
+    def transform(self, X, y=None) -> np.ndarray:
+        """X -> (N, h*w*D) quantised vectors, position by position."""
+        return self._map(lambda x, y: self.model_.latent.embed(self.model_.encode(x, y)).movedim(1, -1).flatten(1), X, y)
+
+    def decode(self, codes, y=None) -> np.ndarray:
+        """(N, h, w) code indices in [0, n_codes) -> images."""
+        self._check_fitted()
+        grid, k = self.model_.prior.grid, self.model_.latent.n_codes
+        codes = np.asarray(codes)
+        if codes.dtype.kind not in "iu" or codes.shape[1:] != grid:
+            raise ValueError(f"codes must be integers of shape (N, {grid[0]}, {grid[1]}), got {codes.dtype} of shape {codes.shape}")
+        if codes.size and not (codes.min() >= 0 and codes.max() < k):
+            raise ValueError(f"codes must be in 0..{k - 1}, got {codes.min()}..{codes.max()}")
+        with torch.inference_mode():
+            z = self.model_.latent.embed(torch.from_numpy(codes.astype(np.int64)).to(self._device))
+        return self._decode(z, y)
+
+    def _as_latents(self, Z) -> Tensor:
+        self._check_fitted()
+        height, width = self.model_.prior.grid
+        dim = self.model_.latent.features
+        Z = np.asarray(Z)
+        if Z.ndim != 2 or Z.shape[1] != height * width * dim or Z.dtype.kind not in "fiu":
+            raise ValueError(
+                f"latents must be numbers of shape (N, {height * width * dim}), got {Z.dtype} of shape {Z.shape}"
+            )
+        return torch.from_numpy(Z.astype(np.float32)).view(-1, height, width, dim).movedim(-1, 1)
+
+
+MODELS = {"vae": VAE, "bvae": BetaVAE, "cvae": CVAE, "vqvae": VQVAE}
+LABELS = {"vae": "VAE", "bvae": "beta-VAE", "cvae": "CVAE", "vqvae": "VQ-VAE"}

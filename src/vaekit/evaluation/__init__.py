@@ -1,0 +1,1 @@
+"""Numbers about a trained model, unweighted and the same for every model."""

@@ -1,0 +1,104 @@
+"""The one model shape: encoder, latent, prior, decoder and likelihood, put together. VAE, CVAE and VQ-VAE are choices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.parts.latents import GaussianLatent, Trace
+from vaekit.parts.priors import StandardNormalPrior
+from vaekit.parts.quantizers import VectorQuantizer, usage
+from vaekit.tensors import Term, gaussian_kl
+
+
+class Autoencoder(nn.Module):
+    """x -> encoder -> latent -> decoder -> p(x|z), with a prior on the latent's code.
+
+    Images are x (B, C, H, W) floats in [0, 1] (or standardised tables, with images=False), labels y (B,) int64. Parts
+    are handed in already built: see `vaekit.parts`. n_classes > 0 makes y compulsory, 0 forbids it.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: nn.Module,
+        latent: nn.Module,
+        decoder: nn.Module,
+        prior: nn.Module,
+        likelihood: nn.Module,
+        n_classes: int = 0,
+        images: bool = True,
+    ):
+        super().__init__()
+        self.encoder, self.latent, self.decoder = encoder, latent, decoder
+        self.prior, self.likelihood = prior, likelihood
+        self.n_classes, self.images = n_classes, images
+
+    def forward(self, x: Tensor, y: Tensor | None = None, samples: int = 1) -> Trace:
+        """x (B, C, H, W), y (B,) -> the Trace of `samples` draws per image."""
+        self._check_labels(y)
+        draw = self.latent(self.encoder(x, y), samples)
+        batch = len(x)
+        flat = draw.z.flatten(0, 1)  # (S*B, D[, h, w])
+        if samples > 1:
+            repeat = [samples] + [1] * (x.dim() - 1)
+            x, y = x.repeat(repeat), None if y is None else y.repeat(samples)
+        out = self.decoder(flat, y).float()
+        nll = -self.likelihood.log_prob(out, x).view(samples, batch)
+        log_p = self.prior.log_prob(draw.code.flatten(0, 1), y).view(samples, batch)
+        scale = self.likelihood.penalty_scale() if draw.penalties else 1.0
+        penalties = {name: Term(term.value, term.weight * scale, term.unit) for name, term in draw.penalties.items()}
+        return Trace(nll, {"z": draw.log_q - log_p}, self._closed_form(draw), (draw,), penalties)
+
+    def _closed_form(self, draw) -> dict[str, Tensor]:
+        if isinstance(self.latent, GaussianLatent) and isinstance(self.prior, StandardNormalPrior):
+            return {"z": gaussian_kl(*draw.moments).sum(-1)}
+        return {}
+
+    def _check_labels(self, y: Tensor | None) -> None:
+        if self.n_classes and y is None:
+            raise ValueError("this model is conditional: it needs labels y")
+        if not self.n_classes and y is not None:
+            raise ValueError("this model is unconditional: it takes no labels y")
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W) -> the mode of q(z|x): posterior means (B, D), or code indices (B, h, w) int64."""
+        self._check_labels(y)
+        return self.latent(self.encoder(x, y)).mode
+
+    def decode(self, code: Tensor, y: Tensor | None = None) -> Tensor:
+        """Codes (N, D) or (N, h, w) -> the mean of p(x|z), (N, C, H, W); in [0, 1] for images."""
+        return self.decode_embedded(self.latent.embed(code), y)
+
+    def decode_embedded(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Decoder inputs (N, D[, h, w]) -> the mean of p(x|z), (N, C, H, W), without snapping to a codebook."""
+        self._check_labels(y)
+        mean = self.likelihood.mean(self.decoder(z, y).float())
+        return mean.clamp(0, 1) if self.images else mean
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """x -> decode(encode(x)), (B, C, H, W)."""
+        return self.decode(self.encode(x, y), y)
+
+    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """(n, C, H, W) means of p(x|z) for z from the prior; y (n,) when conditional."""
+        self._check_labels(y)
+        return self.decode(self.prior.sample(n, y, temperature), y)
+
+    def prime(self, x: Tensor, y: Tensor | None = None) -> None:
+        """Data-dependent initialisation from x (N, C, H, W), before the first step: learned variance, codebook."""
+        if hasattr(self.likelihood, "prime"):
+            self.likelihood.prime(x)
+        if hasattr(self.latent, "prime"):
+            self.latent.prime(self.encoder(x, y))
+
+    @torch.no_grad()
+    def measures(self) -> dict[str, float]:
+        """What is worth a line in the log at the end of an epoch: sigma, and codebook usage since the last call."""
+        values = {}
+        if getattr(self.likelihood, "learned", False):
+            values["sigma"] = self.likelihood.variance.sqrt().item()
+        if isinstance(self.latent, VectorQuantizer):
+            values |= usage(self.latent.counts)
+            self.latent.counts.zero_()
+        return values

@@ -1,0 +1,61 @@
+"""What stands between encoder and decoder: the draw of z and the bookkeeping an objective needs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.tensors import Term, gaussian_log_prob
+
+
+class Draw(NamedTuple):
+    """What a latent returns for B images and S draws. `*code` is (D,) or a grid (h, w)."""
+
+    z: Tensor  # (S, B, D[, h, w]) differentiable decoder input
+    code: Tensor  # (S, B, *code) what the prior models: z itself, or int64 indices
+    mode: Tensor  # (B, *code) posterior mean, or nearest index
+    log_q: Tensor  # (S, B) nats; 0 for a quantizer
+    moments: tuple[Tensor, Tensor] | None  # mean, log_var (B, D)
+    penalties: dict[str, Term]  # {} or commitment, codebook
+
+
+class Trace(NamedTuple):
+    """One pass x -> z -> x of B images and S draws: all that an objective sees."""
+
+    nll: Tensor  # (S, B) nats, -log p(x|z, y)
+    rates: dict[str, Tensor]  # latent group -> (S, B) nats at the draw: log q(z|x) - log p(z)
+    kls: dict[str, Tensor]  # latent group -> (B,) nats, closed form where known
+    draws: tuple[Draw, ...]
+    penalties: dict[str, Term]
+
+
+class GaussianLatent(nn.Module):
+    """q(z|x) = N(mean, diag exp(log_var)), drawn by reparameterisation (Kingma & Welling 2014, section 2.4).
+
+    In training mode every image has noise of its own. In eval mode one noise vector per draw serves all images, so
+    that under a fixed seed the result is a function of the image, whatever stands beside it in a batch.
+    """
+
+    def __init__(self, *, latent_dim: int):
+        super().__init__()
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim must be >= 1, got {latent_dim}")
+        self.latent_dim = latent_dim
+        self.features = 2 * latent_dim
+
+    def forward(self, h: Tensor, samples: int = 1) -> Draw:
+        """h (B, 2D), mean and log-variance side by side -> Draw of `samples` draws."""
+        mean, log_var = h.float().chunk(2, dim=1)
+        # Beyond these the posterior is a point or a plane to float32; the clamp keeps exp() finite.
+        log_var = log_var.clamp(-20.0, 10.0)
+        images = len(mean) if self.training else 1
+        noise = torch.randn(samples, images, self.latent_dim, device=mean.device, dtype=mean.dtype)
+        z = mean + torch.exp(0.5 * log_var) * noise  # (S, B, D)
+        log_q = gaussian_log_prob(z, mean, log_var).sum(-1)
+        return Draw(z, z, mean, log_q, (mean, log_var), {})
+
+    def embed(self, code: Tensor) -> Tensor:
+        """(N, D) -> (N, D): a Gaussian's code is its z."""
+        return code

@@ -1,0 +1,142 @@
+"""Likelihoods p(x|z): what the decoder's output means. `log_prob` is in nats per image, summed over its pixels.
+
+Densities of different likelihoods do not compare: a Gaussian's is relative to intensities in [0, 1], a discretised
+logistic's is a probability of 8-bit values.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vaekit.tensors import gaussian_log_prob
+
+
+class GaussianLikelihood(nn.Module):
+    """x ~ N(mean, variance I), with a fixed variance (the report's lambda) or one learned and shared by all pixels.
+
+    variance: the fixed value, > 0; None learns it as the running mean squared error of the training batches, which is
+        its maximum-likelihood value (Rybkin, Daniilidis & Levine 2021, "sigma-VAE"). A gradient step would need
+        thousands of steps to get there; the closed form follows the decoder at once.
+    bounded: a sigmoid keeps the mean in (0, 1), as images want; False leaves it free, as tables and the report do.
+    """
+
+    def __init__(self, *, variance: float | None = None, bounded: bool = True, momentum: float = 0.02):
+        super().__init__()
+        if variance is not None and not variance > 0:
+            raise ValueError(f"likelihood variance must be > 0, got {variance}")
+        self.learned, self.bounded, self.momentum = variance is None, bounded, momentum
+        self.register_buffer("variance", torch.tensor(1.0 if variance is None else float(variance)))
+
+    def channels(self, c: int) -> int:
+        """Channels the decoder must emit for images of `c` channels."""
+        return c
+
+    def prime(self, x: Tensor) -> None:
+        """Starts a learned variance at that of the data x (N, C, H, W), before the first step."""
+        if self.learned:
+            self.variance.copy_((x - x.mean(0)).square().mean().clamp(min=1e-4))
+
+    def _location(self, out: Tensor) -> Tensor:
+        return torch.sigmoid(out) if self.bounded else out
+
+    def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
+        """(N, C, H, W) decoder output and images -> (N,) nats. In training mode a learned variance follows x."""
+        location = self._location(out)
+        if self.learned and self.training:
+            with torch.no_grad():
+                error = (location.detach() - x).square().mean().float()
+                self.variance.lerp_(error.clamp(min=1e-6), self.momentum)
+        # A copy, since the next batch changes the buffer in place while this graph may still be alive.
+        log_var = self.variance.log()
+        return gaussian_log_prob(x, location, log_var).flatten(1).sum(1)
+
+    def mean(self, out: Tensor) -> Tensor:
+        """(N, C, H, W) decoder output -> the mean of x; clamped to [0, 1] by `Autoencoder.decode` where x is an image."""
+        return self._location(out)
+
+    def penalty_scale(self) -> Tensor:
+        """1 / (2 variance): puts squared latent distances on the footing of the squared error in the nats of `log_prob`."""
+        return 0.5 / self.variance.clone()
+
+
+class BernoulliLikelihood(nn.Module):
+    """x ~ Bernoulli(sigmoid(out)) per pixel. A probability for binary pixels; for grey ones only a cross-entropy."""
+
+    def channels(self, c: int) -> int:
+        return c
+
+    def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
+        """(N, C, H, W) logits and images in [0, 1] -> (N,) nats."""
+        return (x * out - F.softplus(out)).flatten(1).sum(1)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return torch.sigmoid(out)
+
+    def penalty_scale(self) -> float:
+        return 1.0
+
+
+class DiscretizedLogisticLikelihood(nn.Module):
+    """A logistic distribution per pixel, integrated over the 256 bins of 8-bit data (Salimans et al. 2017, section 2.1).
+
+    A true likelihood of 8-bit images, so bits per dimension is defined. The decoder emits a mean and a log-scale per
+    pixel; the two outermost bins take the tails, so that the 256 probabilities sum to one.
+    """
+
+    half_bin = 0.5 / 255
+    log_scale_range = (-7.0, 2.0)
+
+    def channels(self, c: int) -> int:
+        return 2 * c
+
+    def _split(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        location, log_scale = out.chunk(2, dim=1)
+        return torch.sigmoid(location), (log_scale - 2.0).clamp(*self.log_scale_range)
+
+    def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
+        """(N, 2C, H, W) decoder output and images (N, C, H, W) in [0, 1], rounded to 8 bits -> (N,) nats."""
+        location, log_scale = self._split(out)
+        x = (x * 255).round() / 255
+        inverse_scale = torch.exp(-log_scale)
+        upper = (x + self.half_bin - location) * inverse_scale
+        lower = (x - self.half_bin - location) * inverse_scale
+        # log(sigmoid(upper) - sigmoid(lower)), stable in both tails: the three factors of the difference of sigmoids.
+        inside = -F.softplus(-upper) - F.softplus(lower) + torch.log(-torch.expm1(lower - upper))
+        bins = torch.where(
+            x < self.half_bin, F.logsigmoid(upper), torch.where(x > 1 - self.half_bin, -F.softplus(lower), inside)
+        )
+        return bins.flatten(1).sum(1)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return self._split(out)[0]
+
+    def penalty_scale(self) -> float:
+        return 1.0
+
+
+LIKELIHOODS = ("gaussian", "gaussian_fixed", "bernoulli", "discretized_logistic")
+
+
+def make_likelihood(name: str, *, variance: float = 0.098, bounded: bool = True) -> nn.Module:
+    """The likelihood called `name`; `variance` serves "gaussian_fixed", `bounded` both Gaussians."""
+    if name == "gaussian":
+        return GaussianLikelihood(bounded=bounded)
+    if name == "gaussian_fixed":
+        return GaussianLikelihood(variance=variance, bounded=bounded)
+    if name == "bernoulli":
+        return BernoulliLikelihood()
+    if name == "discretized_logistic":
+        return DiscretizedLogisticLikelihood()
+    raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {name!r}")
+
+
+def describe_likelihood(likelihood: nn.Module) -> str:
+    """The likelihood in a table's words, such as "Gaussian, sigma learned (0.101)". ELBOs compare within `family` only."""
+    if isinstance(likelihood, GaussianLikelihood):
+        sigma = math.sqrt(likelihood.variance.item())
+        return f"Gaussian, sigma learned ({sigma:.3f})" if likelihood.learned else f"Gaussian, sigma {sigma:.3f}"
+    return "Bernoulli" if isinstance(likelihood, BernoulliLikelihood) else "discretised logistic"

@@ -1,0 +1,164 @@
+"""The run folder: what a training run leaves on disk, and what it can be resumed from. JSON and safetensors only.
+
+    run.json                         class, fields, version, seed, data fingerprint: written first
+    log.jsonl                        one record per epoch
+    checkpoint.safetensors           while training, and `checkpoint.previous.safetensors`, the one before it
+    weights.safetensors              at the end; then the checkpoints are gone
+
+Every file is written to a temporary name and renamed. Tensor files carry a checksum of their contents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as format_safetensors
+from torch import Tensor
+
+from vaekit.world import write_atomically
+
+FORMAT = 1  # of a run folder; raised when an older vaekit could not read what this one writes
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict | None = None) -> None:
+    """Writes tensors and a JSON-able `state` to a safetensors file, atomically and with a checksum of both."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"state": json.dumps(state or {})}
+    data = format_safetensors(plain, {**metadata, "sha256": _digest(plain, metadata)})
+    write_atomically(path, data)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """What `write_tensors` wrote. Raises ValueError for a file that is damaged, truncated or not one of ours."""
+    try:
+        data = path.read_bytes()
+        tensors = parse_safetensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata = header["__metadata__"]
+        expected = metadata.pop("sha256")
+        state = json.loads(metadata["state"])
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing") from None
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged or truncated ({error})") from None
+    if _digest(tensors, metadata) != expected:
+        raise ValueError(f"{path} is damaged: its contents do not match its checksum")
+    return tensors, state
+
+
+class RunFolder:
+    """One run on disk. Nothing is created before `start`."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.config_file = self.path / "run.json"
+        self.log_file = self.path / "log.jsonl"
+        self.weights_file = self.path / "weights.safetensors"
+        self.checkpoint_file = self.path / "checkpoint.safetensors"
+        self.previous_file = self.path / "checkpoint.previous.safetensors"
+
+    @property
+    def started(self) -> bool:
+        return self.config_file.exists()
+
+    @property
+    def finished(self) -> bool:
+        return self.started and self.weights_file.exists()
+
+    def start(self, config: dict) -> None:
+        """Creates the folder with run.json, or writes run.json anew."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; a run is a folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config_file, json.dumps({"format": FORMAT, **config}, indent=1) + "\n")
+
+    def config(self) -> dict:
+        """run.json. Raises ValueError where there is none, it can't be read, or a newer vaekit wrote it."""
+        if not self.path.exists():
+            raise FileNotFoundError(f"no run folder at {self.path}")
+        if not self.started:
+            raise ValueError(f"{self.path} is not a run folder: it has no run.json")
+        try:
+            config = json.loads(self.config_file.read_text())
+            written = int(config["format"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{self.config_file} is damaged: it is not a run's JSON") from None
+        if written > FORMAT:
+            raise ValueError(
+                f"{self.path} was written by a newer vaekit ({config.get('version', 'unknown version')}, folder format "
+                f"{written}; this one reads up to {FORMAT}): upgrade vaekit"
+            )
+        return config
+
+    def append(self, record: dict) -> None:
+        with open(self.log_file, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def log(self) -> list[dict]:
+        """The records of log.jsonl, oldest first; a last line that a crash cut short is left out."""
+        if not self.log_file.exists():
+            return []
+        records = []
+        for line in self.log_file.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def cut_log(self, step: int) -> list[dict]:
+        """Drops the records after `step`, which a resumed run will write again; returns what is left."""
+        kept = [record for record in self.log() if record["step"] <= step]
+        if self.log_file.exists():
+            write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in kept))
+        return kept
+
+    def save_checkpoint(self, tensors: dict[str, Tensor], state: dict) -> None:
+        """Writes the newest checkpoint; the one before it is kept."""
+        fresh = self.path / "checkpoint.new.safetensors"
+        try:
+            write_tensors(fresh, tensors, state)
+            if self.checkpoint_file.exists():
+                self.checkpoint_file.replace(self.previous_file)
+            fresh.replace(self.checkpoint_file)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], dict] | None:
+        """The newest checkpoint that is whole; None where there has been none yet."""
+        damage = []
+        for file in (self.checkpoint_file, self.previous_file):
+            if file.exists():
+                try:
+                    return read_tensors(file)
+                except ValueError as error:
+                    damage.append(str(error))
+        if damage:
+            raise ValueError("no checkpoint can be read: " + "; ".join(damage) + "; start again in a new folder")
+        return None
+
+    def finish(self, tensors: dict[str, Tensor]) -> None:
+        """Writes the final weights and removes the checkpoints."""
+        write_tensors(self.weights_file, tensors)
+        self.checkpoint_file.unlink(missing_ok=True)
+        self.previous_file.unlink(missing_ok=True)
+
+    def weights(self) -> tuple[dict[str, Tensor], dict]:
+        """The final weights. Raises ValueError where the run is unfinished or the file is damaged."""
+        if not self.weights_file.exists():
+            raise ValueError(f"{self.path} is not finished: it has no weights yet; go on with `vaekit train ... --resume`")
+        return read_tensors(self.weights_file)

@@ -1,0 +1,355 @@
+"""The one training loop. It knows a module, an objective and a data set; it knows no model's name.
+
+`module(x, y)` is handed to `objective(..., step)`, which returns named Terms; their sum is minimised. Learning rate,
+batch order and noise are functions of (seed, epoch, step), so a resumed run equals an unbroken one, bit for bit on
+the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.tensors import total
+from vaekit.training.checkpoint import RunFolder
+from vaekit.training.progress import describe_seconds, reporting
+from vaekit.world import autocast, derive_seed, seeded
+
+SCHEDULES = ("cosine", "constant")
+CHECK_EVERY = 50  # steps between looks at the device: non-finite terms, the clock, a request to stop
+CHECKPOINT_SECONDS = 60.0  # the longest that a long epoch goes without a checkpoint
+REHEARSAL_STEPS = 4
+
+
+class TrainingFailed(RuntimeError):
+    """Training stopped on a non-finite number; the message names the step, the term and what to try."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the weights besides module, objective and data. JSON-able: run.json records it.
+
+    steps: optimizer steps in all. batch_size: images per step. learning_rate: the peak of the schedule.
+    schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
+    gradient_clip: the largest norm of the whole gradient, or None.
+    patience: epochs without a better validation objective before an early stop, or None.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "cosine"
+    warmup: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip: float | None = None
+    patience: int | None = None
+    precision: str = "float32"
+    seed: int = 0
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, ..., steps - 1."""
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        decay = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0
+        return self.learning_rate * warm * decay
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set on the device: x (N, H, W, C) uint8 or float, y (N,) int64 or None."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+        """Images (B, C, H, W) as floats in [0, 1] and their labels (B,)."""
+        return to_input(self.x[index]), None if self.y is None else self.y[index]
+
+
+def to_input(x: Tensor) -> Tensor:
+    """(B, H, W, C) stored images -> (B, C, H, W) floats; 8-bit values are scaled to [0, 1]. No copy but the scaling."""
+    x = x.permute(0, 3, 1, 2)
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+Objective = Callable[[object, int], dict]
+
+
+def train(
+    module: nn.Module,
+    objective: Objective,
+    data: Data,
+    plan: Plan,
+    *,
+    validation: Data | None = None,
+    folder: RunFolder | None = None,
+    title: str = "training",
+    verbose: bool = False,
+) -> list[dict]:
+    """Trains `module` in place and returns its history: one record per epoch, every term's mean over its images.
+
+    With a `folder`, it goes on from the newest checkpoint there, appends to its log and checkpoints as it goes.
+    Raises TrainingFailed when a term stops being finite; the last checkpoint is then still good.
+    """
+    device = data.x.device
+    batch_size = min(plan.batch_size, len(data))
+    per_epoch = max(1, len(data) // batch_size)
+    epochs = math.ceil(plan.steps / per_epoch)
+    state = nn.ModuleDict({"model": module})
+    if isinstance(objective, nn.Module):
+        state["objective"] = objective.to(device)
+    parameters = [p for p in state.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=plan.learning_rate, betas=plan.betas, fused=device.type != "mps")
+
+    step, sums, bad, best, history = 0, None, None, None, []
+    saved = folder.load_checkpoint() if folder else None
+    if saved:
+        step, sums, best, history = _restore(saved, state, optimizer, device)
+        folder.cut_log(step)
+    with (
+        seeded(0),
+        reporting(title, steps=plan.steps, done=step, epochs=epochs, verbose=verbose) as report,
+        _deferred_signals(enabled=folder is not None) as stop,
+    ):
+        if step == 0:
+            torch.manual_seed(derive_seed(plan.seed, "prime"))
+            _prime(module, data, plan)
+        if step < plan.steps:
+            torch.manual_seed(derive_seed(plan.seed, "rehearsal"))
+            seconds = rehearse(module, objective, data, plan) * (plan.steps - step)
+            report.say(f"{plan.steps - step} steps of {batch_size} images to go, about {describe_seconds(seconds)}")
+        last_saved, checkpoint_cost, epoch_clock = time.monotonic(), 0.0, time.perf_counter()
+        state.train()
+        while step < plan.steps and not _out_of_patience(plan, best, history):
+            epoch, place = divmod(step, per_epoch)
+            if place == 0 or sums is None or saved:
+                order = _order(plan.seed, epoch, len(data), device)
+                sums = sums if place else None
+                saved = None
+                seconds_before = sums["seconds"] if sums else 0.0
+                epoch_clock = time.perf_counter()
+            torch.manual_seed(derive_seed(plan.seed, "noise", step))
+            x, y = data.batch(order[place * batch_size : (place + 1) * batch_size])
+            with autocast(device, plan.precision):
+                terms = objective(module(x, y), step)
+            loss = total(terms)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if plan.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(parameters, plan.gradient_clip)
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate_at(step)
+            optimizer.step()
+
+            # Everything below stays on the device until a look is due.
+            values = torch.stack([term.value.detach().mean().float() for term in terms.values()] + [loss.detach()])
+            sums = sums or {"values": torch.zeros_like(values), "count": 0, "seconds": 0.0}
+            sums["values"] += values
+            sums["count"] += 1
+            first_bad = torch.where(values.isfinite(), -1, step)
+            bad = first_bad if bad is None else torch.where(bad >= 0, bad, first_bad)
+            step += 1
+            report.step()
+
+            end_of_epoch = step % per_epoch == 0 or step == plan.steps
+            if not (end_of_epoch or stop.requested or step % CHECK_EVERY == 0):
+                continue
+            _check_finite(bad, list(terms), plan)
+            sums["seconds"] = seconds_before + time.perf_counter() - epoch_clock
+            if end_of_epoch:
+                record = _record(epoch + 1, step, terms, sums, batch_size, plan, module)
+                sums = None
+                if validation is not None:
+                    record |= validate(state, module, objective, validation, plan, step)
+                    best = _better(best, record, module)
+                history.append(record)
+                if folder:
+                    folder.append(record)
+                report.epoch(record)
+            since = time.monotonic() - last_saved
+            due = since > (20 * checkpoint_cost if end_of_epoch else CHECKPOINT_SECONDS)
+            if folder and (due or stop.requested):
+                started = time.monotonic()
+                _save(folder, state, optimizer, step, sums, best, history)
+                last_saved = time.monotonic()
+                checkpoint_cost = last_saved - started
+            stop.obey()
+        if plan.patience is not None and best is not None:
+            module.load_state_dict(best["weights"])
+            report.say(f"kept the weights of epoch {best['epoch']}, the best on the validation images")
+    state.eval()
+    return history
+
+
+def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
+    """Seconds per step, from a few steps on a copy that is thrown away; the module itself is left as it was."""
+    module, objective = copy.deepcopy(module).train(), copy.deepcopy(objective)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.0)
+    batch_size, times = min(plan.batch_size, len(data)), []
+    for _ in range(REHEARSAL_STEPS):
+        started = time.perf_counter()
+        x, y = data.batch(torch.randint(len(data), (batch_size,), device=data.x.device))
+        with autocast(data.x.device, plan.precision):
+            loss = total(objective(module(x, y), 0))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        times.append(time.perf_counter() - started)
+    return sorted(times)[len(times) // 2]
+
+
+@torch.no_grad()
+def validate(
+    state: nn.Module, module: nn.Module, objective: Objective, data: Data, plan: Plan, step: int
+) -> dict[str, float]:
+    """Every term's mean over the validation images in eval mode, and their weighted sum, as `validation_...`."""
+    state.eval()
+    sums: dict[str, Tensor] = {}
+    for start in range(0, len(data), 1000):
+        torch.manual_seed(derive_seed(plan.seed, "validation"))
+        x, y = data.batch(slice(start, start + 1000))
+        terms = objective(module(x, y), step)
+        for name, term in terms.items():
+            value = term.value.sum().float()
+            sums[name] = sums.get(name, 0.0) + value
+            sums["objective"] = sums.get("objective", 0.0) + term.weight * value
+    state.train()
+    return {f"validation_{name}": float(value) / len(data) for name, value in sums.items()}
+
+
+def _prime(module: nn.Module, data: Data, plan: Plan) -> None:
+    """Data-dependent initialisation on a few thousand images, for modules that have one."""
+    if hasattr(module, "prime"):
+        module.train()
+        with torch.no_grad():
+            module.prime(*data.batch(_order(plan.seed, 0, len(data), data.x.device)[:2000]))
+
+
+def _order(seed: int, epoch: int, n: int, device: torch.device) -> Tensor:
+    """The permutation of the images in an epoch; drawn on the CPU, so that it is the same on every device."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
+    return torch.randperm(n, generator=generator).to(device)
+
+
+def _record(epoch: int, step: int, terms: dict, sums: dict, batch_size: int, plan: Plan, module: nn.Module) -> dict:
+    means = (sums["values"] / sums["count"]).tolist()
+    record = {"epoch": epoch, "step": step, "objective": means[-1]}
+    record |= dict(zip(terms, means, strict=False))
+    record |= {f"{name}_weight": float(term.weight) for name, term in terms.items() if name != "distortion"}
+    if hasattr(module, "measures"):
+        record |= module.measures()
+    record["learning_rate"] = plan.learning_rate_at(step - 1)
+    record["seconds"] = sums["seconds"]
+    record["images_per_second"] = sums["count"] * batch_size / max(sums["seconds"], 1e-9)
+    return record
+
+
+def _check_finite(bad: Tensor, names: list[str], plan: Plan) -> None:
+    steps = dict(zip([*names, "objective"], bad.tolist(), strict=True))
+    failed = {name: step for name, step in steps.items() if step >= 0}
+    if failed:
+        first = min(failed.values())
+        culprits = ", ".join(name for name, step in failed.items() if step == first)
+        raise TrainingFailed(
+            f"training stopped: {culprits} became non-finite at step {first}. Try a lower learning rate (it was "
+            f"{plan.learning_rate_at(first):.2g}; try {plan.learning_rate / 3:.2g}), a gradient clip (--gradient-clip 100), "
+            f"or precision float32. The last checkpoint is from before that step"
+        )
+
+
+def _out_of_patience(plan: Plan, best: dict | None, history: list[dict]) -> bool:
+    return plan.patience is not None and best is not None and history[-1]["epoch"] - best["epoch"] >= plan.patience
+
+
+def _better(best: dict | None, record: dict, module: nn.Module) -> dict:
+    """The best epoch by validation objective so far, with a copy of its weights."""
+    value = record["validation_objective"]
+    if best is not None and not value < best["value"]:
+        return best
+    weights = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+    return {"epoch": record["epoch"], "value": value, "weights": weights}
+
+
+def _save(folder: RunFolder, state, optimizer, step: int, sums: dict | None, best: dict | None, history) -> None:
+    tensors = {f"state.{name}": tensor for name, tensor in state.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
+    notes = {"step": step, "history": history}
+    if sums:
+        tensors["sums"] = sums["values"]
+        notes |= {"count": sums["count"], "seconds": sums["seconds"]}
+    if best:
+        tensors |= {f"best.{name}": tensor for name, tensor in best["weights"].items()}
+        notes |= {"best_epoch": best["epoch"], "best_value": best["value"]}
+    folder.save_checkpoint(tensors, notes)
+
+
+def _restore(saved, state, optimizer, device) -> tuple[int, dict | None, dict | None, list[dict]]:
+    tensors, notes = saved
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name[len(prefix) :]: t.to(device) for name, t in tensors.items() if name.startswith(prefix)}
+
+    state.load_state_dict(part("state."))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in part("optimizer.").items():
+        index, slot = int(name.split(".", 1)[0]), name.split(".", 1)[1]
+        # A file holds plain rows; the fused step wants moments laid out in memory as their parameter is.
+        shaped = tensor.shape == parameters[index].shape
+        slots.setdefault(index, {})[slot] = torch.empty_like(parameters[index]).copy_(tensor) if shaped else tensor
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    sums = best = None
+    if "sums" in tensors:
+        sums = {"values": tensors["sums"].to(device), "count": notes["count"], "seconds": notes["seconds"]}
+    if "best_epoch" in notes:
+        best = {"epoch": notes["best_epoch"], "value": notes["best_value"], "weights": part("best.")}
+    return notes["step"], sums, best, notes["history"]
+
+
+class _Stop:
+    """Whether a signal asked for an end, and the exception that then follows."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self.signal is not None
+
+    def obey(self) -> None:
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal is not None:
+            raise SystemExit(128 + self.signal)
+
+
+@contextmanager
+def _deferred_signals(*, enabled: bool) -> Iterator[_Stop]:
+    """Holds Ctrl-C and SIGTERM until a step is whole, so that the checkpoint they cause is one that can be resumed."""
+    stop = _Stop()
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number, frame):
+        stop.signal = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,94 @@
+"""What a person sees while something trains: a bar with every term and the time left, or plain lines in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration in a person's words: "8 s", "3 min 20 s", "1 h 5 min"."""
+    seconds = round(seconds)
+    if seconds < 90:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 90:
+        return f"{minutes} min {seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def describe_record(record: dict) -> str:
+    """The terms of an epoch's record in one line: "objective 92.31  distortion 78.20  rate 14.11"."""
+    hidden = ("epoch", "step", "seconds", "images_per_second", "learning_rate")
+    terms = {
+        name: value for name, value in record.items() if name not in hidden and not name.endswith(("_weight", "_unit"))
+    }
+    return "  ".join(
+        f"{name} {value:.0f}" if name in ("codes_used",) else f"{name} {value:.4g}" for name, value in terms.items()
+    )
+
+
+class Lines:
+    """Plain lines on standard error, one per epoch but at most some forty a run."""
+
+    def __init__(self, title: str, epochs: int):
+        self.title, self.epochs = title, epochs
+        self.every = max(1, epochs // 40)
+
+    def say(self, text: str) -> None:
+        print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
+    def step(self) -> None:
+        pass
+
+    def epoch(self, record: dict) -> None:
+        if record["epoch"] % self.every == 0 or record["epoch"] == self.epochs:
+            self.say(f"epoch {record['epoch']}/{self.epochs}  {describe_record(record)}  ({record['seconds']:.1f} s)")
+
+
+class Bar(Lines):
+    """A `rich` progress bar over steps; the latest epoch's terms stand beside it."""
+
+    def __init__(self, title: str, epochs: int, progress, task):
+        super().__init__(title, epochs)
+        self.progress, self.task = progress, task
+
+    def say(self, text: str) -> None:
+        self.progress.console.print(f"{self.title}: {text}", highlight=False)
+
+    def step(self) -> None:
+        self.progress.advance(self.task)
+
+    def epoch(self, record: dict) -> None:
+        self.progress.update(self.task, terms=f"epoch {record['epoch']}/{self.epochs}  {describe_record(record)}")
+
+
+class Silent(Lines):
+    """Says nothing."""
+
+    def say(self, text: str) -> None:
+        pass
+
+
+@contextmanager
+def reporting(title: str, *, steps: int, done: int, epochs: int, verbose: bool) -> Iterator[Lines]:
+    """The reporter that fits: a bar on a terminal, lines in a pipe, silence unless `verbose`."""
+    if not verbose:
+        yield Silent(title, epochs)
+    elif not sys.stderr.isatty():
+        yield Lines(title, epochs)
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[terms]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            yield Bar(title, epochs, progress, progress.add_task(title, total=steps, completed=done, terms=""))
