@@ -128,8 +128,8 @@ class Estimator(TransformerMixin, BaseEstimator):
         """
         x = check_array(X)
         labels, classes = (None, ()) if y is None or not self.conditional else check_labels(y, len(x))
-        self._layout(X)
-        return self.fit_images(Images(x, labels, classes, "array", fingerprint(x, labels)))
+        self._x_layout = _layout(X)
+        return self._fit(Images(x, labels, classes, "array", fingerprint(x, labels)))
 
     def fit_images(
         self,
@@ -146,6 +146,10 @@ class Estimator(TransformerMixin, BaseEstimator):
         resume: goes on from the folder's last checkpoint; without it a folder that holds a run is refused.
         time_budget: seconds; shortens the run to fit, by an estimate from a few steps.
         """
+        self._x_layout = _layout(images.x)
+        return self._fit(images, validation=validation, folder=folder, resume=resume, time_budget=time_budget)
+
+    def _fit(self, images: Images, *, validation=None, folder=None, resume=False, time_budget=None):
         run = RunFolder(folder) if folder else None
         seed = check_random_state(self.random_state)
         self._check_fields(images)
@@ -154,8 +158,6 @@ class Estimator(TransformerMixin, BaseEstimator):
             if run.finished:
                 return self._restore(run, recorded)
             seed = recorded["seed"]
-        if not hasattr(self, "_x_layout"):
-            self._layout(images.x)
         self.image_shape_ = tuple(images.x.shape[1:])
         if images.is_table:
             self.n_features_in_ = images.x.shape[1]
@@ -214,11 +216,6 @@ class Estimator(TransformerMixin, BaseEstimator):
             run.start(self._config())
             run.finish(self.model_.state_dict())
         return self
-
-    def _layout(self, X) -> None:
-        """Remembers how X came, so that images go back the same way: with a channel axis or not, 8-bit or float."""
-        X = np.asarray(X)
-        self._x_layout = {"channel_axis": X.ndim == 4, "eight_bit": X.dtype.kind in "iub" and X.ndim > 2}
 
     def _check_fields(self, images: Images) -> None:
         def positive(name: str, value, *, whole: bool = True) -> None:
@@ -492,10 +489,7 @@ class Estimator(TransformerMixin, BaseEstimator):
     def _config(self) -> dict:
         """run.json: all that rebuilds this estimator around its weights, and where they came from."""
         table = {"mean": self._mean.tolist(), "scale": self._scale.tolist()} if len(self.image_shape_) == 1 else None
-        conditional = {
-            "classes": self.classes_.tolist(),
-            "class_frequencies": self.class_frequencies_.tolist(),
-        }
+        names = ("classes", "class_frequencies") if self.conditional else ()
         return {
             "class": type(self).__name__,
             "fields": self._fields(),
@@ -505,7 +499,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             "image_shape": list(self.image_shape_),
             "layout": self._x_layout,
             "table": table,
-            **(conditional if self.conditional else {}),
+            **{name: getattr(self, f"{name}_").tolist() for name in names},
             "parameters": count_parameters(self.model_),
             **self._facts,
         }
@@ -548,6 +542,12 @@ class Estimator(TransformerMixin, BaseEstimator):
         self.history_ = run.log()
         self.n_parameters_ = count_parameters(self.model_)
         return self
+
+
+def _layout(X) -> dict[str, bool]:
+    """How images came, so that they go back the same way: with a channel axis or not, as 8-bit values or floats."""
+    X = np.asarray(X)
+    return {"channel_axis": X.ndim == 4, "eight_bit": X.dtype.kind in "iub" and X.ndim > 2}
 
 
 def count_parameters(module: Autoencoder) -> int:

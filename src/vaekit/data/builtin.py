@@ -1,0 +1,234 @@
+"""`open_data`: from a name or a path to `Images`. Built-in sets come from scikit-learn, the disk, or several mirrors."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import gzip
+import hashlib
+import os
+import urllib.request
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vaekit.data.images import PARTS, Images, check_array, check_labels, fingerprint, split_indices
+from vaekit.data.readers import IMAGE_SUFFIXES, read_folder, read_idx, read_images, read_npy, read_npz
+from vaekit.world import write_atomically
+
+
+class IdxSet(NamedTuple):
+    """A published set of four idx files: class names, mirrors, and each file's SHA-256 (unpacked, or as served)."""
+
+    classes: tuple[str, ...]
+    mirrors: tuple[str, ...]
+    unpacked: bool
+    sha256: dict[str, str]
+
+
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+IDX_SETS = {
+    "mnist": IdxSet(
+        tuple("0123456789"),
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
+        True,
+        {
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+    ),
+    "fashion-mnist": IdxSet(
+        ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+        (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+        ),
+        False,
+        {
+            "train-images-idx3-ubyte": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "train-labels-idx1-ubyte": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "t10k-images-idx3-ubyte": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "t10k-labels-idx1-ubyte": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        },
+    ),
+}
+NAMES = ("digits", *IDX_SETS)
+
+
+def cache_dir() -> Path:
+    """Where downloads and judges are kept: $VAEKIT_CACHE, or vaekit/ in the user's cache folder."""
+    if "VAEKIT_CACHE" in os.environ:
+        return Path(os.environ["VAEKIT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
+
+
+def open_data(name_or_path, split: str = "train", *, split_seed: int = 0, resize: int | None = None) -> Images:
+    """The part `split` of a data set: "train", "validation", "test", or "all".
+
+    name_or_path: digits, mnist, fashion-mnist; a folder of images with a sub-folder per class (or `train/` and `test/`
+        above those), or of the four idx files; a .npy, .npz (`x`, `y`) or idx file; or a glob of images.
+    split_seed: data without a published test part is split 80/10/10 by this seed, stratified by class.
+    resize: side in pixels that images from files are brought to.
+
+    Raises FileNotFoundError for a path that isn't there, ValueError for data that can't be used; both say why.
+    """
+    if split not in (*PARTS, "all"):
+        raise ValueError(f"split must be one of {', '.join(PARTS)} or all, got {split!r}")
+    whole, published = _open_whole(str(name_or_path), resize)
+    if split == "all":
+        return whole
+    if published is None:
+        return replace(whole.take(split_indices(whole.y, len(whole), split_seed)[split]), split=split, split_seed=split_seed)
+    if split not in published:
+        raise ValueError(
+            f"{whole.name} comes with {' and '.join(published)} parts and no {split!r} part; with --early-stopping, "
+            "training holds out validation images of its own"
+        )
+    return replace(whole.take(published[split]), split=split)
+
+
+def _open_whole(name: str, resize: int | None) -> tuple[Images, dict[str, slice | np.ndarray] | None]:
+    """The whole data set, and where its published parts lie in it (None where it has none)."""
+    path = Path(name)
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        x = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+        return _images(x, bunch.target.astype(np.int64), tuple("0123456789"), name), None
+    if name in IDX_SETS:
+        return _idx_parts(_find_idx_set(name), IDX_SETS[name].classes, name)
+    if path.is_dir():
+        if _has_idx_files(path):
+            return _idx_parts(path, None, path.name)
+        return _open_folder(path, resize)
+    if path.is_file():
+        return _open_file(path, resize), None
+    if glob.has_magic(name):
+        files = [Path(file) for file in sorted(glob.glob(name, recursive=True)) if Path(file).suffix.lower() in IMAGE_SUFFIXES]
+        if not files:
+            raise FileNotFoundError(f"no image files match {name!r}")
+        return _images(read_images(files, resize), None, (), name), None
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"no data at {name!r}: there is no such file or folder")
+    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown data {name!r}{hint} Known names are {', '.join(NAMES)}; anything else must be a file or folder")
+
+
+def _images(x, y: np.ndarray | None, classes: tuple[str, ...], name: str, notes: tuple[str, ...] = ()) -> Images:
+    x = check_array(x, name)
+    return Images(x, y, classes, name, fingerprint(x, y), notes=notes)
+
+
+def _labelled(x, y, name: str) -> Images:
+    x = check_array(x, name)
+    if y is None:
+        return _images(x, None, (), name)
+    index, classes = check_labels(y, len(x), f"{name}: y")
+    return _images(x, index, tuple(str(label) for label in classes), name)
+
+
+def _open_file(path: Path, resize: int | None) -> Images:
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return _labelled(read_npy(path), None, str(path))
+    if suffix == ".npz":
+        return _labelled(*read_npz(path), str(path))
+    if "idx" in path.name or suffix == ".gz":
+        return _labelled(read_idx(path), None, str(path))
+    if suffix in IMAGE_SUFFIXES:
+        raise ValueError(f"{path} is one image; give its folder, or a pattern such as '{path.parent / '*'}{suffix}'")
+    raise ValueError(f"{path} is of no known kind: a data file is .npy, .npz or idx")
+
+
+def _open_folder(path: Path, resize: int | None) -> tuple[Images, dict[str, np.ndarray] | None]:
+    """A folder of images; with `train/` and `test/` in it (and perhaps `val/`), those are its published parts."""
+    names = {"train": ("train",), "test": ("test",), "validation": ("validation", "val", "valid")}
+    found = {part: path / name for part, options in names.items() for name in options if (path / name).is_dir()}
+    if not {"train", "test"} <= set(found):
+        x, y, classes, notes = read_folder(path, resize)
+        return _images(x, y, classes, str(path), notes), None
+    read = {part: read_folder(folder, resize) for part, folder in found.items()}
+    classes = tuple(sorted({name for _, _, names, _ in read.values() for name in names}))
+    shapes = {part: x.shape[1:] for part, (x, *_) in read.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the parts of {path} differ in size or colour: {shapes}; bring them to one with --resize 64")
+    if classes and any(y is None for _, y, _, _ in read.values()):
+        raise ValueError(f"some parts of {path} have class sub-folders and some have none")
+    x = np.concatenate([x for x, *_ in read.values()])
+    y = np.concatenate([[classes.index(own[i]) for i in y] for _, y, own, _ in read.values()]) if classes else None
+    bounds = np.cumsum([0] + [len(x) for x, *_ in read.values()])
+    parts = {part: np.arange(bounds[i], bounds[i + 1]) for i, part in enumerate(read)}
+    return _images(x, y, classes, str(path), tuple(note for *_, notes in read.values() for note in notes)), parts
+
+
+def _has_idx_files(folder: Path) -> bool:
+    return all(any((folder / (name + suffix)).exists() for suffix in ("", ".gz")) for name in IDX_FILES)
+
+
+def _idx_parts(folder: Path, classes: tuple[str, ...] | None, name: str) -> tuple[Images, dict[str, slice]]:
+    arrays = []
+    for file in IDX_FILES:
+        packed = folder / f"{file}.gz"
+        arrays.append(read_idx(packed if packed.exists() else folder / file))
+    train_x, train_y, test_x, test_y = arrays
+    for part, x, y in (("train", train_x, train_y), ("test", test_x, test_y)):
+        if x.ndim != 3 or y.shape != (len(x),):
+            raise ValueError(f"{folder}: the {part} files don't fit, images {x.shape} and labels {y.shape}")
+    if train_x.shape[1:] != test_x.shape[1:]:
+        raise ValueError(f"{folder}: train images are {train_x.shape[1:]}, test images {test_x.shape[1:]}")
+    y = np.concatenate([train_y, test_y]).astype(np.int64)
+    if classes is None:
+        y, found = check_labels(y, len(y), f"{folder}: labels")
+        classes = tuple(str(label) for label in found)
+    elif y.min() < 0 or y.max() >= len(classes):
+        raise ValueError(f"{folder}: labels from {y.min()} to {y.max()}, expected 0 to {len(classes) - 1}")
+    images = _images(np.concatenate([train_x, test_x])[..., None], y, classes, name)
+    return images, {"train": slice(0, len(train_x)), "test": slice(len(train_x), None)}
+
+
+def _find_idx_set(name: str) -> Path:
+    """The folder that holds a published set's four files: the user's, the cache, or the cache after a download."""
+    cached = cache_dir() / name
+    own = [Path(os.environ["VAEKIT_DATA"]) / name] if "VAEKIT_DATA" in os.environ else []
+    for folder in (*own, cached):
+        if _has_idx_files(folder):
+            return folder
+    download_idx_set(IDX_SETS[name], cached)
+    return cached
+
+
+def download_idx_set(published: IdxSet, folder: Path) -> None:
+    """Fetches the four files into `folder`, each from the first mirror that serves it with the right SHA-256.
+
+    Raises ConnectionError, with every mirror's failure and where to put the files by hand, when none does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in IDX_FILES:
+        target = folder / f"{file}.gz"
+        if target.exists():
+            continue
+        failures = []
+        for mirror in published.mirrors:
+            try:
+                with urllib.request.urlopen(f"{mirror}{file}.gz", timeout=30) as response:
+                    data = response.read()
+                found = hashlib.sha256(gzip.decompress(data) if published.unpacked else data).hexdigest()
+            except (OSError, EOFError, zlib.error) as error:
+                failures.append(f"{mirror}: {error}")
+                continue
+            if found == published.sha256[file]:
+                write_atomically(target, data)
+                break
+            failures.append(f"{mirror}: wrong SHA-256 ({found[:12]}...)")
+        else:
+            raise ConnectionError(
+                f"{file}.gz could not be downloaded ({'; '.join(failures)}). Put the four files {', '.join(IDX_FILES)} "
+                f"(.gz) into {folder}, or into a folder {folder.name}/ under $VAEKIT_DATA"
+            )

@@ -1,0 +1,199 @@
+"""`Images`, the one form data takes, with the checks at the door, the splits and a description of what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """A data set, or a part of one.
+
+    x: (N, H, W, C) uint8, or float32 in [0, 1]; or (N, D) floats: a table of vectors.
+    y: (N,) int64 indices into `classes`, or None.
+    fingerprint: SHA-256 of the whole data set this was cut from, before any split.
+    split: "train", "validation", "test" or "all"; split_seed: None where the split is the published one.
+    notes: what a person should be told, such as files that were passed over.
+    """
+
+    x: np.ndarray
+    y: np.ndarray | None
+    classes: tuple[str, ...]
+    name: str
+    fingerprint: str
+    split: str = "all"
+    split_seed: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def is_table(self) -> bool:
+        return self.x.ndim == 2
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C), or (D,) for a table."""
+        return self.x.shape[1:]
+
+    def take(self, indices) -> Images:
+        """The images at `indices`."""
+        return replace(self, x=self.x[indices], y=None if self.y is None else self.y[indices])
+
+
+def check_array(X, name: str = "X") -> np.ndarray:
+    """Images or a table as vaekit stores them. A copy is made only where the type has to change.
+
+    Images (N, H, W) or (N, H, W, C), C from 1 to 4: 8-bit or other integers in 0..255 -> uint8, booleans -> 0 and 255,
+    floats in [0, 1] -> float32; the result is (N, H, W, C). Three axes are always read as grey images.
+    Tables (N, D): any finite reals -> floating point.
+    Raises ValueError that names the array, what was expected and what was found.
+    """
+    if hasattr(X, "toarray"):
+        raise ValueError(f"{name} is a sparse matrix; pass a dense array: {name}.toarray()")
+    x = np.asarray(X)
+    if x.dtype.kind == "O":
+        try:
+            x = x.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} must hold numbers, got objects ({error})") from None
+    if x.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} has dtype {x.dtype}")
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}")
+    if x.ndim not in (2, 3, 4):
+        raise ValueError(
+            f"{name} must be images (N, H, W) or (N, H, W, C) or a table (N, D), got {x.ndim} axes. Reshape your data"
+        )
+    if len(x) == 0:
+        raise ValueError(f"Found array with 0 sample(s) in {name} (shape={x.shape}) while a minimum of 1 is required.")
+    if x.dtype.kind == "f" and not np.isfinite(x).all():
+        bad = np.argwhere(~np.isfinite(x.reshape(len(x), -1)).all(1))[0, 0]
+        raise ValueError(f"{name} holds NaN or infinity (first in sample {bad}); clean or drop such samples")
+    if x.ndim == 2:
+        if x.shape[1] == 0:
+            raise ValueError(f"Found array with 0 feature(s) (shape={x.shape}) while a minimum of 1 is required.")
+        return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
+    x = x[..., None] if x.ndim == 3 else x
+    if not 1 <= x.shape[3] <= 4:
+        raise ValueError(
+            f"{name} has {x.shape[3]} channels; images are (N, H, W, C) with 1 to 4, the channels last "
+            f"(for (N, C, H, W) use {name}.transpose(0, 2, 3, 1))"
+        )
+    if min(x.shape[1:3]) < 2:
+        raise ValueError(f"{name} has images of {x.shape[1]}x{x.shape[2]} pixels; at least 2x2 are needed")
+    if x.dtype == np.uint8:
+        return x
+    if x.dtype.kind == "b":
+        return x.astype(np.uint8) * np.uint8(255)
+    low, high = x.min(), x.max()
+    if x.dtype.kind in "iu":
+        if low < 0 or high > 255:
+            raise ValueError(f"{name} has integer pixels from {low} to {high}; 8-bit images are 0 to 255")
+        return x.astype(np.uint8)
+    if low < 0 or high > 1:
+        advice = f"; divide by 255: {name} / 255" if low >= 0 and high <= 255 else "; rescale them first"
+        raise ValueError(f"{name} has float pixels from {low:.4g} to {high:.4g}; floats must be in [0, 1]{advice}")
+    return x.astype(np.float32, copy=False)
+
+
+def check_labels(y, n: int, name: str = "y") -> tuple[np.ndarray, tuple]:
+    """Labels of any kind, one per image -> ((n,) int64 indices, the sorted classes). ValueError where they don't fit."""
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise ValueError(f"{name} must be one label per image, of shape ({n},), got shape {y.shape}")
+    if len(y) != n:
+        raise ValueError(f"{name} has {len(y)} labels for {n} images")
+    if y.dtype.kind == "f":
+        if not np.isfinite(y).all():
+            raise ValueError(f"{name} holds NaN or infinity; every image needs a label")
+        if not (y == np.floor(y)).all():
+            raise ValueError(f"Unknown label type: {name} holds fractions such as {y[y != np.floor(y)][0]}; labels are classes")
+        y = y.astype(np.int64)
+    if y.dtype.kind == "O" and any(value is None for value in y):
+        raise ValueError(f"{name} holds None; every image needs a label")
+    try:
+        classes, index = np.unique(y, return_inverse=True)
+    except TypeError:
+        raise ValueError(f"{name} mixes labels of different types") from None
+    return index.astype(np.int64), tuple(classes.tolist())
+
+
+def fingerprint(x: np.ndarray, y: np.ndarray | None) -> str:
+    """SHA-256 over types, shapes and bytes of images and labels."""
+    sha = hashlib.sha256()
+    for part in (x, y):
+        if part is not None:
+            sha.update(f"{part.dtype} {part.shape}".encode())
+            sha.update(np.ascontiguousarray(part).view(np.uint8).data)
+    return sha.hexdigest()
+
+
+def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarray]:
+    """80 % train, 10 % validation, 10 % test: disjoint, covering, sorted, and stratified where there are labels.
+
+    Images are dealt from a shuffled order, class after class, in a fixed rhythm of ten; so every class is split as
+    evenly as its size allows, and every part gets a tenth of the whole within one image.
+    """
+    if n < 10:
+        raise ValueError(f"{n} images are too few to split into train, validation and test; at least 10 are needed")
+    order = np.random.default_rng(seed).permutation(n)
+    if y is not None:
+        order = order[np.argsort(y[order], kind="stable")]
+    place = np.arange(n) % 10
+    dealt = {"train": (place != 4) & (place != 9), "validation": place == 4, "test": place == 9}
+    return {part: np.sort(order[chosen]) for part, chosen in dealt.items()}
+
+
+def describe(images: Images) -> dict:
+    """What is in a data set, JSON-able, with `problems`: what is wrong with it, in plain words."""
+    x, n = images.x, len(images)
+    top = 255 if x.dtype == np.uint8 else 1
+    facts: dict = {
+        "name": images.name,
+        "split": images.split,
+        "count": n,
+        "shape": list(images.image_shape),
+        "dtype": str(x.dtype),
+        "range": [float(x.min()), float(x.max())],
+        "mean": float(x.mean()),
+        "fingerprint": images.fingerprint,
+    }
+    problems = list(images.notes)
+    if n < 500:
+        problems.append(f"only {n} samples: expect blurred reconstructions and overfitting")
+    rows = np.ascontiguousarray(x.reshape(n, -1))
+    copies = n - len({row.tobytes() for row in rows})
+    facts["duplicates"] = copies
+    if copies:
+        problems.append(f"{copies} exact duplicates: copies in train and test make scores too good")
+    blank = int((rows.min(1) == rows.max(1)).sum())
+    if blank:
+        problems.append(f"{blank} constant samples (every value the same)")
+    constant = float((rows.min(0) == rows.max(0)).mean())
+    facts["constant_values_share"] = constant
+    if constant > 0.5:
+        problems.append(f"{constant:.0%} of the {'columns' if images.is_table else 'pixels'} never change")
+    if not images.is_table:
+        facts["binary"] = bool(np.isin(x[:1000], (0, top)).all())
+        facts["suggested_likelihood"] = "bernoulli" if facts["binary"] else "gaussian"
+        if facts["range"][1] <= top / 8:
+            problems.append(f"very dark: no value above {facts['range'][1]:.3g} of {top}; is the scale right?")
+    if images.y is not None:
+        counts = np.bincount(images.y, minlength=len(images.classes))
+        facts["classes"] = {str(name): int(count) for name, count in zip(images.classes, counts, strict=True)}
+        present = counts[counts > 0]
+        if present.max() > 10 * present.min():
+            problems.append(f"imbalanced: the largest class has {present.max()} samples, the smallest {present.min()}")
+        if len(present) < 2:
+            problems.append("only one class: labels say nothing")
+    facts["problems"] = problems
+    return facts
