@@ -6,6 +6,7 @@ import difflib
 import glob
 import gzip
 import hashlib
+import http.client
 import os
 import urllib.request
 import zlib
@@ -16,8 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vaekit.data.images import PARTS, Images, check_array, check_labels, fingerprint, split_indices
-from vaekit.data.readers import IMAGE_SUFFIXES, read_folder, read_idx, read_images, read_npy, read_npz
-from vaekit.world import write_atomically
+from vaekit.data.readers import IMAGE_SUFFIXES, read_folder, read_idx, read_images, read_npy, read_npz, same_channels
 
 
 class IdxSet(NamedTuple):
@@ -70,20 +70,25 @@ def cache_dir() -> Path:
 def open_data(name_or_path, split: str = "train", *, split_seed: int = 0, resize: int | None = None) -> Images:
     """The part `split` of a data set: "train", "validation", "test", or "all".
 
-    name_or_path: digits, mnist, fashion-mnist; a folder of images with a sub-folder per class (or `train/` and `test/`
-        above those), or of the four idx files; a .npy, .npz (`x`, `y`) or idx file; or a glob of images.
+    name_or_path: digits, mnist, fashion-mnist; a folder of images with a sub-folder per class, or of the four idx
+        files; a .npy, .npz (`x`, `y`) or idx file; or a glob of images. A folder with `train/` and `test/` in it (and
+        perhaps `val/`, which stands in for a missing `test/`) comes with its split.
     split_seed: data without a published test part is split 80/10/10 by this seed, stratified by class.
-    resize: side in pixels that images from files are brought to.
+    resize: side in pixels that image files are brought to; other data is read as it is.
 
-    Raises FileNotFoundError for a path that isn't there, ValueError for data that can't be used; both say why.
+    Raises FileNotFoundError for a path that isn't there, ValueError for data that can't be used, and ConnectionError
+    where a built-in set can't be downloaded; all say why.
     """
     if split not in (*PARTS, "all"):
         raise ValueError(f"split must be one of {', '.join(PARTS)} or all, got {split!r}")
     whole, published = _open_whole(str(name_or_path), resize)
+    if resize is not None and whole.image_shape[:2] != (resize, resize):
+        raise ValueError(f"{whole.name} has samples of shape {whole.image_shape}; only image files can be resized")
     if split == "all":
         return whole
     if published is None:
-        return replace(whole.take(split_indices(whole.y, len(whole), split_seed)[split]), split=split, split_seed=split_seed)
+        indices = split_indices(whole.y, len(whole), split_seed)[split]
+        return replace(whole.take(indices), split=split, split_seed=split_seed)
     if split not in published:
         raise ValueError(
             f"{whole.name} comes with {' and '.join(published)} parts and no {split!r} part; with --early-stopping, "
@@ -108,17 +113,18 @@ def _open_whole(name: str, resize: int | None) -> tuple[Images, dict[str, slice 
             return _idx_parts(path, None, path.name)
         return _open_folder(path, resize)
     if path.is_file():
-        return _open_file(path, resize), None
+        return _open_file(path), None
     if glob.has_magic(name):
-        files = [Path(file) for file in sorted(glob.glob(name, recursive=True)) if Path(file).suffix.lower() in IMAGE_SUFFIXES]
+        matches = map(Path, sorted(glob.glob(name, recursive=True)))
+        files = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES]
         if not files:
             raise FileNotFoundError(f"no image files match {name!r}")
         return _images(read_images(files, resize), None, (), name), None
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"no data at {name!r}: there is no such file or folder")
     near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown data {name!r}{hint} Known names are {', '.join(NAMES)}; anything else must be a file or folder")
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown data {name!r}: {hint}known are {', '.join(NAMES)}; else it must be a file or folder")
 
 
 def _images(x, y: np.ndarray | None, classes: tuple[str, ...], name: str, notes: tuple[str, ...] = ()) -> Images:
@@ -134,7 +140,7 @@ def _labelled(x, y, name: str) -> Images:
     return _images(x, index, tuple(str(label) for label in classes), name)
 
 
-def _open_file(path: Path, resize: int | None) -> Images:
+def _open_file(path: Path) -> Images:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return _labelled(read_npy(path), None, str(path))
@@ -148,20 +154,23 @@ def _open_file(path: Path, resize: int | None) -> Images:
 
 
 def _open_folder(path: Path, resize: int | None) -> tuple[Images, dict[str, np.ndarray] | None]:
-    """A folder of images; with `train/` and `test/` in it (and perhaps `val/`), those are its published parts."""
+    """A folder of images, and its published parts where it has `train/` and `test/` or `val/`."""
     names = {"train": ("train",), "test": ("test",), "validation": ("validation", "val", "valid")}
     found = {part: path / name for part, options in names.items() for name in options if (path / name).is_dir()}
+    if "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
     if not {"train", "test"} <= set(found):
         x, y, classes, notes = read_folder(path, resize)
         return _images(x, y, classes, str(path), notes), None
     read = {part: read_folder(folder, resize) for part, folder in found.items()}
     classes = tuple(sorted({name for _, _, names, _ in read.values() for name in names}))
-    shapes = {part: x.shape[1:] for part, (x, *_) in read.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"the parts of {path} differ in size or colour: {shapes}; bring them to one with --resize 64")
+    sizes = {part: f"{x.shape[2]}x{x.shape[1]}" for part, (x, *_) in read.items()}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{part} {size}" for part, size in sizes.items())
+        raise ValueError(f"the parts of {path} differ in size: {listed}; bring them to one with --resize 64")
     if classes and any(y is None for _, y, _, _ in read.values()):
         raise ValueError(f"some parts of {path} have class sub-folders and some have none")
-    x = np.concatenate([x for x, *_ in read.values()])
+    x = np.concatenate(same_channels([x for x, *_ in read.values()]))
     y = np.concatenate([[classes.index(own[i]) for i in y] for _, y, own, _ in read.values()]) if classes else None
     bounds = np.cumsum([0] + [len(x) for x, *_ in read.values()])
     parts = {part: np.arange(bounds[i], bounds[i + 1]) for i, part in enumerate(read)}
@@ -209,6 +218,8 @@ def download_idx_set(published: IdxSet, folder: Path) -> None:
 
     Raises ConnectionError, with every mirror's failure and where to put the files by hand, when none does.
     """
+    from vaekit.world import write_atomically  # here, because that floor imports torch, which reading data doesn't need
+
     folder.mkdir(parents=True, exist_ok=True)
     for file in IDX_FILES:
         target = folder / f"{file}.gz"
@@ -220,7 +231,7 @@ def download_idx_set(published: IdxSet, folder: Path) -> None:
                 with urllib.request.urlopen(f"{mirror}{file}.gz", timeout=30) as response:
                     data = response.read()
                 found = hashlib.sha256(gzip.decompress(data) if published.unpacked else data).hexdigest()
-            except (OSError, EOFError, zlib.error) as error:
+            except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
                 failures.append(f"{mirror}: {error}")
                 continue
             if found == published.sha256[file]:

@@ -25,7 +25,7 @@ class Images:
     y: np.ndarray | None
     classes: tuple[str, ...]
     name: str
-    fingerprint: str
+    fingerprint: str = ""
     split: str = "all"
     split_seed: int | None = None
     notes: tuple[str, ...] = ()
@@ -57,7 +57,10 @@ def check_array(X, name: str = "X") -> np.ndarray:
     """
     if hasattr(X, "toarray"):
         raise ValueError(f"{name} is a sparse matrix; pass a dense array: {name}.toarray()")
-    x = np.asarray(X)
+    try:
+        x = np.asarray(X)
+    except ValueError:
+        raise ValueError(f"{name} must be one array of numbers; its samples differ in size") from None
     if x.dtype.kind == "O":
         try:
             x = x.astype(np.float64)
@@ -116,10 +119,11 @@ def check_labels(y, n: int, name: str = "y") -> tuple[np.ndarray, tuple]:
         if not np.isfinite(y).all():
             raise ValueError(f"{name} holds NaN or infinity; every image needs a label")
         if not (y == np.floor(y)).all():
-            raise ValueError(f"Unknown label type: {name} holds fractions such as {y[y != np.floor(y)][0]}; labels are classes")
+            fraction = y[y != np.floor(y)][0]
+            raise ValueError(f"Unknown label type: {name} holds fractions such as {fraction}; labels are classes")
         y = y.astype(np.int64)
-    if y.dtype.kind == "O" and any(value is None for value in y):
-        raise ValueError(f"{name} holds None; every image needs a label")
+    if y.dtype.kind == "O" and any(value is None or (isinstance(value, float) and np.isnan(value)) for value in y):
+        raise ValueError(f"{name} holds None or NaN; every image needs a label")
     try:
         classes, index = np.unique(y, return_inverse=True)
     except TypeError:
@@ -141,14 +145,18 @@ def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarr
     """80 % train, 10 % validation, 10 % test: disjoint, covering, sorted, and stratified where there are labels.
 
     Images are dealt from a shuffled order, class after class, in a fixed rhythm of ten; so every class is split as
-    evenly as its size allows, and every part gets a tenth of the whole within one image.
+    evenly as its size allows. A class of one image goes to train, which so knows every class; where fewer than ten
+    images are left beside those, labels are not looked at. ValueError for fewer than ten images.
     """
     if n < 10:
         raise ValueError(f"{n} images are too few to split into train, validation and test; at least 10 are needed")
     order = np.random.default_rng(seed).permutation(n)
-    if y is not None:
-        order = order[np.argsort(y[order], kind="stable")]
     place = np.arange(n) % 10
+    if y is not None:
+        alone = np.bincount(y)[y] == 1
+        if n - alone.sum() >= 10:
+            order = order[np.lexsort((y[order], alone[order]))]  # those alone in their class at the end
+            place[n - alone.sum() :] = 0
     dealt = {"train": (place != 4) & (place != 9), "validation": place == 4, "test": place == 9}
     return {part: np.sort(order[chosen]) for part, chosen in dealt.items()}
 
