@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import warnings
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -156,7 +157,7 @@ class Estimator(TransformerMixin, BaseEstimator):
         if run and run.started:
             recorded = self._check_resumable(run, images, resume)
             if run.finished:
-                return self._restore(run, recorded)
+                return self.restore(run, recorded)
             seed = recorded["seed"]
         self.image_shape_ = tuple(images.x.shape[1:])
         if images.is_table:
@@ -168,11 +169,11 @@ class Estimator(TransformerMixin, BaseEstimator):
             self.class_frequencies_ = np.bincount(images.y, minlength=len(images.classes)) / len(images)
         images, validation = self._hold_out(images, validation, seed)
         device = pick_device(self.device)
-        data = self._on_device(images, device)
-        held = None if validation is None else self._on_device(validation, device)
+        data = self.on_device(images, device)
+        held = None if validation is None else self.on_device(validation, device)
 
         self.resolved_ = self._resolve(len(images), table=images.is_table)
-        resolved = self._with_resolved()
+        resolved = self.filled_in()
         self._warn_about_likelihood(resolved.likelihood, images)
         per_epoch = max(1, len(data) // min(resolved.batch_size, len(data)))
         self.model_ = self._make_module(seed).to(device)
@@ -185,7 +186,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             with seeded(derive_seed(seed, "rehearsal")):
                 affordable = int(0.9 * time_budget / rehearse(self.model_, objective, data, plan))
             plan = resolved._plan(max(1, min(steps, affordable)), seed)
-        self._facts = {
+        self.facts_ = {
             "seed": seed,
             "device": str(device),
             "threads": torch.get_num_threads(),
@@ -201,6 +202,7 @@ class Estimator(TransformerMixin, BaseEstimator):
         }
         if run and not run.started:
             run.start(self._config())
+        started = time.perf_counter()
         self.history_ = train(
             self.model_,
             objective,
@@ -212,6 +214,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             verbose=self.verbose,
         )
         self.n_parameters_ = count_parameters(self.model_)
+        self.facts_["seconds_total"] = time.perf_counter() - started
         if run:
             run.start(self._config())
             run.finish(self.model_.state_dict())
@@ -260,8 +263,8 @@ class Estimator(TransformerMixin, BaseEstimator):
         }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
 
-    def _with_resolved(self):
-        """A copy whose fields are all filled in."""
+    def filled_in(self):
+        """After `fit`: a copy of this estimator whose fields are all filled in."""
         return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **self.resolved_})
 
     def _plan(self, steps: int, seed: int) -> Plan:
@@ -282,7 +285,7 @@ class Estimator(TransformerMixin, BaseEstimator):
         shape = (1, 1, *self.image_shape_) if table else (self.image_shape_[2], *self.image_shape_[:2])
         n_classes = len(self.classes_) if self.conditional else 0
         with seeded(derive_seed(seed, "weights")):
-            module = self._with_resolved().build(shape, n_classes=n_classes, images=not table)
+            module = self.filled_in().build(shape, n_classes=n_classes, images=not table)
         return module.to(memory_format=torch.channels_last)
 
     def _hold_out(self, images: Images, validation: Images | None, seed: int) -> tuple[Images, Images | None]:
@@ -294,7 +297,8 @@ class Estimator(TransformerMixin, BaseEstimator):
             raise ValueError(f"early stopping holds out {held} of {len(images)} images: too few are left to train on")
         return images.take(np.sort(order[held:])), images.take(np.sort(order[:held]))
 
-    def _on_device(self, images: Images, device: torch.device) -> Data:
+    def on_device(self, images: Images, device: torch.device) -> Data:
+        """`images` as the module wants them, on `device`; tables standardised, labels for conditional models only."""
         labels = torch.from_numpy(images.y).to(device) if self.conditional else None
         return Data(self._stored(images.x).to(device), labels)
 
@@ -360,7 +364,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             parts = []
             for start in range(0, n, BATCH):
                 stop = min(n, start + BATCH)
-                labels = None if index is None else index[start:stop].to(self._device)
+                labels = None if index is None else index[start:stop].to(self.device_)
                 parts.append(self.model_.sample(stop - start, labels, temperature).cpu())
         return self._as_given(torch.cat(parts))
 
@@ -393,7 +397,8 @@ class Estimator(TransformerMixin, BaseEstimator):
     # ---- inside ------------------------------------------------------------------------------------------------
 
     @property
-    def _device(self) -> torch.device:
+    def device_(self) -> torch.device:
+        """Where the fitted module lives."""
         return next(self.model_.parameters()).device
 
     def _check_fitted(self) -> None:
@@ -437,8 +442,8 @@ class Estimator(TransformerMixin, BaseEstimator):
         parts = []
         with torch.inference_mode():
             for start in range(0, len(x), BATCH):
-                batch = to_input(self._stored(x[start : start + BATCH]).to(self._device))
-                labels = None if index is None else index[start : start + BATCH].to(self._device)
+                batch = to_input(self._stored(x[start : start + BATCH]).to(self.device_))
+                labels = None if index is None else index[start : start + BATCH].to(self.device_)
                 parts.append(function(batch, labels).cpu())
         return torch.cat(parts).numpy()
 
@@ -457,8 +462,8 @@ class Estimator(TransformerMixin, BaseEstimator):
         parts = []
         with torch.inference_mode():
             for start in range(0, len(z), BATCH):
-                labels = None if index is None else index[start : start + BATCH].to(self._device)
-                parts.append(self.model_.decode_embedded(z[start : start + BATCH].to(self._device), labels).cpu())
+                labels = None if index is None else index[start : start + BATCH].to(self.device_)
+                parts.append(self.model_.decode_embedded(z[start : start + BATCH].to(self.device_), labels).cpu())
         return self._as_given(torch.cat(parts))
 
     def _as_given(self, x: Tensor) -> np.ndarray:
@@ -481,7 +486,8 @@ class Estimator(TransformerMixin, BaseEstimator):
 
     # ---- run folders -------------------------------------------------------------------------------------------
 
-    def _fields(self) -> dict:
+    def settings(self) -> dict:
+        """The fields as JSON-able values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["random_state"] = values["random_state"] if isinstance(values["random_state"], int) else None
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
@@ -492,7 +498,7 @@ class Estimator(TransformerMixin, BaseEstimator):
         names = ("classes", "class_frequencies") if self.conditional else ()
         return {
             "class": type(self).__name__,
-            "fields": self._fields(),
+            "fields": self.settings(),
             "resolved": self.resolved_,
             "version": __version__,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -501,7 +507,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             "table": table,
             **{name: getattr(self, f"{name}_").tolist() for name in names},
             "parameters": count_parameters(self.model_),
-            **self._facts,
+            **self.facts_,
         }
 
     def _check_resumable(self, run: RunFolder, images: Images, resume: bool) -> dict:
@@ -510,16 +516,17 @@ class Estimator(TransformerMixin, BaseEstimator):
             raise ValueError(f"{run.path} already holds a run: add --resume to go on with it, or choose another folder")
         if recorded["class"] != type(self).__name__:
             raise ValueError(f"{run.path} holds a {recorded['class']}, not a {type(self).__name__}")
-        mine = json.loads(json.dumps(self._fields()))
-        changed = [name for name in mine if name not in ("verbose", "device") and mine[name] != recorded["fields"].get(name)]
+        mine = json.loads(json.dumps(self.settings()))
+        theirs = {f.name: f.default for f in fields(self)} | recorded["fields"]
+        changed = [name for name in mine if name not in ("verbose", "device") and mine[name] != theirs[name]]
         if changed:
-            differences = ", ".join(f"{name} {recorded['fields'].get(name)} -> {mine[name]}" for name in changed)
+            differences = ", ".join(f"{name} {theirs[name]} -> {mine[name]}" for name in changed)
             raise ValueError(f"{run.path} can't be resumed with other settings ({differences}); train into a new folder")
         if recorded["data"]["fingerprint"] != images.fingerprint or recorded["data"]["split"] != images.split:
             raise ValueError(f"{run.path} was trained on other data ({recorded['data']['name']}); train into a new folder")
         return recorded
 
-    def _restore(self, run: RunFolder, config: dict):
+    def restore(self, run: RunFolder, config: dict):
         """Becomes the finished run in `run`."""
         tensors, _ = run.weights()
         try:
@@ -532,7 +539,8 @@ class Estimator(TransformerMixin, BaseEstimator):
             if self.conditional:
                 self.classes_ = np.asarray(config["classes"])
                 self.class_frequencies_ = np.asarray(config["class_frequencies"])
-            self._facts = {key: config[key] for key in ("seed", "device", "threads", "torch", "data", "plan")}
+            self.facts_ = {key: config[key] for key in ("seed", "device", "threads", "torch", "data", "plan")}
+            self.facts_["seconds_total"] = config.get("seconds_total")
             self.model_ = self._make_module(0)
             self.model_.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError) as error:
@@ -695,7 +703,7 @@ class VQVAE(Estimator):
         if codes.size and not (codes.min() >= 0 and codes.max() < k):
             raise ValueError(f"codes must be in 0..{k - 1}, got {codes.min()}..{codes.max()}")
         with torch.inference_mode():
-            z = self.model_.latent.embed(torch.from_numpy(codes.astype(np.int64)).to(self._device))
+            z = self.model_.latent.embed(torch.from_numpy(codes.astype(np.int64)).to(self.device_))
         return self._decode(z, y)
 
     def _as_latents(self, Z) -> Tensor:

@@ -22,4 +22,4 @@ def load(path, device: str | None = None) -> Estimator:
         raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {error}") from None
     if device is not None:
         estimator.device = device
-    return estimator._restore(run, config)
+    return estimator.restore(run, config)

@@ -135,8 +135,7 @@ def make_likelihood(name: str, *, variance: float = 0.098, bounded: bool = True)
 
 
 def describe_likelihood(likelihood: nn.Module) -> str:
-    """The likelihood in a table's words, such as "Gaussian, sigma learned (0.101)". ELBOs compare within `family` only."""
+    """The likelihood in a table's words, such as "Gaussian, sigma learned". ELBOs compare under the same one only."""
     if isinstance(likelihood, GaussianLikelihood):
-        sigma = math.sqrt(likelihood.variance.item())
-        return f"Gaussian, sigma learned ({sigma:.3f})" if likelihood.learned else f"Gaussian, sigma {sigma:.3f}"
+        return "Gaussian, sigma " + ("learned" if likelihood.learned else f"{math.sqrt(likelihood.variance):.3f}")
     return "Bernoulli" if isinstance(likelihood, BernoulliLikelihood) else "discretised logistic"

@@ -1,0 +1,97 @@
+"""The command line: `vaekit COMMAND ...`. Every field of a model is a flag. Exit codes: 0 done, 1 failed, 2 wrong usage
+or input, 130 and 143 after Ctrl-C and SIGTERM. Nothing heavy is imported before a command is chosen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+COMMANDS = {
+    "data": "what is in a data set, and what is wrong with it",
+    "train": "train a model: vaekit train MODEL --data DATA --out RUN",
+    "sample": "new images from a trained model: a grid, an array, or a folder of labelled images",
+    "encode": "latents or codes of a data set",
+    "decode": "images from latents or codes",
+    "reconstruct": "a data set through encoder and decoder",
+    "evaluate": "a trained model's numbers on held-out data",
+    "compare": "train several models and write the report that compares them",
+}
+MODEL_NAMES = {
+    "vae": "variational autoencoder",
+    "bvae": "beta-VAE: fixed --beta, or the rate held at --epsilon nats",
+    "cvae": "conditional VAE: needs labels",
+    "vqvae": "VQ-VAE: a grid of discrete codes",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the `vaekit` command."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        raise SystemExit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        from vaekit import __version__
+
+        print(f"vaekit {__version__}")
+        return
+    if arguments[0] not in COMMANDS:
+        _fail(f"unknown command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; `vaekit --help` lists them all", 2)
+    try:
+        _run(*arguments)
+    except KeyboardInterrupt:
+        _fail("stopped; a run in a folder goes on with --resume", 130)
+    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        _fail(str(error), 2)
+    except OSError as error:  # a full disk, no permission, no mirror: the machine's fault, not the command line's
+        _fail(str(error), 1)
+    except RuntimeError as error:
+        from vaekit.training.loop import TrainingFailed
+
+        if not isinstance(error, TrainingFailed):
+            raise
+        _fail(str(error), 1)
+
+
+def _run(command: str, *rest: str) -> None:
+    import tyro
+
+    from vaekit import commands
+
+    if command == "train":
+        name, rest = (rest[0], rest[1:]) if rest else ("--help", ())
+        if name in ("-h", "--help"):
+            print(f"usage: vaekit train MODEL --data DATA --out RUN ...\n\nmodels (each has --help):\n{_rows(MODEL_NAMES)}")
+            return
+        if name not in MODEL_NAMES:
+            raise ValueError(f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}")
+        from vaekit.estimators import MODELS
+
+        tyro.cli(commands.make_train(MODELS[name]), args=rest, prog=f"vaekit train {name}").run()
+    else:
+        tyro.cli(getattr(commands, command.capitalize()), args=rest, prog=f"vaekit {command}").run()
+
+
+def nearest(word: str, known) -> str:
+    """A hint at the known word that looks most like `word`, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"vaekit: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _rows(table: dict[str, str]) -> str:
+    return "\n".join(f"  {name:<12} {text}" for name, text in table.items())
+
+
+def _overview() -> str:
+    return (
+        "usage: vaekit COMMAND ...\n\nThe workbench for variational autoencoders: train, sample, represent, compare.\n\n"
+        f"commands (each has --help):\n{_rows(COMMANDS)}\n\nmodels:\n{_rows(MODEL_NAMES)}\n\n"
+        "data: digits, mnist, fashion-mnist, a folder of images (a sub-folder per class), .npy, .npz (x, y) or idx files\n\n"
+        "start with:\n  vaekit compare --data digits --out report\n  vaekit train vae --data FOLDER --out runs/vae"
+    )

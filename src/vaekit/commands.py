@@ -1,0 +1,411 @@
+"""The commands of `vaekit`, a dataclass each: its fields are the flags, `run` does the work."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, field, fields, make_dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from vaekit.data import Images, describe, open_data
+from vaekit.world import write_atomically
+
+Split = Literal["train", "validation", "test", "all"]
+Folder = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(kw_only=True)
+class Source:
+    """Which images a command works on."""
+
+    data: str
+    """digits, mnist, fashion-mnist, a folder, a .npy, .npz or idx file, or a glob of images."""
+    split_seed: int | None = None
+    """Seed of the 80/10/10 split of data without a test part; None is the run's own, or 0."""
+    resize: int | None = None
+    """Side in pixels that images from files are brought to."""
+
+    def open(self, split: str) -> Images:
+        return open_data(self.data, split, split_seed=self.split_seed or 0, resize=self.resize)
+
+    def open_for(self, model, split: str) -> Images:
+        """The part `split`; the data a model was trained on is split as it was then, whatever --split-seed says."""
+        trained_on = model.facts_["data"]
+        seed = self.split_seed or 0
+        if trained_on["split_seed"] is not None and self.open("all").fingerprint == trained_on["fingerprint"]:
+            seed = trained_on["split_seed"]
+        return open_data(self.data, split, split_seed=seed, resize=self.resize)
+
+
+@dataclass(kw_only=True)
+class Data:
+    """What is in a data set, and what is wrong with it."""
+
+    data: Folder
+    """digits, mnist, fashion-mnist, a folder, a .npy, .npz or idx file, or a glob of images."""
+    resize: int | None = None
+    """Side in pixels that images from files are brought to."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> None:
+        facts = describe(open_data(self.data, "all", resize=self.resize))
+        if self.json:
+            print(json.dumps(facts, indent=1))
+            return
+        problems = facts.pop("problems")
+        print_table(f"data {self.data}", facts)
+        print("\n".join(f"! {problem}" for problem in problems) or "nothing wrong was found")
+
+
+@dataclass(kw_only=True)
+class Train(Source):
+    """Train a model; what `make_train` adds is the model with its fields."""
+
+    out: str
+    """The run folder to make."""
+    resume: bool = False
+    """Go on with the run in --out; a finished one is left as it is, none there starts fresh."""
+    time_budget: float | None = None
+    """Seconds the training may take; shortens the run to fit."""
+
+    def run(self) -> None:
+        model = self.model  # type: ignore[attr-defined]
+        model.verbose = True
+        images = self.open("train")
+        # Only early stopping looks at validation images, and data with a published split has no such part.
+        validation = self.open("validation") if model.early_stopping and images.split_seed is not None else None
+        for note in images.notes:
+            print(f"vaekit: {note}", file=sys.stderr)
+        model.fit_images(
+            images, validation=validation, folder=self.out, resume=self.resume, time_budget=self.time_budget
+        )
+        last = model.history_[-1]
+        chosen = ", ".join(f"{name} {value}" for name, value in model.resolved_.items())
+        print(f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps ({chosen})")
+        print(f"objective {last['objective']:.5g} in the last epoch; the run is in {self.out}")
+
+
+def make_train(model_class: type) -> type:
+    """`Train` for one model: its fields become flags beside Train's own."""
+    flat = Annotated[model_class, tyro.conf.arg(name="")]
+    made = make_dataclass("Train", [("model", flat, field(default_factory=model_class))], bases=(Train,), kw_only=True)
+    made.__doc__ = model_class.__doc__
+    return made
+
+
+@dataclass(kw_only=True)
+class Sample:
+    """New images from a trained model: a picture of a grid, an array, or a folder of (labelled) images."""
+
+    run_folder: Folder
+    """The trained run."""
+    out: str
+    """grid.png, x.npy, x.npz (with labels), or a folder, with a sub-folder per class for conditional models."""
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    """How many; of each class with --per-class."""
+    label: str | None = None
+    """The class to sample, for conditional models."""
+    per_class: bool = False
+    """-n images of every class: the augmentation workflow."""
+    temperature: float = 1.0
+    """Scales the spread of the prior."""
+    random_state: int | None = None
+    """Seed of the draws."""
+
+    def run(self) -> None:
+        from vaekit.files import load
+
+        model = load(self.run_folder)
+        if (self.label is not None or self.per_class) and not model.conditional:
+            raise ValueError(
+                f"{self.run_folder} holds a {type(model).__name__}, which is unconditional: --label and --per-class need a CVAE"
+            )
+        if self.label is not None and self.per_class:
+            raise ValueError("give --label or --per-class, not both")
+        labels = None
+        if self.per_class:
+            labels = np.repeat(model.classes_, self.n)
+        elif self.label is not None:
+            labels = np.full(self.n, self.label)
+        elif model.conditional:
+            labels = np.random.default_rng(self.random_state).choice(model.classes_, self.n, p=model.class_frequencies_)
+        n = self.n if labels is None else len(labels)
+        samples = model.sample(n, labels, temperature=self.temperature, random_state=self.random_state)
+        if self.out.endswith(".png"):
+            _write_grid(self.out, samples, columns=min(n, 8 if not self.per_class else self.n))
+        elif self.out.endswith(".npz"):
+            _write_array(self.out, x=samples, **({} if labels is None else {"y": labels}))
+        elif self.out.endswith(".npy"):
+            _write_array(self.out, x=samples)
+        else:
+            _write_images(Path(self.out), samples, labels)
+        print(f"{n} samples are in {self.out}")
+
+
+@dataclass(kw_only=True)
+class Encode(Source):
+    """Latents (posterior means) or codes of a data set, as .npy, or .npz with the labels."""
+
+    run_folder: Folder
+    """The trained run."""
+    out: str
+    """z.npy, or z.npz with x the latents and y the labels."""
+    split: Split = "test"
+    """Which part of the data."""
+
+    def run(self) -> None:
+        from vaekit.files import load
+
+        model = load(self.run_folder)
+        images = self.open_for(model, self.split)
+        codes = model.encode(images.x, _labels_for(model, images))
+        _require_suffix(self.out)
+        labels = {"y": images.y} if images.y is not None and self.out.endswith(".npz") else {}
+        _write_array(self.out, x=codes, **labels)
+        print(f"{codes.dtype} codes of shape {codes.shape} are in {self.out}")
+
+
+@dataclass(kw_only=True)
+class Decode:
+    """Images from latents or codes, as `encode` writes them."""
+
+    run_folder: Folder
+    """The trained run."""
+    codes: str
+    """z.npy or z.npz (x)."""
+    out: str
+    """x.npy, grid.png or a folder."""
+    label: str | None = None
+    """The class, for conditional models."""
+
+    def run(self) -> None:
+        from vaekit.data.readers import read_npy, read_npz
+        from vaekit.files import load
+
+        model = load(self.run_folder)
+        path = Path(self.codes)
+        if not path.exists():
+            raise FileNotFoundError(f"no codes at {path}")
+        codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
+        if model.conditional and self.label is None:
+            raise ValueError(f"{self.run_folder} is conditional: say which class with --label")
+        _write_any(self.out, model.decode(codes, self.label))
+
+
+@dataclass(kw_only=True)
+class Reconstruct(Source):
+    """A data set through encoder and decoder."""
+
+    run_folder: Folder
+    """The trained run."""
+    out: str
+    """grid.png (inputs above reconstructions), x.npy or a folder."""
+    split: Split = "test"
+    """Which part of the data."""
+    n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
+    """How many; None is all, or 10 in a picture."""
+
+    def run(self) -> None:
+        from vaekit.files import load
+
+        model = load(self.run_folder)
+        images = self.open_for(model, self.split)
+        n = self.n or (10 if self.out.endswith(".png") else len(images))
+        images = images.take(np.arange(min(n, len(images))))
+        rebuilt = model.reconstruct(images.x, _labels_for(model, images))
+        if self.out.endswith(".png"):
+            from vaekit.pictures.figures import reconstructions
+            from vaekit.pictures.style import save
+
+            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
+            save(reconstructions(images.x, {type(model).__name__: rebuilt}), self.out)
+            print(f"{len(images)} reconstructions are in {self.out}")
+        else:
+            _write_any(self.out, rebuilt)
+
+
+@dataclass(kw_only=True)
+class Evaluate(Source):
+    """A trained model's numbers on held-out data; also written to RUN/evaluation.json."""
+
+    run_folder: Folder
+    """The trained run."""
+    split: Split = "test"
+    """Which part of the data."""
+    judge: bool = True
+    """For conditional models: train or fetch the judge, and measure the class consistency of samples."""
+
+    def run(self) -> None:
+        from vaekit.evaluation.generation import get_judge
+        from vaekit.files import load
+        from vaekit.report.compare import evaluate_run
+
+        model = load(self.run_folder)
+        images = self.open_for(model, self.split)
+        if images.x.shape[1:] != model.image_shape_:
+            raise ValueError(
+                f"{self.data} has samples of shape {images.x.shape[1:]}, but the model was fitted on {model.image_shape_}"
+            )
+        judge, accuracy = (None, None)
+        if self.judge and model.conditional:
+            judge, accuracy = get_judge(self.open_for(model, "train"), self.open_for(model, "test"), verbose=True)
+        entry = evaluate_run(model, images, Path(self.run_folder), judge=judge, judge_accuracy=accuracy)
+        print_table(f"{self.run_folder} on {self.data} ({images.split}, nats per image)", entry)
+
+
+@dataclass(kw_only=True)
+class Compare(Source):
+    """Train several models on the same data and write the report that compares them."""
+
+    out: str
+    """The report's folder: index.html, results.json, figures/ and runs/."""
+    models: str = "vae,bvae,cvae,vqvae"
+    """Which models, separated by commas."""
+    seeds: int = 1
+    """Seeds per model; the table then has means and standard deviations."""
+    random_state: int = 0
+    """The first seed."""
+    epochs: int | None = None
+    """For all models; None lets each choose."""
+    architecture: str | None = None
+    """For all models: conv, resnet, mlp or wang2023."""
+    sweeps: bool = False
+    """Also the loss against the latent dimension and against beta: one seed, a quarter of the epochs."""
+    device: str = "auto"
+    """auto, cpu, cuda."""
+
+    def run(self) -> None:
+        from vaekit.cli import MODEL_NAMES, nearest
+        from vaekit.report.compare import compare
+        from vaekit.report.page import findings
+
+        names = [name.strip() for name in self.models.split(",") if name.strip()]
+        for name in names:
+            if name not in MODEL_NAMES:
+                raise ValueError(f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}")
+        if not names or self.seeds < 1:
+            raise ValueError(f"compare needs at least one model and one seed, got {self.models!r} and {self.seeds}")
+        results = compare(
+            self.data,
+            self.out,
+            models=names,
+            seeds=self.seeds,
+            random_state=self.random_state,
+            epochs=self.epochs,
+            architecture=self.architecture,
+            sweeps=self.sweeps,
+            split_seed=self.split_seed or 0,
+            resize=self.resize,
+            device=self.device,
+            command=shlex.join(["vaekit", *sys.argv[1:]]),
+            say=lambda text: print(text, flush=True),
+        )
+        print_comparison(results["models"])
+        print("\n".join(findings(results["models"])))
+        print(f"the report: {Path(self.out) / 'index.html'}")
+
+
+def print_table(title: str, rows: dict) -> None:
+    """Names and values as a two-column table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in rows.items():
+        table.add_row(key.replace("_", " "), _plain(value))
+    Console().print(table)
+
+
+def print_comparison(models: list[dict]) -> None:
+    """The report's table on a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vaekit.report.page import summarise, used_columns
+
+    for likelihood, rows in summarise(models).items():
+        table = Table(title=f"likelihood: {likelihood}", title_justify="left")
+        columns = used_columns([entry for entry in models if entry["likelihood"] == likelihood])
+        for heading in ("model", *(f"{column.heading}\n{column.unit}" for column in columns)):
+            table.add_column(heading, justify="left" if heading == "model" else "right")
+        for row in rows:
+            table.add_row(row.label, *(row.cells[c.key].text if c.key in row.cells else "" for c in columns))
+        Console(width=max(Console().width, 150)).print(table)
+
+
+def _plain(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(item) for item in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    return str(value)
+
+
+def _labels_for(model, images: Images) -> np.ndarray | None:
+    """The images' labels where a conditional model can use them; without labels it infers them."""
+    if not model.conditional or images.y is None:
+        return None
+    return np.asarray(images.classes)[images.y]
+
+
+def _require_suffix(out: str) -> None:
+    if not out.endswith((".npy", ".npz")):
+        raise ValueError(f"--out must end in .npy or .npz, got {out!r}")
+
+
+def _write_array(out: str, **arrays: np.ndarray) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    if out.endswith(".npz"):
+        np.savez_compressed(buffer, **arrays)
+    else:
+        np.save(buffer, arrays["x"])
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, buffer.getvalue())
+
+
+def _write_grid(out: str, images: np.ndarray, columns: int) -> None:
+    from vaekit.pictures.figures import image_grid
+    from vaekit.pictures.style import save
+
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    save(image_grid(images, columns=columns), out)
+
+
+def _write_any(out: str, images: np.ndarray) -> None:
+    if out.endswith(".png"):
+        _write_grid(out, images, columns=min(len(images), 8))
+    elif out.endswith((".npy", ".npz")):
+        _write_array(out, x=images)
+    else:
+        _write_images(Path(out), images, None)
+    print(f"{len(images)} images are in {out}")
+
+
+def _write_images(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
+    """PNG files, in a sub-folder per class when there are labels: what `open_data` reads back."""
+    from PIL import Image
+
+    from vaekit.pictures.style import as_pixels
+
+    if images.ndim < 3:
+        raise ValueError("tables can't be written as images; choose an --out that ends in .npy")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder")
+    grey = images.ndim == 3 or images.shape[-1] == 1
+    pixels = as_pixels(images.reshape(*images.shape[:3], -1))
+    for index, image in enumerate(pixels):
+        target = folder if labels is None else folder / str(labels[index])
+        target.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[..., 0] if grey else image).save(target / f"{index:06d}.png")

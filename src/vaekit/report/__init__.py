@@ -1,0 +1,1 @@
+"""From trained runs to a page that compares them."""

@@ -1,0 +1,374 @@
+"""The main job: train models on the same data, evaluate them alike, and write the report that compares them.
+
+Each (model, seed) is a run folder under REPORT/runs, so that an interrupted comparison goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vaekit import __version__
+from vaekit.data import Images, open_data
+from vaekit.estimators import LABELS, MODELS, SCORE_SEED, Estimator
+from vaekit.evaluation.generation import class_consistency, get_judge
+from vaekit.evaluation.likelihood import evaluate
+from vaekit.pictures import figures
+from vaekit.pictures.style import save
+from vaekit.report.page import Picture, write_page
+from vaekit.training.checkpoint import RunFolder
+from vaekit.training.progress import describe_seconds
+from vaekit.world import write_atomically
+
+LATENT_DIMS = (2, 4, 6, 8, 10, 12, 14, 16)
+BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
+PER_CLASS = 100  # samples per class that the judge sees
+SHOWN = 10  # test images in pictures of reconstructions
+
+Say = Callable[[str], None]
+
+
+def compare(
+    data: str,
+    out: str,
+    *,
+    models: Sequence[str] = ("vae", "bvae", "cvae", "vqvae"),
+    seeds: int = 1,
+    random_state: int = 0,
+    epochs: int | None = None,
+    architecture: str | None = None,
+    sweeps: bool = False,
+    split_seed: int = 0,
+    resize: int | None = None,
+    device: str = "auto",
+    command: str = "",
+    verbose: bool = True,
+    say: Say = print,
+) -> dict:
+    """Trains `models` with `seeds` seeds each on `data`, and writes out/index.html, results.json and figures/.
+
+    epochs, architecture: for all models; None lets each model choose. sweeps: also the loss against the latent
+    dimension and against beta (one seed, a quarter of the epochs). Returns what results.json holds.
+    Runs that are finished under `out` are kept, unfinished ones go on; other settings there raise ValueError.
+    """
+    started = datetime.now(UTC)
+    out = Path(out)
+    train, test = (open_data(data, split, split_seed=split_seed, resize=resize) for split in ("train", "test"))
+    if train.is_table:
+        raise ValueError(f"{data} is a table of vectors; `vaekit compare` draws images. Train on it with `vaekit train`")
+    if train.y is None and any(MODELS[name].conditional for name in models):
+        models = [name for name in models if not MODELS[name].conditional]
+        say(f"{data} has no labels: conditional models are left out")
+    common = {"architecture": architecture, "device": device, "verbose": verbose}
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+
+    def run(folder: str, name: str, seed: int, **settings) -> Estimator:
+        estimator = MODELS[name](**{**common, "epochs": epochs, **settings}, random_state=seed)
+        return estimator.fit_images(train, folder=str(out / "runs" / folder), resume=True)
+
+    judge, judge_accuracy = get_judge(train, test, verbose=verbose) if train.y is not None else (None, None)
+    entries, first = [], {}
+    for seed in range(random_state, random_state + seeds):
+        for name in models:
+            estimator = run(f"{name}-seed{seed}", name, seed)
+            first.setdefault(name, estimator)
+            entry = evaluate_run(estimator, test, out / "runs" / f"{name}-seed{seed}", judge=judge, judge_accuracy=judge_accuracy)
+            entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
+            say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {describe_seconds(entry['seconds'])}")
+
+    planar_epochs = max(1, next(iter(first.values())).filled_in().epochs // 2)
+    planar = {
+        name: run(f"{name}-d2", name, random_state, latent_dim=2, epochs=planar_epochs) for name in models if name != "vqvae"
+    }
+    sweep_results = _sweep(run, test, first, models) if sweeps else {}
+    say("drawing")
+    pictures = draw(first, planar, sweep_results, test, out / "figures", random_state)
+    results = {
+        "data": {
+            "name": train.name,
+            "fingerprint": train.fingerprint,
+            "train": len(train),
+            "test": len(test),
+            "image_shape": list(train.image_shape),
+            "classes": list(train.classes),
+            "split_seed": train.split_seed,
+        },
+        "protocol": {
+            "command": command or f"vaekit compare --data {data} --out {out}",
+            "vaekit": __version__,
+            "torch": torch.__version__,
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {next(iter(first.values())).facts_['device']}",
+            "date": started.isoformat(timespec="seconds"),
+            "seeds": seeds,
+            "posterior draws": entries[0]["draws"],
+            "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train),
+            "models": {LABELS[name]: {**first[name].settings(), **first[name].resolved_} for name in models},
+        },
+        "models": entries,
+        "sweeps": sweep_results,
+    }
+    write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
+    write_page(out / "index.html", results, pictures)
+    return results
+
+
+def evaluate_run(
+    estimator: Estimator,
+    test: Images,
+    folder: Path | None = None,
+    *,
+    judge=None,
+    judge_accuracy: float | None = None,
+) -> dict:
+    """One line of the table: cost, and everything `evaluation` measures on `test`; kept in folder/evaluation.json.
+
+    A judge adds the class consistency of `PER_CLASS` samples per class from a conditional model.
+    """
+    seconds = sum(record["seconds"] for record in estimator.history_)
+    images = estimator.facts_["plan"]["batch_size"] * estimator.history_[-1]["step"]
+    entry = {
+        "parameters": estimator.n_parameters_,
+        "seconds": seconds,
+        "seconds_total": estimator.facts_.get("seconds_total") or seconds,
+        "images_per_second": images / seconds,
+        "latent_dim": estimator.latent_dim,
+        **evaluate(estimator.model_, estimator.on_device(test, estimator.device_)),
+        "test_fingerprint": test.fingerprint,
+        "split": test.split,
+    }
+    if "n_codes" in entry:
+        entry["codes_used_share"] = entry["codes_used"] / entry["n_codes"]
+        entry["latent_dim"] = None
+    if judge is not None and estimator.conditional:
+        asked = np.repeat(estimator.classes_, PER_CLASS)
+        samples = estimator.sample(len(asked), asked, random_state=SCORE_SEED)
+        entry["class_consistency"] = class_consistency(judge, samples, np.repeat(np.arange(len(estimator.classes_)), PER_CLASS))
+        entry |= {"samples_per_class": PER_CLASS, "judge_accuracy": judge_accuracy}
+    if folder is not None:
+        write_atomically(RunFolder(folder).path / "evaluation.json", json.dumps(entry, indent=1) + "\n")
+    return entry
+
+
+def _notes(judge_accuracy: float | None, planar_epochs: int, sweep_results: dict, train: Images) -> list[str]:
+    notes = [f"The 2-D latent spaces and the manifold are of models with latent_dim=2, trained for {planar_epochs} epochs."]
+    if judge_accuracy is not None:
+        notes.append(
+            f"The judge is a small CNN trained on the same training images; it labels {judge_accuracy:.2%} of the test images "
+            f"right. It saw {PER_CLASS} samples per class."
+        )
+    if sweep_results:
+        notes.append(f"The sweeps train one seed for {sweep_results['epochs']} epochs each.")
+    if train.split_seed is not None:
+        notes.append("The 10 % validation part was not used.")
+    return notes
+
+
+def _sweep(run, test: Images, first: dict[str, Estimator], models: Sequence[str]) -> dict:
+    """Loss against latent dimension (VAE) and beta (beta-VAE): the report's two sweeps, as numbers for results.json."""
+    epochs = max(1, next(iter(first.values())).filled_in().epochs // 4)
+    found: dict = {"epochs": epochs}
+
+    def measure(folder: str, name: str, **settings) -> dict:
+        estimator = run(folder, name, 0, epochs=epochs, **settings)
+        result = evaluate(estimator.model_, estimator.on_device(test, estimator.device_), draws=2)
+        return {key: result[key] for key in ("mse", "distortion", "rate", "elbo")}
+
+    if "vae" in models:
+        found["latent_dim"] = [{"value": d, **measure(f"sweep-latent-{d}", "vae", latent_dim=d)} for d in LATENT_DIMS]
+    if "bvae" in models:
+        found["beta"] = [{"value": b, **measure(f"sweep-beta-{b}", "bvae", beta=b)} for b in BETAS]
+    return found
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def draw(
+    models: dict[str, Estimator], planar: dict[str, Estimator], sweep_results: dict, test: Images, folder: Path, seed: int
+) -> list[Picture]:
+    """Every figure of the report, from fitted models and test images: saves the PNGs, returns them with their words."""
+    pictures: list[Picture] = []
+
+    def add(file: str, figure, title: str, text: str, alt: str) -> None:
+        pictures.append(Picture(save(figure, folder / file), title, text, alt))
+
+    names = ", ".join(LABELS[name] for name in models)
+    add(
+        "training.png",
+        figures.training_curves({LABELS[name]: model.history_ for name, model in models.items()}),
+        "Training",
+        "Each term of each objective over the epochs: look for curves that have come to rest, and for a rate that neither "
+        "vanishes (posterior collapse) nor still climbs.",
+        f"Training curves of {names}, one panel per term.",
+    )
+    _draw_sweeps(add, sweep_results)
+    samples = {LABELS[name]: model.sample(64, random_state=seed) for name, model in models.items()}
+    add(
+        "samples.png",
+        figures.sample_sheets(samples),
+        "Samples from the prior",
+        "64 draws per model. A VQ-VAE's codes under a uniform prior make no digits: it needs a prior learned over its codes.",
+        f"Sheets of 64 samples each from {names}.",
+    )
+    for name in models:
+        save(figures.image_grid(samples[LABELS[name]], title=f"{LABELS[name]}: 64 samples"), folder / f"samples_{name}.png")
+    _draw_planes(add, models, planar, test)
+    gaussian = {name: models[name] for name in ("vae", "bvae") if name in models}
+    if gaussian:
+        add(
+            "traversals.png",
+            figures.traversals({LABELS[name]: _traverse(model, test) for name, model in gaussian.items()}),
+            "Traversals",
+            "One test image with one latent moved at a time, rows ordered by how much each latent tells (KL): look for rows "
+            "that change one thing smoothly, and for rows of little KL in which nothing moves.",
+            "Rows of images, each row moving one latent from -2.5 to 2.5.",
+        )
+    if "cvae" in models:
+        _draw_classes(add, models["cvae"], test, seed)
+    shown = test.take(_spread(test, SHOWN))
+    rebuilt = {LABELS[name]: model.reconstruct(shown.x, _names(model, shown)) for name, model in models.items()}
+    add(
+        "reconstructions.png",
+        figures.reconstructions(shown.x, rebuilt),
+        "Reconstructions",
+        "The same test images through every model, with the absolute error below: look for strokes that are blurred or bent.",
+        f"Test images, their reconstructions by {names}, and error maps.",
+    )
+    if "vqvae" in models:
+        model = models["vqvae"]
+        counts = np.bincount(model.encode(test.x).ravel(), minlength=model.model_.latent.n_codes)
+        add(
+            "codes.png",
+            figures.codes(shown.x, rebuilt[LABELS["vqvae"]], model.encode(shown.x), counts),
+            "VQ-VAE codes",
+            "What the decoder is given: a grid of code numbers, a colour per code; below, how evenly the codebook is used over "
+            "the test images.",
+            "Test images, their code maps and reconstructions, and a bar chart of codebook usage.",
+        )
+    return pictures
+
+
+def _draw_sweeps(add, sweep_results: dict) -> None:
+    words = {
+        "latent_dim": ("latent dimension", "Loss against the latent dimension", "where the curve flattens, more latents no longer pay"),
+        "beta": ("beta", "Loss against beta", "a larger beta buys a lower rate with a higher distortion"),
+    }
+    for key, (xlabel, title, look) in words.items():
+        if key not in sweep_results:
+            continue
+        points = sweep_results[key]
+        ys = {
+            "-ELBO": [-point["elbo"] for point in points],
+            "distortion": [point["distortion"] for point in points],
+            "rate": [point["rate"] for point in points],
+        }
+        figure = figures.curve(
+            [point["value"] for point in points], ys, xlabel=xlabel, ylabel="nats per image (test)", title=title
+        )
+        add(
+            f"{key}.png", figure, title, f"One seed, {sweep_results['epochs']} epochs a point: {look}.",
+            f"-ELBO, distortion and rate on the test images against {xlabel}.",
+        )  # fmt: skip
+
+
+def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator], test: Images) -> None:
+    part = test.take(np.arange(min(5000, len(test))))
+    spaces = {f"{LABELS[name]}, d=2": (model.transform(part.x, _names(model, part)), part.y) for name, model in planar.items()}
+    codebooks, axis_names = {}, {}
+    if "vqvae" in models:
+        label = f"{LABELS['vqvae']} vectors before quantisation"
+        vectors, labels, codebook, axes = _code_vectors(models["vqvae"], part)
+        spaces[label], codebooks[label], axis_names[label] = (vectors, labels), codebook, axes
+    add(
+        "latent_space.png",
+        figures.latent_space(spaces, test.classes, codebooks=codebooks, axis_names=axis_names),
+        "Latent spaces",
+        "Test images in two dimensions: a VAE separates classes it was never told; a CVAE should not, since its z carries what "
+        "the label doesn't; a VQ-VAE's vectors gather around codes, not classes.",
+        "Scatter plots of latent vectors coloured by class.",
+    )
+    if "vae" in planar:
+        low, high, steps = -2.5, 2.5, 20
+        ticks = np.linspace(low, high, steps)
+        z = np.stack(np.meshgrid(ticks, ticks[::-1]), axis=-1).reshape(-1, 2)
+        images = planar["vae"].inverse_transform(z)
+        add(
+            "manifold.png",
+            figures.manifold(images.reshape(steps, steps, *images.shape[1:]), low, high, title="decoded plane of the d=2 VAE"),
+            "The manifold",
+            "The 2-D latent plane decoded point by point: look for smooth changes from one class to the next, without gaps.",
+            "A 20 by 20 grid of images decoded over the latent plane from -2.5 to 2.5.",
+        )
+
+
+def _draw_classes(add, model: Estimator, test: Images, seed: int) -> None:
+    shown = model.classes_[:20]
+    rows = 8
+    sheet = model.sample(rows * len(shown), np.tile(shown, rows), random_state=seed)
+    chosen = shown[min(8, len(shown) - 1)]
+    add(
+        "by_class.png",
+        figures.by_class(
+            sheet.reshape(rows, len(shown), *sheet.shape[1:]),
+            shown,
+            title="CVAE samples, a column a class",
+            chosen=model.sample(64, chosen, random_state=seed),
+            chosen_title=f"64 samples of class {chosen}",
+        ),
+        "Samples by class",
+        "What comes when a class is asked for: every image in a column should be of that class, in many hands.",
+        "A grid of CVAE samples with one column per class, and 64 samples of one class.",
+    )
+
+
+def _traverse(model: Estimator, test: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    kl = np.asarray(evaluate(model.model_, model.on_device(test.take(np.arange(min(2000, len(test)))), model.device_), draws=1)["kl_per_latent"])
+    order = np.argsort(-kl)
+    shifts = np.linspace(-2.5, 2.5, 11)
+    base = model.transform(test.x[:1])[0]
+    z = np.tile(base, (len(order), len(shifts), 1))
+    for row, latent in enumerate(order):
+        z[row, :, latent] = shifts
+    images = model.inverse_transform(z.reshape(-1, len(base)))
+    return images.reshape(len(order), len(shifts), *images.shape[1:]), kl[order], order, shifts
+
+
+def _code_vectors(model: Estimator, part: Images) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, tuple[str, str]]:
+    """Encoder vectors before quantisation, a random few thousand, with their image's class, and the codebook, in 2-D."""
+    data = model.on_device(part.take(np.arange(min(1000, len(part)))), model.device_)
+    with torch.inference_mode():
+        h = model.model_.encoder(data.batch(slice(None))[0], None)
+    dim, cells = h.shape[1], h[0, 0].numel()
+    vectors = h.movedim(1, -1).reshape(-1, dim).cpu().numpy()
+    chosen = np.random.default_rng(0).permutation(len(vectors))[:4000]
+    labels = None if part.y is None else np.repeat(part.y[: len(h)], cells)[chosen]
+    codebook = model.model_.latent.codebook.detach().cpu().numpy()
+    if dim == 2:
+        return vectors[chosen], labels, codebook, ("dimension 1", "dimension 2")
+    from sklearn.decomposition import PCA
+
+    pca = PCA(2, random_state=0).fit(vectors)
+    shares = pca.explained_variance_ratio_
+    axes = tuple(f"principal component {i + 1} ({share:.0%})" for i, share in enumerate(shares))
+    return pca.transform(vectors[chosen]), labels, pca.transform(codebook), axes
+
+
+def _spread(test: Images, n: int) -> np.ndarray:
+    """n test images, one of each class in turn where there are labels."""
+    if test.y is None:
+        return np.arange(min(n, len(test)))
+    firsts = [np.flatnonzero(test.y == index) for index in range(len(test.classes))]
+    rounds = [index[turn] for turn in range(n) for index in firsts if turn < len(index)]
+    return np.array(rounds[:n])
+
+
+def _names(model: Estimator, images: Images) -> np.ndarray | None:
+    """Labels as a conditional model wants them."""
+    return np.asarray(model.classes_)[images.y] if model.conditional else None
+
