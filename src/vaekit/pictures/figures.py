@@ -1,4 +1,8 @@
-"""The figures, a function each: arrays in, a matplotlib Figure out. Images are (N, H, W, C), uint8 or floats in [0, 1]."""
+"""The figures, a function each: arrays in, a matplotlib Figure out.
+
+Images are (N, H, W, C), uint8 or floats in [0, 1], C = 1, 3 or 4. Pictures of images show exact
+pixels: each pixel of the data is a square of whole output pixels.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +11,34 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from vaekit.pictures.style import (
     CLASSES,
+    DPI,
     ERROR_MAP,
+    GUTTER,
+    MARKERS,
     SERIES,
     as_pixels,
+    canvas,
+    centres,
     class_colours,
     new_figure,
-    show_sheet,
+    place,
     styled,
+    text_width,
     tile,
+    tile_rows,
+    zoom,
 )
 
+MARGIN, LINE, CELL, FULL = 12, 34, 76, 1320  # output pixels: margin, line of text, image, widest picture
 Records = Sequence[Mapping[str, float]]
 _TERM_UNITS = {"commitment": "squared distance", "codebook": "squared distance", "codes_used": "codes"}
 _TERMS = ("objective", "distortion", "rate", "commitment", "codebook", "codes_used")
@@ -34,6 +50,8 @@ def training_curves(histories: Mapping[str, Records]) -> Figure:
 
     histories: model name -> epoch records, as `history_` holds them.
     """
+    if not histories or not all(histories.values()):
+        raise ValueError("training_curves needs at least one epoch of at least one model")
     terms = [term for term in _TERMS if any(term in records[-1] for records in histories.values())]
     figure = new_figure(2.6 * len(histories) + 0.6, 1.5 * len(terms) + 0.4)
     panels = figure.subplots(len(terms), len(histories), squeeze=False, sharex="col")
@@ -44,9 +62,11 @@ def training_curves(histories: Mapping[str, Records]) -> Figure:
             if term not in records[-1]:
                 axes.set_visible(False)
                 continue
-            axes.plot(epochs, [r[term] for r in records], color=SERIES[row], marker="o" if len(epochs) < 3 else None, label="training")
+            marker = "o" if len(epochs) < 3 else None
+            axes.plot(epochs, [r[term] for r in records], color=SERIES[row], marker=marker, label="training")
             if f"validation_{term}" in records[-1]:
-                axes.plot(epochs, [r[f"validation_{term}"] for r in records], color=SERIES[row], ls="--", label="validation")
+                values = [r[f"validation_{term}"] for r in records]
+                axes.plot(epochs, values, color=SERIES[row], ls="--", marker=marker, label="validation")
                 axes.legend(fontsize=7)
             _clip_start(axes, [r[term] for r in records])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
@@ -69,11 +89,17 @@ def _clip_start(axes, values: Sequence[float]) -> None:
 
 
 @styled
-def curve(x: Sequence[float], ys: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, title: str) -> Figure:
+def curve(
+    x: Sequence[float], ys: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, title: str
+) -> Figure:
     """Quantities against a setting, such as the loss against the latent dimension: a panel each, x shared."""
+    for name, values in ys.items():
+        if len(values) != len(x):
+            raise ValueError(f"curve: {name!r} must have a value per x ({len(x)}), got {len(values)}")
     figure = new_figure(3.1 * len(ys) + 0.4, 2.9)
-    for index, (axes, (name, values)) in enumerate(zip(figure.subplots(1, len(ys), squeeze=False)[0], ys.items(), strict=True)):
-        axes.plot(x, values, color=SERIES[index], marker="o", ms=4)
+    panels = figure.subplots(1, len(ys), squeeze=False)[0]
+    for index, (axes, (name, values)) in enumerate(zip(panels, ys.items(), strict=True)):
+        axes.plot(x, values, color=SERIES[index % len(SERIES)], marker="o", ms=4)
         axes.set(title=name, xlabel=xlabel, ylabel=ylabel)
         axes.set_xticks(list(x))
         axes.tick_params(axis="x", labelsize=8)
@@ -84,209 +110,303 @@ def curve(x: Sequence[float], ys: Mapping[str, Sequence[float]], *, xlabel: str,
 @styled
 def image_grid(images: np.ndarray, *, columns: int = 8, title: str | None = None) -> Figure:
     """Images side by side in rows of `columns`; missing ones at the end stay white."""
-    images = as_pixels(images)
-    rows = math.ceil(len(images) / columns)
-    blank = np.full((rows * columns - len(images), *images.shape[1:]), 255, np.uint8)
-    sheet = tile(np.concatenate([images, blank]).reshape(rows, columns, *images.shape[1:]))
-    width = 0.5 * columns
-    figure = new_figure(width, width * sheet.shape[0] / sheet.shape[1] + (0.3 if title else 0))
-    axes = figure.subplots()
-    show_sheet(axes, sheet)
-    if title:
-        axes.set_title(title)
-    return figure
+    pixels = as_pixels(images)
+    return _sheets({title or "": tile_rows(pixels, columns, zoom(pixels.shape[2], CELL))})
 
 
 @styled
 def sample_sheets(samples: Mapping[str, np.ndarray], *, columns: int = 8) -> Figure:
     """Samples of several models beside each other, a sheet each."""
-    figure = None
-    for index, (name, images) in enumerate(samples.items()):
-        rows = len(images) // columns
-        sheet = tile(as_pixels(images[: rows * columns]).reshape(rows, columns, *images.shape[1:-1], -1))
-        if figure is None:
-            figure = new_figure(3.1 * len(samples), 3.1 * sheet.shape[0] / sheet.shape[1] + 0.3)
-            panels = figure.subplots(1, len(samples), squeeze=False)[0]
-        show_sheet(panels[index], sheet)
-        panels[index].set_title(name)
+    if not samples:
+        raise ValueError("sample_sheets needs the samples of at least one model")
+    pixels = {name: as_pixels(images, f"samples of {name!r}") for name, images in samples.items()}
+    room = min(CELL, FULL // (len(samples) * columns))
+    return _sheets(
+        {name: tile_rows(images, columns, zoom(images.shape[2], room)) for name, images in pixels.items()}
+    )
+
+
+def _sheets(sheets: Mapping[str, np.ndarray]) -> Figure:
+    """Pictures in a row, each below its title."""
+    top = MARGIN + (LINE if any(sheets) else 0)
+    widths = [max(sheet.shape[1], text_width([title], 11)) + 2 * MARGIN for title, sheet in sheets.items()]
+    figure = canvas(sum(widths), top + max(len(sheet) for sheet in sheets.values()) + MARGIN)
+    left = MARGIN
+    for (title, sheet), width in zip(sheets.items(), widths, strict=True):
+        place(figure, sheet, left, top).set_title(title)
+        left += width
     return figure
 
 
 @styled
 def latent_space(
     spaces: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
-    classes: Sequence[str],
+    classes: Sequence[str] = (),
     *,
     codebooks: Mapping[str, np.ndarray] | None = None,
     axis_names: Mapping[str, tuple[str, str]] | None = None,
 ) -> Figure:
-    """2-D latent spaces coloured by class. spaces: name -> (Z (N, 2), y (N,) or None); codebooks: name -> (K, 2)."""
-    colours = class_colours(len(classes))
+    """2-D latent spaces coloured by class: a panel each, one legend.
+
+    spaces: name -> (Z (N, 2), y (N,) indices of `classes`, or None).
+    codebooks: name -> (K, 2) code vectors to mark.
+    axis_names: name -> its two axis labels, where they aren't z1 and z2.
+    Up to 3 points in 1000 at each edge may lie outside the frame.
+    """
+    colours = np.array(class_colours(len(classes)))
     columns = min(len(spaces), 2)
     rows = math.ceil(len(spaces) / columns)
     figure = new_figure(3.8 * columns + 0.8, 3.5 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, (z, y)) in zip(panels, spaces.items(), strict=False):
-        size = float(np.clip(6000 / max(len(z), 1), 1.5, 14))
-        shuffled = np.random.default_rng(0).permutation(len(z))
-        point = [CLASSES[0] if y is None else colours[y[i]] for i in shuffled]
-        axes.scatter(z[shuffled, 0], z[shuffled, 1], s=size, c=point, alpha=0.6, linewidths=0, rasterized=True)
+        z = _check_space(name, z, y, len(classes))
+        look = {"s": float(np.clip(6000 / len(z), 3, 14)), "alpha": 0.6, "linewidths": 0}
+        order = np.random.default_rng(0).permutation(len(z))  # so that no class hides the others
+        if y is None:
+            axes.scatter(*z.T, color=SERIES[0], **look)
+        else:
+            for turn, marker in enumerate(MARKERS):
+                part = order[y[order] // len(CLASSES) == turn]
+                axes.scatter(*z[part].T, c=colours[y[part]], marker=marker, **look)
         if codebooks and name in codebooks:
-            book = codebooks[name]
-            axes.scatter(book[:, 0], book[:, 1], marker="x", s=22, c="black", linewidths=1, label="codebook")
-            axes.legend(loc="best", fontsize=7)
+            axes.scatter(*codebooks[name].T, marker="x", s=22, c="black", linewidths=1)
         elif y is not None:
             _name_clusters(axes, z, y, classes, colours)
         first, second = (axis_names or {}).get(name, ("z1", "z2"))
         axes.set(title=name, xlabel=first, ylabel=second)
         low, high = np.percentile(z, [0.3, 99.7], axis=0)
-        margin = 0.06 * (high - low) + 1e-6
-        axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+        middle, half = (low + high) / 2, 0.56 * (high - low).max() + 1e-6  # one scale for both axes
+        axes.set(
+            xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), box_aspect=1
+        )
     for axes in panels[len(spaces) :]:
-        axes.set_visible(False)
-    if classes and any(y is not None for _, y in spaces.values()):
-        handles = [
-            matplotlib.lines.Line2D([], [], ls="", marker="o", color=colour, label=str(label))
-            for colour, label in zip(colours, classes, strict=True)
-        ]
-        figure.legend(handles=handles, loc="outside right center", title="class", ncols=math.ceil(len(classes) / 20))
+        axes.remove()
+    handles = [
+        Line2D([], [], ls="", marker=MARKERS[i // len(CLASSES)], color=colour, label=str(label))
+        for i, (colour, label) in enumerate(zip(colours, classes, strict=True))
+    ]
+    if codebooks:
+        handles.append(Line2D([], [], ls="", marker="x", color="black", label="code vectors"))
+    if handles:
+        figure.legend(handles=handles, loc="outside right center", ncols=math.ceil(len(handles) / 20))
     return figure
 
 
-def _name_clusters(axes, z, y, classes, colours) -> None:
-    """Writes each class's name at its median, so that colour isn't the only way to tell."""
-    for index, label in enumerate(classes[:20]):
-        if (y == index).any():
-            place = np.median(z[y == index], axis=0)
-            axes.text(
-                *place, str(label), ha="center", va="center", fontsize=8, fontweight="bold",
-                bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours[index], "alpha": 0.85},
-            )  # fmt: skip
+def _check_space(name: str, z: np.ndarray, y: np.ndarray | None, n_classes: int) -> np.ndarray:
+    z, known = np.asarray(z), min(n_classes, len(CLASSES) * len(MARKERS))
+    if z.ndim != 2 or z.shape[1] != 2 or not len(z):
+        raise ValueError(f"the latent space of {name!r} must be (N, 2), got {z.shape}")
+    if y is not None and (y.shape != (len(z),) or y.min() < 0 or y.max() >= known):
+        raise ValueError(f"the labels of {name!r} must be ({len(z)},) indices below {known}, got {y.shape}")
+    return z
+
+
+def _name_clusters(
+    axes: Axes, z: np.ndarray, y: np.ndarray, classes: Sequence[str], colours: np.ndarray
+) -> None:
+    """Writes classes' names at their medians, so that colour isn't the only way to tell.
+
+    A name that would lie on another is left out; where many would, there are no clusters to name.
+    """
+    placed: dict[int, np.ndarray] = {}
+    for index in np.unique(y):
+        place = np.median(z[y == index], axis=0)
+        if all(np.linalg.norm(place - other) > 0.05 * np.ptp(z, axis=0).max() for other in placed.values()):
+            placed[index] = place
+    if len(placed) < 0.7 * len(np.unique(y)) or max(len(str(label)) for label in classes) > 12:
+        return
+    for index, place in placed.items():
+        axes.text(
+            *place, str(classes[index]), ha="center", va="center", fontsize=8, fontweight="bold",
+            bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours[index], "alpha": 0.85},
+        )  # fmt: skip
 
 
 @styled
 def manifold(images: np.ndarray, low: float, high: float, *, title: str = "") -> Figure:
-    """The decoded plane: images (R, R, H, W, C), row 0 at z2 = high, column 0 at z1 = low."""
-    figure = new_figure(5.6, 5.6)
-    axes = figure.subplots()
-    sheet = tile(images, gap=0)
-    step = (high - low) / (len(images) - 1) / 2
-    axes.imshow(
-        sheet, interpolation="nearest", extent=(low - step, high + step, low - step, high + step), aspect="equal"
-    )
-    axes.grid(False)
+    """The decoded plane: images (R, C, H, W, c), row 0 at z2 = high, column 0 at z1 = low."""
+    pixels = as_pixels(images, dims=5)
+    rows, columns, height, width, _ = pixels.shape
+    scale = zoom(columns * width, 840)
+    sheet = tile(pixels, scale, gutter=0)
+    left, top = 90, MARGIN + LINE
+    figure = canvas(left + sheet.shape[1] + MARGIN, top + len(sheet) + 80)
+    axes = place(figure, sheet, left, top)
+    axes.tick_params(length=3)
+    for axis, count, size in ((axes.xaxis, columns, width), (axes.yaxis, rows, height)):
+        places = centres(count, size * scale, 0)
+        values = np.linspace(low, high, count) if count > 1 else np.array([(low + high) / 2])
+        shown = [v for v in MaxNLocator(8).tick_values(low, high) if values[0] <= v <= values[-1]]
+        if axis is axes.yaxis:
+            places = places[::-1]  # z2 grows upwards
+        axis.set_ticks(np.interp(shown, values, places), [_number(value, ".1f") for value in shown])
     axes.set(xlabel="z1", ylabel="z2", title=title)
     return figure
+
+
+def _number(value: float, form: str) -> str:
+    """Formatted with a true minus sign, and no sign on a zero."""
+    return format(round(float(value), 6) + 0.0, form).replace("-", "\N{MINUS SIGN}")
 
 
 @styled
 def traversals(panels: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
     """One row per latent, only that latent moving, models side by side.
 
-    panels: name -> (images (D, S, H, W, C), kl (D,) nats, index (D,) of the latent, shifts (S,)), rows already ordered.
+    panels: name -> (images (D, S, H, W, C), kl (D,) nats, index (D,) from 0, its values (S,)),
+    rows in the order to show. Latents are labelled from 1.
     """
-    rows = max(len(images) for images, *_ in panels.values())
-    steps = max(images.shape[1] for images, *_ in panels.values())
-    figure = new_figure((0.42 * steps + 1.2) * len(panels), 0.42 * rows + 0.9)
-    for axes, (name, (images, kl, index, shifts)) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
-        sheet = tile(images)
-        show_sheet(axes, sheet)
-        height, width = images.shape[2] + 1, images.shape[3] + 1
-        axes.set_yticks(
-            [height * (row + 0.5) - 1 for row in range(len(images))],
-            [f"z{i + 1}  {nats:.2f} nats" for i, nats in zip(index, kl, strict=True)],
-        )
-        axes.set_xticks([width * (i + 0.5) - 1 for i in range(len(shifts))], [f"{shift:+.1f}" for shift in shifts])
-        axes.tick_params(length=0, labelsize=7)
-        axes.set(title=name, xlabel="value of the latent that moves (prior standard deviations)")
+    parts = []
+    for name, (images, kl, index, values) in panels.items():
+        pixels = as_pixels(images, f"traversals of {name!r}", dims=5)
+        if (len(kl), len(index), len(values)) != (len(pixels), len(pixels), pixels.shape[1]):
+            raise ValueError(
+                f"traversals of {name!r}: {len(pixels)} rows and {pixels.shape[1]} columns of images, "
+                f"but {len(kl)} KLs, {len(index)} indices and {len(values)} values"
+            )
+        labels = [f"z{i + 1}  {nats:.2f} nats" for i, nats in zip(index, kl, strict=True)]
+        parts.append((name, pixels, labels, values))
+    side = max(text_width(labels) for _, _, labels, _ in parts) + 2 * MARGIN
+    room = min(60, (FULL // len(parts) - side) // max(pixels.shape[1] for _, pixels, _, _ in parts))
+    sheets = [tile(pixels, zoom(pixels.shape[3], room)) for _, pixels, _, _ in parts]
+    top = MARGIN + LINE
+    xlabel = "value of the latent that moves"
+    widths = [max(sheet.shape[1], text_width([xlabel], 9)) + MARGIN for sheet in sheets]
+    figure = canvas(sum(widths) + side * len(sheets), top + max(map(len, sheets)) + 80)
+    left = side
+    for (name, pixels, labels, values), sheet, width in zip(parts, sheets, widths, strict=True):
+        axes = place(figure, sheet, left, top)
+        scale = zoom(pixels.shape[3], room)
+        cell = pixels.shape[3] * scale
+        texts = [_number(value, "+.1f" if abs(value) > 1e-6 else ".1f") for value in values]
+        step = math.ceil((text_width(texts) + 6) / (cell + GUTTER))
+        shown = slice(len(values) // 2 % step, None, step)  # the middle column keeps its label
+        axes.set_yticks(centres(len(labels), pixels.shape[2] * scale), labels)
+        axes.set_xticks(centres(len(values), cell)[shown], texts[shown])
+        axes.set(title=name, xlabel=xlabel)
+        left += width + side
     return figure
 
 
 @styled
-def by_class(images: np.ndarray, classes: Sequence[str], *, title: str, chosen: np.ndarray | None = None, chosen_title: str = "") -> Figure:
-    """Samples by class: images (R, n_classes, H, W, C), a column a class; beside them a sheet of one `chosen` class."""
-    sheet = tile(images)
-    columns = images.shape[1]
-    figure = new_figure(0.46 * columns + (4.0 if chosen is not None else 0.3), 0.46 * len(images) + 0.7)
-    if chosen is not None:
-        axes, beside = figure.subplots(1, 2, width_ratios=(columns, 8))
-        side = math.isqrt(len(chosen))
-        show_sheet(beside, tile(as_pixels(chosen[: side * side]).reshape(side, side, *chosen.shape[1:-1], -1)))
-        beside.set_title(chosen_title)
-    else:
-        axes = figure.subplots()
-    show_sheet(axes, sheet)
-    width = images.shape[3] + 1
-    labels = [str(name) if len(str(name)) <= 10 else f"{str(name)[:9]}." for name in classes]
-    axes.set_xticks([width * (i + 0.5) - 1 for i in range(columns)], labels, rotation=0 if columns <= 12 else 90)
+def by_class(
+    images: np.ndarray,
+    classes: Sequence[str],
+    *,
+    title: str,
+    chosen: np.ndarray | None = None,
+    chosen_title: str = "",
+) -> Figure:
+    """Samples by class, a column a class: images (R, n_classes, H, W, C).
+
+    Beside them, where given, a sheet of samples of one class: chosen (N, H, W, C).
+    """
+    pixels = as_pixels(images, dims=5)
+    if pixels.shape[1] != len(classes):
+        raise ValueError(f"by_class needs a column per class ({len(classes)}), got {pixels.shape[1]}")
+    names = [str(name) for name in classes]
+    beside = 8 if chosen is not None else 0
+    cell, scale = pixels.shape[3], zoom(pixels.shape[3], min(CELL, FULL // (len(names) + beside)))
+    sheet = tile(pixels, scale)
+    upright = text_width(names, 9) + 4 > cell * scale
+    names_height = 14 + (text_width(names, 9) if upright else 20)
+    top = MARGIN + LINE + names_height
+    pad = (names_height + 4) * 72 / DPI  # points
+    second = tile_rows(as_pixels(chosen, "chosen"), beside, scale) if chosen is not None else sheet[:0, :0]
+    width = max(sheet.shape[1], text_width([title], 11)) + 4 * MARGIN
+    figure = canvas(
+        MARGIN + width + max(second.shape[1] + MARGIN, text_width([chosen_title], 11)),
+        top + max(len(sheet), len(second)) + MARGIN,
+    )
+    axes = place(figure, sheet, MARGIN, top)
     axes.xaxis.tick_top()
-    axes.tick_params(length=0)
-    axes.set_title(title)
+    axes.set_xticks(centres(len(names), cell * scale), names, size=9, rotation=90 if upright else 0)
+    axes.set_title(title, y=1, pad=pad)
+    if chosen is not None:
+        place(figure, second, MARGIN + width, top).set_title(chosen_title, y=1, pad=pad)
     return figure
 
 
 @styled
 def reconstructions(originals: np.ndarray, models: Mapping[str, np.ndarray]) -> Figure:
-    """The same inputs through every model: originals on top, then each model's images above its absolute errors.
+    """The same inputs through every model: originals on top, then each model's images above their errors.
 
-    Errors share one scale, in units of intensity (0 to 1); rows carry the mean squared error of the images shown.
+    Errors are absolute, of intensities from 0 to 1, on one scale; rows carry the mean squared error shown.
     """
-    truth = _unit(originals)
-    rebuilt = {name: _unit(images) for name, images in models.items()}
-    errors = {name: np.abs(images - truth).mean(-1) for name, images in rebuilt.items()}
-    top = max(float(error.max()) for error in errors.values()) or 1.0
-    rows, labels = [as_pixels(originals)], ["input"]
-    scale = matplotlib.colormaps[ERROR_MAP]
-    channels = rows[0].shape[-1]
-    for name, images in rebuilt.items():
-        painted = np.rint(scale(errors[name] / top)[..., :3] * 255).astype(np.uint8)
-        if channels == 4:
-            painted = np.concatenate([painted, np.full((*painted.shape[:-1], 1), 255, np.uint8)], axis=-1)
-        rows += [as_pixels(models[name]), painted]
-        labels += [f"{name}\nMSE {np.square(images - truth).mean():.4f}", "error"]
-    sheet = tile(np.stack(rows))
-    figure = new_figure(0.5 * len(originals) + 1.9, 0.5 * len(rows) + 0.4)
-    axes = figure.subplots()
-    show_sheet(axes, sheet)
-    height = originals.shape[1] + 1
-    axes.set_yticks([height * (row + 0.5) - 1 for row in range(len(rows))], labels)
-    axes.tick_params(length=0, labelsize=8)
-    colours = matplotlib.cm.ScalarMappable(Normalize(0, top), scale)
-    figure.colorbar(colours, ax=axes, label="absolute error (intensity, 0 to 1)", shrink=0.7, pad=0.01)
+    truth = as_pixels(originals, "originals")
+    rebuilt = {name: as_pixels(images, f"reconstructions of {name!r}") for name, images in models.items()}
+    for name, pixels in rebuilt.items():
+        if pixels.shape != truth.shape:
+            raise ValueError(
+                f"reconstructions of {name!r} must be {truth.shape[:3]} like the originals, "
+                f"got {pixels.shape[:3]}"
+            )
+    differences = {name: (pixels / 255.0) - truth / 255.0 for name, pixels in rebuilt.items()}
+    errors = {name: np.abs(difference).mean(-1) for name, difference in differences.items()}
+    limit = max((error.max() for error in errors.values()), default=0.0) or 1.0
+    heat = ScalarMappable(Normalize(0, limit), matplotlib.colormaps[ERROR_MAP])
+    rows = [("input", truth)]
+    for name, pixels in rebuilt.items():
+        rows.append((f"{name}\nMSE {np.square(differences[name]).mean():.4f}", pixels))
+        rows.append(("error", heat.cmap(heat.norm(errors[name]), bytes=True)[..., :3]))
+    side = text_width([label for label, _ in rows]) + 2 * MARGIN
+    scale = zoom(truth.shape[2], min(CELL, (FULL - side) // len(truth)))
+    sheets = [tile(pixels[None], scale) for _, pixels in rows]
+    height, width = sheets[0].shape[:2]
+    gaps = np.array([0] + [GUTTER if label == "error" else 2 * MARGIN for label, _ in rows[1:]])
+    tops = MARGIN + np.cumsum(gaps) + height * np.arange(len(rows))
+    figure = canvas(side + width + 110, max(tops[-1] + height + MARGIN, 320))
+    for (label, _), sheet, top in zip(rows, sheets, tops, strict=True):
+        place(figure, sheet, side, top).set_yticks([height / 2], [label])
+    across, down = figure.bbox.size
+    bar = figure.add_axes(((side + width + 14) / across, 1 - 300 / down, 14 / across, 280 / down))
+    figure.colorbar(heat, cax=bar).set_label("absolute error", size=8)
     return figure
-
-
-def _unit(images: np.ndarray) -> np.ndarray:
-    return images / 255.0 if images.dtype == np.uint8 else np.asarray(images, dtype=float)
 
 
 @styled
 def codes(originals: np.ndarray, rebuilt: np.ndarray, code_maps: np.ndarray, usage: np.ndarray) -> Figure:
-    """A VQ-VAE's codes: inputs, their code maps (N, h, w) as colours, reconstructions; below, usage (K,) by rank."""
+    """A VQ-VAE's codes: inputs, code maps (N, h, w) as colours, outputs; below, usage (K,) by rank."""
+    truth, decoded = as_pixels(originals, "originals"), as_pixels(rebuilt, "reconstructions")
+    code_maps, usage = np.asarray(code_maps), np.asarray(usage)
+    if decoded.shape != truth.shape or code_maps.ndim != 3 or len(code_maps) != len(truth):
+        raise ValueError(
+            f"codes needs originals, reconstructions and code maps (N, h, w) of the same N, "
+            f"got {truth.shape[:3]}, {decoded.shape[:3]} and {code_maps.shape}"
+        )
+    if usage.ndim != 1 or not usage.sum() or code_maps.max() >= len(usage):
+        raise ValueError(f"usage must be (K,) counts, not all 0, K above the largest code, {code_maps.max()}")
     used = int((usage > 0).sum())
-    shares = usage / max(usage.sum(), 1)
+    shares = usage / usage.sum()
     perplexity = float(np.exp(-np.sum(shares[shares > 0] * np.log(shares[shares > 0]))))
+    count, height, width, _ = truth.shape
+    labels = ["input", "codes", "decoded"]
+    side = text_width(labels) + 3 * MARGIN
+    scale = zoom(width, min(CELL, (FULL - side) // count))
     # Indices are names, not amounts: a fixed shuffle gives neighbours in the codebook unlike colours.
-    palette = matplotlib.colormaps["turbo"](np.random.default_rng(0).permutation(len(usage)) / max(len(usage) - 1, 1))
-    height, width = originals.shape[1:3]
-    maps = np.rint(palette[code_maps][..., :3] * 255).astype(np.uint8)
-    maps = maps[:, (np.arange(height) * maps.shape[1]) // height][:, :, (np.arange(width) * maps.shape[2]) // width]
-    figure = new_figure(0.62 * len(originals) + 1.0, 4.4)
-    axes, below = figure.subplots(2, 1, height_ratios=(3, 2))
-    rows = [as_pixels(originals)[..., :3], maps, as_pixels(rebuilt)[..., :3]]
-    show_sheet(axes, tile(np.stack(rows)))
-    axes.set_yticks([(height + 1) * (row + 0.5) - 1 for row in range(3)], ["input", "codes", "decoded"])
-    axes.tick_params(length=0)
-    axes.set_title(f"code maps of {code_maps.shape[1]}x{code_maps.shape[2]} codes")
-    below.bar(np.arange(len(usage)), 100 * np.sort(shares)[::-1], width=1.0, color=SERIES[0], linewidth=0)
+    order = np.random.default_rng(0).permutation(len(usage)) / max(len(usage) - 1, 1)
+    palette = matplotlib.colormaps["turbo"](order, bytes=True)[:, :3]
+    down = np.arange(height * scale) * code_maps.shape[1] // (height * scale)  # the cell of each output pixel
+    across = np.arange(width * scale) * code_maps.shape[2] // (width * scale)
+    maps = palette[code_maps[:, down][:, :, across]]
+    sheets = [tile(truth[None], scale), tile(maps[None]), tile(decoded[None], scale)]
+    step, chart = len(sheets[0]) + 2 * GUTTER, 250
+    wide, top = max(sheets[0].shape[1], 640), MARGIN + 3 * step + 56
+    figure = canvas(side + wide + MARGIN, top + chart + 80)
+    for row, (label, sheet) in enumerate(zip(labels, sheets, strict=True)):
+        place(figure, sheet, side, MARGIN + row * step).set_yticks([len(sheet) / 2], [label])
+    full, tall = figure.bbox.size
+    below = figure.add_axes((side / full, 1 - (top + chart) / tall, wide / full, chart / tall))
+    below.bar(
+        np.arange(1, len(usage) + 1), 100 * np.sort(shares)[::-1], width=1.0, color=SERIES[0], linewidth=0
+    )
     below.axhline(100 / len(usage), color=SERIES[1], lw=1, ls="--", label="all codes equally often")
     below.legend(fontsize=8)
+    below.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     below.set(
         title=f"{used} of {len(usage)} codes in use ({used / len(usage):.0%}), perplexity {perplexity:.1f}",
         xlabel="code, most used first",
         ylabel="share of positions (%)",
-        xlim=(-0.5, len(usage) - 0.5),
+        xlim=(0.5, len(usage) + 0.5),
     )
     return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import statistics
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,7 @@ COLUMNS = (
     Column("rate", "rate", "nats/image", ",.2f", ""),
     Column("elbo", "ELBO", "nats/image", ",.2f", "high"),
     Column("bits_per_dim", "bits/dim", "", ".3f", "low"),
-    Column("class_consistency", "samples of the class asked for", "judged", ".1%", "high"),
+    Column("class_consistency", "class as asked", "of samples", ".1%", "high"),
     Column("codes_used_share", "codes in use", "test set", ".1%", "high"),
     Column("active_units", "active latents", "", ".1f", ""),
 )
@@ -86,11 +87,12 @@ def _rows(entries: dict[str, list[dict]]) -> list[Row]:
         for column in COLUMNS:
             if label not in means.get(column.key, {}):
                 continue
-            values = [run[column.key] for run in runs]
+            values = [run[column.key] for run in runs if run.get(column.key) is not None]
             std = statistics.stdev(values) if len(values) > 1 else None
             mean, rivals = means[column.key][label], means[column.key].values()
             winner = {"low": min(rivals), "high": max(rivals), "": None}[column.better]
             text = format(mean, column.form) + (f" ± {format(std, column.form)}" if std else "")
+            text = text.replace("-", "\N{MINUS SIGN}")
             cells[column.key] = Cell(mean, std, winner == mean and len(rivals) > 1, text)
         rows.append(Row(label, len(runs), cells))
     return rows
@@ -122,10 +124,14 @@ def findings(models: Sequence[dict]) -> list[str]:
     for likelihood, group in summarise(models).items():
         if len(group) > 1:
             top = max(group, key=lambda row: row.cells["elbo"].mean)
-            sentences.append(f"Highest ELBO under {likelihood}: {top.label}, {top.cells['elbo'].text} nats per image.")
+            sentences.append(
+                f"Highest ELBO under {likelihood}: {top.label}, {top.cells['elbo'].text} nats per image."
+            )
     for row in rows:
         if "class_consistency" in row.cells:
-            sentences.append(f"{row.cells['class_consistency'].text} of {row.label}'s samples are judged to be what was asked for.")
+            sentences.append(
+                f"{row.cells['class_consistency'].text} of {row.label}'s samples are judged to be what was asked for."
+            )
     return sentences
 
 
@@ -134,11 +140,12 @@ def write_page(path: Path, results: dict, pictures: Sequence[Picture]) -> Path:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vaekit.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("vaekit.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    inlined = [
-        (picture, f"data:image/png;base64,{base64.b64encode(picture.file.read_bytes()).decode()}") for picture in pictures
-    ]
+    inlined = [(picture, *_inline(picture.file)) for picture in pictures]
     html = environment.get_template("page.html.j2").render(
         results=results,
         data=results["data"],
@@ -151,3 +158,10 @@ def write_page(path: Path, results: dict, pictures: Sequence[Picture]) -> Path:
     )
     write_atomically(path, html)
     return path
+
+
+def _inline(file: Path) -> tuple[str, int, int]:
+    """A PNG file as a data URL, with its width and height in pixels, which its header holds in bytes 16 to 23."""
+    content = file.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}", width, height
