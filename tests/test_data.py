@@ -225,7 +225,7 @@ def test_splits_follow_the_seed():
 
 
 def test_too_few_images_to_split():
-    with pytest.raises(ValueError, match="9 images are too few to split.*at least 10"):
+    with pytest.raises(ValueError, match=r"9 images are too few to split.*at least 10"):
         split_indices(None, 9, 0)
 
 
@@ -469,7 +469,7 @@ def test_a_folder_that_comes_split(tmp_path, held_out, parts):
 def test_parts_of_different_sizes(tmp_path):
     save(tmp_path / "train" / "a.png", grey(1)[0])
     save(tmp_path / "test" / "a.png", grey(1, 8, 6)[0])
-    with pytest.raises(ValueError, match="differ in size: train 8x8, test 6x8.*--resize 64"):
+    with pytest.raises(ValueError, match=r"differ in size: train 8x8, test 6x8.*--resize 64"):
         open_data(tmp_path)
     assert open_data(tmp_path, resize=4).image_shape == (4, 4, 1)
 
@@ -532,7 +532,7 @@ def test_four_idx_files_keep_their_published_split(tmp_path, monkeypatch):
     assert (test.y == digits.y[60:90]).all()
     assert (test.split_seed, test.fingerprint) == (None, train.fingerprint)
     assert (open_data(tmp_path / "mnist", "test").x == test.x).all()
-    with pytest.raises(ValueError, match="mnist comes with train and test parts.*--early-stopping"):
+    with pytest.raises(ValueError, match=r"mnist comes with train and test parts.*--early-stopping"):
         open_data("mnist", "validation")
     (tmp_path / "mnist" / IDX_FILES[3]).write_bytes(idx_bytes(np.zeros(5, np.uint8)))
     with pytest.raises(ValueError, match=r"the test files don't fit, images \(30, 8, 8\) and labels \(5,\)"):

@@ -63,9 +63,7 @@ def test_transparent_pixels_are_drawn_over_white():
 
 @pytest.mark.parametrize("count, channels", [(1, 1), (11, 3), (64, 4)])
 def test_image_grid_takes_any_number_and_colour(count, channels):
-    assert "sheet of" in texts(
-        figures.image_grid(images(count, 8, 8, channels), columns=8, title="sheet of samples")
-    )
+    assert "sheet of" in texts(figures.image_grid(images(count, 8, 8, channels), columns=8, title="sheet of samples"))
 
 
 @pytest.mark.parametrize("bad", [images(4, 8, 8), images(0, 8, 8, 1), images(4, 8, 8, 2)])
@@ -101,9 +99,7 @@ def test_training_curves_without_an_epoch_are_refused():
 
 
 def test_curve_draws_a_panel_per_series_even_of_one_constant_value():
-    figure = figures.curve(
-        [2, 4], {"distortion": [1.0, 1.0], "rate": [3, 4]}, xlabel="d", ylabel="nats", title="t"
-    )
+    figure = figures.curve([2, 4], {"distortion": [1.0, 1.0], "rate": [3, 4]}, xlabel="d", ylabel="nats", title="t")
     assert len(figure.axes) == 2 and figure.axes[1].lines[0].get_ydata().tolist() == [3, 4]
     with pytest.raises(ValueError, match="'rate' must have a value per x"):
         figures.curve([2, 4], {"rate": [1]}, xlabel="", ylabel="", title="")
@@ -153,9 +149,7 @@ def test_manifold_of_one_image_is_drawn():
 def test_traversals_label_rows_by_latent_and_nats():
     panel = (images(2, 5, 8, 8, 1), np.array([2.1, 0.02]), np.array([2, 0]), np.linspace(-2, 2, 5))
     written = texts(figures.traversals({"VAE": panel, "beta-VAE": panel}))
-    assert (
-        written.count("z3  2.10 nats") == 2 and "z1  0.02 nats" in written and "\N{MINUS SIGN}2.0" in written
-    )
+    assert written.count("z3  2.10 nats") == 2 and "z1  0.02 nats" in written and "\N{MINUS SIGN}2.0" in written
 
 
 def test_traversals_of_one_latent_are_drawn_and_wrong_counts_refused():
@@ -252,18 +246,14 @@ def test_one_seed_shows_no_deviation():
 
 def test_the_best_of_each_likelihood_is_marked_and_a_rate_never_is():
     groups = summarise(ENTRIES)
-    best = {
-        (row.label, key) for rows in groups.values() for row in rows for key, c in row.cells.items() if c.best
-    }
+    best = {(row.label, key) for rows in groups.values() for row in rows for key, c in row.cells.items() if c.best}
     assert ("VQ-VAE", "elbo") in best and ("VAE", "seconds") in best and ("VQ-VAE", "mse") in best
     assert not any(label == "wide" or key == "rate" for label, key in best)
 
 
 def test_findings_follow_the_numbers():
     said = " ".join(findings(ENTRIES))
-    assert (
-        "VQ-VAE reconstructs best" in said and "50% below" in said and "VAE trained in the least time" in said
-    )
+    assert "VQ-VAE reconstructs best" in said and "50% below" in said and "VAE trained in the least time" in said
     assert "wide reconstructs best" in " ".join(findings([*ENTRIES[:4], {**ENTRIES[4], "mse": 0.001}]))
 
 
@@ -311,9 +301,7 @@ def page(tmp_path):
         "command": "vaekit compare --data digits", "vaekit": "0.1.0", "torch": "2.13.0", "seeds": 2,
         "notes": ["a note"], "models": {"VAE<u>": {"latent_dim": 10, "classes": "</details>"}},
     }  # fmt: skip
-    path = write_page(
-        tmp_path / "index.html", {"data": data, "protocol": protocol, "models": ENTRIES}, pictures
-    )
+    path = write_page(tmp_path / "index.html", {"data": data, "protocol": protocol, "models": ENTRIES}, pictures)
     return Page(path.read_text()), pictures
 
 
@@ -323,9 +311,7 @@ def test_the_page_holds_every_picture_with_its_alt_text_and_size(page):
     for image, picture in zip(html.images, pictures, strict=True):
         head, content = image["src"].split(",")
         assert head == "data:image/png;base64" and base64.b64decode(content) == picture.file.read_bytes()
-        assert (int(image["width"]), int(image["height"])) == struct.unpack(
-            ">II", picture.file.read_bytes()[16:24]
-        )
+        assert (int(image["width"]), int(image["height"])) == struct.unpack(">II", picture.file.read_bytes()[16:24])
 
 
 def test_the_page_fetches_nothing_and_runs_nothing(page):

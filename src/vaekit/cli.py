@@ -62,7 +62,9 @@ def _run(command: str, *rest: str) -> None:
     if command == "train":
         name, rest = (rest[0], rest[1:]) if rest else ("--help", ())
         if name in ("-h", "--help"):
-            print(f"usage: vaekit train MODEL --data DATA --out RUN ...\n\nmodels (each has --help):\n{_rows(MODEL_NAMES)}")
+            print(
+                f"usage: vaekit train MODEL --data DATA --out RUN ...\n\nmodels (each has --help):\n{_rows(MODEL_NAMES)}"
+            )
             return
         if name not in MODEL_NAMES:
             raise ValueError(f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -288,7 +288,9 @@ class Compare(Source):
         names = [name.strip() for name in self.models.split(",") if name.strip()]
         for name in names:
             if name not in MODEL_NAMES:
-                raise ValueError(f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}")
+                raise ValueError(
+                    f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}"
+                )
         if not names or self.seeds < 1:
             raise ValueError(f"compare needs at least one model and one seed, got {self.models!r} and {self.seeds}")
         results = compare(

@@ -23,11 +23,10 @@ from vaekit.data.images import Images, check_array, check_labels, fingerprint
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import ConstrainedElbo, Elbo, distortion_and_rate
 from vaekit.parts.latents import GaussianLatent
-from vaekit.parts.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, make_likelihood
+from vaekit.parts.likelihoods import make_likelihood
 from vaekit.parts.networks import make_networks
 from vaekit.parts.priors import StandardNormalPrior, UniformPrior
 from vaekit.parts.quantizers import VectorQuantizer
-from vaekit.tensors import log_mean_exp
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import SCHEDULES, Data, Plan, rehearse, to_input, train
 from vaekit.world import check_random_state, derive_seed, pick_device, seeded
@@ -343,7 +342,9 @@ class Estimator(TransformerMixin, BaseEstimator):
         """Codes as `encode` gives them -> images."""
         return self.inverse_transform(codes, y)
 
-    def sample(self, n: int = 1, y=None, temperature: float = 1.0, top_k=None, top_p=None, random_state=None) -> np.ndarray:
+    def sample(
+        self, n: int = 1, y=None, temperature: float = 1.0, top_k=None, top_p=None, random_state=None
+    ) -> np.ndarray:
         """n new images: decoded draws from the prior, in the layout and dtype family of fit's X.
 
         y: for conditional models, one label or n of them; None draws labels as frequent as in training.
@@ -451,7 +452,9 @@ class Estimator(TransformerMixin, BaseEstimator):
         """User's latents -> decoder inputs (N, D[, h, w])."""
         Z = np.asarray(Z)
         if Z.ndim != 2 or Z.shape[1] != self.latent_dim or Z.dtype.kind not in "fiu":
-            raise ValueError(f"latents must be numbers of shape (N, {self.latent_dim}), got {Z.dtype} of shape {Z.shape}")
+            raise ValueError(
+                f"latents must be numbers of shape (N, {self.latent_dim}), got {Z.dtype} of shape {Z.shape}"
+            )
         return torch.from_numpy(Z.astype(np.float32))
 
     def _decode(self, z: Tensor, y) -> np.ndarray:
@@ -521,9 +524,13 @@ class Estimator(TransformerMixin, BaseEstimator):
         changed = [name for name in mine if name not in ("verbose", "device") and mine[name] != theirs[name]]
         if changed:
             differences = ", ".join(f"{name} {theirs[name]} -> {mine[name]}" for name in changed)
-            raise ValueError(f"{run.path} can't be resumed with other settings ({differences}); train into a new folder")
+            raise ValueError(
+                f"{run.path} can't be resumed with other settings ({differences}); train into a new folder"
+            )
         if recorded["data"]["fingerprint"] != images.fingerprint or recorded["data"]["split"] != images.split:
-            raise ValueError(f"{run.path} was trained on other data ({recorded['data']['name']}); train into a new folder")
+            raise ValueError(
+                f"{run.path} was trained on other data ({recorded['data']['name']}); train into a new folder"
+            )
         return recorded
 
     def restore(self, run: RunFolder, config: dict):
@@ -545,7 +552,9 @@ class Estimator(TransformerMixin, BaseEstimator):
             self.model_.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{run.path} is damaged: run.json and the weights do not fit together ({reason})") from None
+            raise ValueError(
+                f"{run.path} is damaged: run.json and the weights do not fit together ({reason})"
+            ) from None
         self.model_.to(pick_device(self.device)).eval()
         self.history_ = run.log()
         self.n_parameters_ = count_parameters(self.model_)
@@ -591,7 +600,9 @@ class BetaVAE(Estimator):
     def _check_fields(self, images: Images) -> None:
         super()._check_fields(images)
         if self.epsilon is not None and self.beta is not None:
-            raise ValueError(f"give beta or epsilon, not both: epsilon={self.epsilon} learns beta, got beta={self.beta}")
+            raise ValueError(
+                f"give beta or epsilon, not both: epsilon={self.epsilon} learns beta, got beta={self.beta}"
+            )
         if self.beta is not None and not self.beta >= 0:
             raise ValueError(f"beta must be >= 0, got {self.beta}")
         if self.epsilon is not None and not self.epsilon > 0:
@@ -691,7 +702,9 @@ class VQVAE(Estimator):
 
     def transform(self, X, y=None) -> np.ndarray:
         """X -> (N, h*w*D) quantised vectors, position by position."""
-        return self._map(lambda x, y: self.model_.latent.embed(self.model_.encode(x, y)).movedim(1, -1).flatten(1), X, y)
+        return self._map(
+            lambda x, y: self.model_.latent.embed(self.model_.encode(x, y)).movedim(1, -1).flatten(1), X, y
+        )
 
     def decode(self, codes, y=None) -> np.ndarray:
         """(N, h, w) code indices in [0, n_codes) -> images."""
@@ -699,7 +712,9 @@ class VQVAE(Estimator):
         grid, k = self.model_.prior.grid, self.model_.latent.n_codes
         codes = np.asarray(codes)
         if codes.dtype.kind not in "iu" or codes.shape[1:] != grid:
-            raise ValueError(f"codes must be integers of shape (N, {grid[0]}, {grid[1]}), got {codes.dtype} of shape {codes.shape}")
+            raise ValueError(
+                f"codes must be integers of shape (N, {grid[0]}, {grid[1]}), got {codes.dtype} of shape {codes.shape}"
+            )
         if codes.size and not (codes.min() >= 0 and codes.max() < k):
             raise ValueError(f"codes must be in 0..{k - 1}, got {codes.min()}..{codes.max()}")
         with torch.inference_mode():

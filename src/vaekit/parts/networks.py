@@ -184,7 +184,15 @@ class ConvDecoder(nn.Module):
     """The encoder's stages in reverse, from latents (N, D) or grids (N, D, h, w) to images (N, C, H, W)."""
 
     def __init__(
-        self, *, out_shape, stages: tuple[Stage, ...], dense: int, latent_dim: int, spatial: bool, n_classes: int, norm: bool
+        self,
+        *,
+        out_shape,
+        stages: tuple[Stage, ...],
+        dense: int,
+        latent_dim: int,
+        spatial: bool,
+        n_classes: int,
+        norm: bool,
     ):
         super().__init__()
         out_channels, *size = out_shape
@@ -301,7 +309,11 @@ def _wang2023_vq(code_dim: int) -> tuple[nn.Module, nn.Module]:
     """The report's VQ-VAE networks, 1-64-256-D and back (Wang 2023): 28x28 images and 7x7 grids."""
     encoder = _Unconditional(*_down_block(1, 64), *_down_block(64, 256), nn.Conv2d(256, code_dim, 3, padding=1))
     decoder = _Unconditional(
-        nn.Conv2d(code_dim, 256, 3, padding=1), nn.BatchNorm2d(256), nn.ReLU(), *_up_block(256, 64, 3), *_up_block(64, 1, 3)
+        nn.Conv2d(code_dim, 256, 3, padding=1),
+        nn.BatchNorm2d(256),
+        nn.ReLU(),
+        *_up_block(256, 64, 3),
+        *_up_block(64, 1, 3),
     )
     return encoder, decoder
 

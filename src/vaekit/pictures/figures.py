@@ -89,9 +89,7 @@ def _clip_start(axes, values: Sequence[float]) -> None:
 
 
 @styled
-def curve(
-    x: Sequence[float], ys: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, title: str
-) -> Figure:
+def curve(x: Sequence[float], ys: Mapping[str, Sequence[float]], *, xlabel: str, ylabel: str, title: str) -> Figure:
     """Quantities against a setting, such as the loss against the latent dimension: a panel each, x shared."""
     for name, values in ys.items():
         if len(values) != len(x):
@@ -121,9 +119,7 @@ def sample_sheets(samples: Mapping[str, np.ndarray], *, columns: int = 8) -> Fig
         raise ValueError("sample_sheets needs the samples of at least one model")
     pixels = {name: as_pixels(images, f"samples of {name!r}") for name, images in samples.items()}
     room = min(CELL, FULL // (len(samples) * columns))
-    return _sheets(
-        {name: tile_rows(images, columns, zoom(images.shape[2], room)) for name, images in pixels.items()}
-    )
+    return _sheets({name: tile_rows(images, columns, zoom(images.shape[2], room)) for name, images in pixels.items()})
 
 
 def _sheets(sheets: Mapping[str, np.ndarray]) -> Figure:
@@ -176,9 +172,7 @@ def latent_space(
         axes.set(title=name, xlabel=first, ylabel=second)
         low, high = np.percentile(z, [0.3, 99.7], axis=0)
         middle, half = (low + high) / 2, 0.56 * (high - low).max() + 1e-6  # one scale for both axes
-        axes.set(
-            xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), box_aspect=1
-        )
+        axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), box_aspect=1)
     for axes in panels[len(spaces) :]:
         axes.remove()
     handles = [
@@ -201,9 +195,7 @@ def _check_space(name: str, z: np.ndarray, y: np.ndarray | None, n_classes: int)
     return z
 
 
-def _name_clusters(
-    axes: Axes, z: np.ndarray, y: np.ndarray, classes: Sequence[str], colours: np.ndarray
-) -> None:
+def _name_clusters(axes: Axes, z: np.ndarray, y: np.ndarray, classes: Sequence[str], colours: np.ndarray) -> None:
     """Writes classes' names at their medians, so that colour isn't the only way to tell.
 
     A name that would lie on another is left out; where many would, there are no clusters to name.
@@ -338,8 +330,7 @@ def reconstructions(originals: np.ndarray, models: Mapping[str, np.ndarray]) -> 
     for name, pixels in rebuilt.items():
         if pixels.shape != truth.shape:
             raise ValueError(
-                f"reconstructions of {name!r} must be {truth.shape[:3]} like the originals, "
-                f"got {pixels.shape[:3]}"
+                f"reconstructions of {name!r} must be {truth.shape[:3]} like the originals, got {pixels.shape[:3]}"
             )
     differences = {name: (pixels / 255.0) - truth / 255.0 for name, pixels in rebuilt.items()}
     errors = {name: np.abs(difference).mean(-1) for name, difference in differences.items()}
@@ -397,9 +388,7 @@ def codes(originals: np.ndarray, rebuilt: np.ndarray, code_maps: np.ndarray, usa
         place(figure, sheet, side, MARGIN + row * step).set_yticks([len(sheet) / 2], [label])
     full, tall = figure.bbox.size
     below = figure.add_axes((side / full, 1 - (top + chart) / tall, wide / full, chart / tall))
-    below.bar(
-        np.arange(1, len(usage) + 1), 100 * np.sort(shares)[::-1], width=1.0, color=SERIES[0], linewidth=0
-    )
+    below.bar(np.arange(1, len(usage) + 1), 100 * np.sort(shares)[::-1], width=1.0, color=SERIES[0], linewidth=0)
     below.axhline(100 / len(usage), color=SERIES[1], lw=1, ls="--", label="all codes equally often")
     below.legend(fontsize=8)
     below.xaxis.set_major_locator(MaxNLocator(10, integer=True))

@@ -61,7 +61,9 @@ def compare(
     out = Path(out)
     train, test = (open_data(data, split, split_seed=split_seed, resize=resize) for split in ("train", "test"))
     if train.is_table:
-        raise ValueError(f"{data} is a table of vectors; `vaekit compare` draws images. Train on it with `vaekit train`")
+        raise ValueError(
+            f"{data} is a table of vectors; `vaekit compare` draws images. Train on it with `vaekit train`"
+        )
     if train.y is None and any(MODELS[name].conditional for name in models):
         models = [name for name in models if not MODELS[name].conditional]
         say(f"{data} has no labels: conditional models are left out")
@@ -78,13 +80,18 @@ def compare(
         for name in models:
             estimator = run(f"{name}-seed{seed}", name, seed)
             first.setdefault(name, estimator)
-            entry = evaluate_run(estimator, test, out / "runs" / f"{name}-seed{seed}", judge=judge, judge_accuracy=judge_accuracy)
+            entry = evaluate_run(
+                estimator, test, out / "runs" / f"{name}-seed{seed}", judge=judge, judge_accuracy=judge_accuracy
+            )
             entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
-            say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {describe_seconds(entry['seconds'])}")
+            took = describe_seconds(entry["seconds"])
+            say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
 
     planar_epochs = max(1, next(iter(first.values())).filled_in().epochs // 2)
     planar = {
-        name: run(f"{name}-d2", name, random_state, latent_dim=2, epochs=planar_epochs) for name in models if name != "vqvae"
+        name: run(f"{name}-d2", name, random_state, latent_dim=2, epochs=planar_epochs)
+        for name in models
+        if name != "vqvae"
     }
     sweep_results = _sweep(run, test, first, models) if sweeps else {}
     say("drawing")
@@ -103,7 +110,8 @@ def compare(
             "command": command or f"vaekit compare --data {data} --out {out}",
             "vaekit": __version__,
             "torch": torch.__version__,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {next(iter(first.values())).facts_['device']}",
+            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            "device": next(iter(first.values())).facts_["device"],
             "date": started.isoformat(timespec="seconds"),
             "seeds": seeds,
             "posterior draws": entries[0]["draws"],
@@ -148,7 +156,9 @@ def evaluate_run(
     if judge is not None and estimator.conditional:
         asked = np.repeat(estimator.classes_, PER_CLASS)
         samples = estimator.sample(len(asked), asked, random_state=SCORE_SEED)
-        entry["class_consistency"] = class_consistency(judge, samples, np.repeat(np.arange(len(estimator.classes_)), PER_CLASS))
+        entry["class_consistency"] = class_consistency(
+            judge, samples, np.repeat(np.arange(len(estimator.classes_)), PER_CLASS)
+        )
         entry |= {"samples_per_class": PER_CLASS, "judge_accuracy": judge_accuracy}
     if folder is not None:
         write_atomically(RunFolder(folder).path / "evaluation.json", json.dumps(entry, indent=1) + "\n")
@@ -156,7 +166,9 @@ def evaluate_run(
 
 
 def _notes(judge_accuracy: float | None, planar_epochs: int, sweep_results: dict, train: Images) -> list[str]:
-    notes = [f"The 2-D latent spaces and the manifold are of models with latent_dim=2, trained for {planar_epochs} epochs."]
+    notes = [
+        f"The 2-D latent spaces and the manifold are of models with latent_dim=2, trained for {planar_epochs} epochs."
+    ]
     if judge_accuracy is not None:
         notes.append(
             f"The judge is a small CNN trained on the same training images; it labels {judge_accuracy:.2%} of the test images "
@@ -190,7 +202,12 @@ def _sweep(run, test: Images, first: dict[str, Estimator], models: Sequence[str]
 
 
 def draw(
-    models: dict[str, Estimator], planar: dict[str, Estimator], sweep_results: dict, test: Images, folder: Path, seed: int
+    models: dict[str, Estimator],
+    planar: dict[str, Estimator],
+    sweep_results: dict,
+    test: Images,
+    folder: Path,
+    seed: int,
 ) -> list[Picture]:
     """Every figure of the report, from fitted models and test images: saves the PNGs, returns them with their words."""
     pictures: list[Picture] = []
@@ -217,7 +234,10 @@ def draw(
         f"Sheets of 64 samples each from {names}.",
     )
     for name in models:
-        save(figures.image_grid(samples[LABELS[name]], title=f"{LABELS[name]}: 64 samples"), folder / f"samples_{name}.png")
+        save(
+            figures.image_grid(samples[LABELS[name]], title=f"{LABELS[name]}: 64 samples"),
+            folder / f"samples_{name}.png",
+        )
     _draw_planes(add, models, planar, test)
     gaussian = {name: models[name] for name in ("vae", "bvae") if name in models}
     if gaussian:
@@ -256,7 +276,11 @@ def draw(
 
 def _draw_sweeps(add, sweep_results: dict) -> None:
     words = {
-        "latent_dim": ("latent dimension", "Loss against the latent dimension", "where the curve flattens, more latents no longer pay"),
+        "latent_dim": (
+            "latent dimension",
+            "Loss against the latent dimension",
+            "where the curve flattens, more latents no longer pay",
+        ),
         "beta": ("beta", "Loss against beta", "a larger beta buys a lower rate with a higher distortion"),
     }
     for key, (xlabel, title, look) in words.items():
@@ -279,7 +303,9 @@ def _draw_sweeps(add, sweep_results: dict) -> None:
 
 def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator], test: Images) -> None:
     part = test.take(np.arange(min(5000, len(test))))
-    spaces = {f"{LABELS[name]}, d=2": (model.transform(part.x, _names(model, part)), part.y) for name, model in planar.items()}
+    spaces = {
+        f"{LABELS[name]}, d=2": (model.transform(part.x, _names(model, part)), part.y) for name, model in planar.items()
+    }
     codebooks, axis_names = {}, {}
     if "vqvae" in models:
         label = f"{LABELS['vqvae']} vectors before quantisation"
@@ -300,7 +326,9 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
         images = planar["vae"].inverse_transform(z)
         add(
             "manifold.png",
-            figures.manifold(images.reshape(steps, steps, *images.shape[1:]), low, high, title="decoded plane of the d=2 VAE"),
+            figures.manifold(
+                images.reshape(steps, steps, *images.shape[1:]), low, high, title="decoded plane of the d=2 VAE"
+            ),
             "The manifold",
             "The 2-D latent plane decoded point by point: look for smooth changes from one class to the next, without gaps.",
             "A 20 by 20 grid of images decoded over the latent plane from -2.5 to 2.5.",
@@ -328,7 +356,11 @@ def _draw_classes(add, model: Estimator, test: Images, seed: int) -> None:
 
 
 def _traverse(model: Estimator, test: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    kl = np.asarray(evaluate(model.model_, model.on_device(test.take(np.arange(min(2000, len(test)))), model.device_), draws=1)["kl_per_latent"])
+    kl = np.asarray(
+        evaluate(model.model_, model.on_device(test.take(np.arange(min(2000, len(test)))), model.device_), draws=1)[
+            "kl_per_latent"
+        ]
+    )
     order = np.argsort(-kl)
     shifts = np.linspace(-2.5, 2.5, 11)
     base = model.transform(test.x[:1])[0]
@@ -371,4 +403,3 @@ def _spread(test: Images, n: int) -> np.ndarray:
 def _names(model: Estimator, images: Images) -> np.ndarray | None:
     """Labels as a conditional model wants them."""
     return np.asarray(model.classes_)[images.y] if model.conditional else None
-

@@ -124,9 +124,7 @@ def findings(models: Sequence[dict]) -> list[str]:
     for likelihood, group in summarise(models).items():
         if len(group) > 1:
             top = max(group, key=lambda row: row.cells["elbo"].mean)
-            sentences.append(
-                f"Highest ELBO under {likelihood}: {top.label}, {top.cells['elbo'].text} nats per image."
-            )
+            sentences.append(f"Highest ELBO under {likelihood}: {top.label}, {top.cells['elbo'].text} nats per image.")
     for row in rows:
         if "class_consistency" in row.cells:
             sentences.append(

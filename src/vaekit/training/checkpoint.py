@@ -160,5 +160,7 @@ class RunFolder:
     def weights(self) -> tuple[dict[str, Tensor], dict]:
         """The final weights. Raises ValueError where the run is unfinished or the file is damaged."""
         if not self.weights_file.exists():
-            raise ValueError(f"{self.path} is not finished: it has no weights yet; go on with `vaekit train ... --resume`")
+            raise ValueError(
+                f"{self.path} is not finished: it has no weights yet; go on with `vaekit train ... --resume`"
+            )
         return read_tensors(self.weights_file)

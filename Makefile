@@ -1,0 +1,35 @@
+# `make report` trains and compares the four models; `make test` and `make lint` check the project.
+# Each makes .venv first, once, from the pinned versions in constraints.txt.
+PYTHON ?= python3
+DATA ?= digits
+OUT ?= report
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: install report test lint benchmark clean
+
+install: $(STAMP)
+
+# The stamp is written last: an installation that was cut off starts again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("vaekit needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "installing vaekit and its tools into .venv (a few minutes the first time)"
+	@rm -f $@
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+report: $(STAMP)
+	@$(BIN)/vaekit compare --data $(DATA) --out $(OUT) --sweeps $(ARGS)
+
+# A worker a core, a thread a worker: small networks are slowed down by more threads than cores.
+test: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,31 @@
+"""What every test shares: a cache of its own, real data where the machine has it, one thread a worker."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Before vaekit is imported: its cache and its data are looked up when they are needed.
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+os.environ["VAEKIT_CACHE"] = tempfile.mkdtemp(prefix="vaekit-tests-")
+if SHARED.is_dir():
+    os.environ.setdefault("VAEKIT_DATA", str(SHARED))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The worker processes share the cores; small networks are fastest on one thread each."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits as images: x (1797, 8, 8, 1) uint8, y (1797,) int64."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return np.rint(x / 16 * 255).astype(np.uint8).reshape(-1, 8, 8, 1), y.astype(np.int64)

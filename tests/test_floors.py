@@ -1,0 +1,85 @@
+"""The house has floors: a file imports only from files that stand before it in this list."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "vaekit"
+FLOORS = [
+    ["tensors", "world"],
+    ["parts.networks", "parts.causal", "parts.likelihoods", "parts.latents", "parts.quantizers", "parts.priors", "parts"],
+    ["models.autoencoder", "models.ladder", "models.objectives", "models"],
+    ["data.images", "data.readers", "data.cache", "data.builtin", "data.sprites", "data"],
+    ["training.checkpoint", "training.progress", "training.loop", "training"],
+    [
+        "evaluation.likelihood",
+        "evaluation.generation",
+        "evaluation.augmentation",
+        "evaluation.disentanglement",
+        "evaluation.codes",
+        "evaluation",
+    ],
+    ["pictures.style", "pictures.figures", "pictures"],
+    ["estimators", "files"],
+    ["report.page", "report.compare", "report.sweep", "report.doctor", "report"],
+    ["explorer", "commands", "cli"],
+]
+ORDER = [name for floor in FLOORS for name in floor]
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of ours that a file imports, anywhere in it; a name taken from a package counts as its module."""
+    known, found = set(ORDER), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} line {node.lineno}: imports are written in full, from vaekit"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name.removeprefix("vaekit.") in known else node.module for name in names]
+        else:
+            continue
+        found |= {name.removeprefix("vaekit.") for name in names if name.startswith("vaekit.")}
+    return found
+
+
+def test_every_file_has_a_place():
+    files = {module_name(path) for path in SOURCE.rglob("*.py")} - {""}
+    assert files <= set(ORDER), f"add to FLOORS: {sorted(files - set(ORDER))}"
+
+
+def test_imports_go_down_the_floors():
+    climbing = []
+    for path in SOURCE.rglob("*.py"):
+        if not (name := module_name(path)):
+            continue
+        for other in imports(path) - {name}:
+            # cli and commands are one thing in two files: a command asks cli for the names that it knows.
+            if ORDER.index(other) > ORDER.index(name) and (name, other) != ("commands", "cli"):
+                climbing.append(f"{name} imports {other}")
+    assert not climbing
+
+
+def test_parts_and_pictures_know_nothing_of_the_rest():
+    for path in SOURCE.rglob("*.py"):
+        name = module_name(path)
+        if name.startswith("pictures."):
+            assert imports(path) <= {"pictures.style"}, name
+        if name == "training.loop":
+            assert not any(part in other for other in imports(path) for part in ("models", "estimators", "parts")), name
+
+
+def test_heavy_libraries_load_on_first_use():
+    code = (
+        "import sys, contextlib, io, vaekit, vaekit.cli\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): vaekit.cli.main(['--help'])\n"
+        "print([name for name in ('torch', 'sklearn', 'matplotlib', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
