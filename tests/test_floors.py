@@ -8,7 +8,15 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[1] / "src" / "vaekit"
 FLOORS = [
     ["tensors", "world"],
-    ["parts.networks", "parts.causal", "parts.likelihoods", "parts.latents", "parts.quantizers", "parts.priors", "parts"],
+    [
+        "parts.networks",
+        "parts.causal",
+        "parts.likelihoods",
+        "parts.latents",
+        "parts.quantizers",
+        "parts.priors",
+        "parts",
+    ],
     ["models.autoencoder", "models.ladder", "models.objectives", "models"],
     ["data.images", "data.readers", "data.cache", "data.builtin", "data.sprites", "data"],
     ["training.checkpoint", "training.progress", "training.loop", "training"],
