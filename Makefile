@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install report test lint benchmark clean
+.PHONY: install report test lint clean
 
 install: $(STAMP)
 

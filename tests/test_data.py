@@ -503,9 +503,11 @@ def test_digits_are_bundled_labelled_and_split():
 
 
 def test_unknown_names_and_missing_paths(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown data 'mnits': did you mean 'mnist'\?.*digits, mnist, fashion-mnist"):
+    with pytest.raises(
+        ValueError, match=r"unknown data 'mnits' \(did you mean 'mnist'\?\).*digits, mnist, fashion-mnist"
+    ):
         open_data("mnits")
-    with pytest.raises(ValueError, match="unknown data 'zzz': known are digits"):
+    with pytest.raises(ValueError, match="unknown data 'zzz'; known are digits"):
         open_data("zzz")
     for missing in (tmp_path / "away", "faces.npz"):
         with pytest.raises(FileNotFoundError, match=re.escape(str(missing))):

@@ -4,7 +4,6 @@ or input, 130 and 143 after Ctrl-C and SIGTERM. Nothing heavy is imported before
 
 from __future__ import annotations
 
-import difflib
 import sys
 
 COMMANDS = {
@@ -37,6 +36,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"vaekit {__version__}")
         return
     if arguments[0] not in COMMANDS:
+        from vaekit.messages import nearest
+
         _fail(f"unknown command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; `vaekit --help` lists them all", 2)
     try:
         _run(*arguments)
@@ -58,6 +59,8 @@ def _run(command: str, *rest: str) -> None:
     import tyro
 
     from vaekit import commands
+    from vaekit.estimators import MODELS
+    from vaekit.messages import nearest
 
     if command == "train":
         name, rest = (rest[0], rest[1:]) if rest else ("--help", ())
@@ -68,17 +71,9 @@ def _run(command: str, *rest: str) -> None:
             return
         if name not in MODEL_NAMES:
             raise ValueError(f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}")
-        from vaekit.estimators import MODELS
-
         tyro.cli(commands.make_train(MODELS[name]), args=rest, prog=f"vaekit train {name}").run()
     else:
         tyro.cli(getattr(commands, command.capitalize()), args=rest, prog=f"vaekit {command}").run()
-
-
-def nearest(word: str, known) -> str:
-    """A hint at the known word that looks most like `word`, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _fail(message: str, code: int) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from vaekit.data import Images, describe, open_data
+from vaekit.messages import nearest
 from vaekit.world import write_atomically
 
 Split = Literal["train", "validation", "test", "all"]
@@ -281,16 +282,14 @@ class Compare(Source):
     """auto, cpu, cuda."""
 
     def run(self) -> None:
-        from vaekit.cli import MODEL_NAMES, nearest
+        from vaekit.estimators import MODELS
         from vaekit.report.compare import compare
         from vaekit.report.page import findings
 
         names = [name.strip() for name in self.models.split(",") if name.strip()]
         for name in names:
-            if name not in MODEL_NAMES:
-                raise ValueError(
-                    f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}"
-                )
+            if name not in MODELS:
+                raise ValueError(f"unknown model {name!r}{nearest(name, MODELS)}; models are {', '.join(MODELS)}")
         if not names or self.seeds < 1:
             raise ValueError(f"compare needs at least one model and one seed, got {self.models!r} and {self.seeds}")
         results = compare(

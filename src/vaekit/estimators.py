@@ -56,7 +56,7 @@ class Estimator(TransformerMixin, BaseEstimator):
     batch_size: int | None = None
     """Images per step; None is 128, or 64 below 5,000 images (100 for wang2023)."""
     learning_rate: float | None = None
-    """Adam's peak learning rate; None is 0.002 (0.005 for wang2023)."""
+    """Adam's peak learning rate; None is 0.004, 0.002 for a VQ-VAE (0.005 for wang2023)."""
     schedule: str | None = None
     """cosine (to zero at the end) or constant; None is cosine (constant for wang2023)."""
     warmup_steps: int | None = None
@@ -255,7 +255,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             "likelihood": "gaussian_fixed" if wang2023 else "gaussian",
             "epochs": epochs,
             "batch_size": batch_size,
-            "learning_rate": 0.005 if wang2023 else 0.002,
+            "learning_rate": 0.005 if wang2023 else 0.004,
             "schedule": "constant" if wang2023 else "cosine",
             "warmup_steps": 0 if wang2023 else min(200, epochs * per_epoch // 20),
             **self._defaults(wang2023=wang2023),
@@ -273,6 +273,8 @@ class Estimator(TransformerMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             schedule=self.schedule,
             warmup=min(self.warmup_steps, steps),
+            # A shorter memory of squared gradients than Adam's usual one: measured to learn faster in a few epochs.
+            betas=(0.9, 0.999) if self.architecture == "wang2023" else (0.9, 0.99),
             gradient_clip=self.gradient_clip,
             patience=self.n_iter_no_change if self.early_stopping else None,
             precision=self.precision,
@@ -280,12 +282,20 @@ class Estimator(TransformerMixin, BaseEstimator):
         )
 
     def _make_module(self, seed: int) -> Autoencoder:
-        table = len(self.image_shape_) == 1
-        shape = (1, 1, *self.image_shape_) if table else (self.image_shape_[2], *self.image_shape_[:2])
         n_classes = len(self.classes_) if self.conditional else 0
         with seeded(derive_seed(seed, "weights")):
-            module = self.filled_in().build(shape, n_classes=n_classes, images=not table)
+            module = self.filled_in().build(
+                self._module_shape(), n_classes=n_classes, images=len(self.image_shape_) == 3
+            )
         return module.to(memory_format=torch.channels_last)
+
+    def _module_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the module's inputs; a table's rows are (1, 1, D)."""
+        return (
+            (1, 1, *self.image_shape_)
+            if len(self.image_shape_) == 1
+            else (self.image_shape_[2], *self.image_shape_[:2])
+        )
 
     def _hold_out(self, images: Images, validation: Images | None, seed: int) -> tuple[Images, Images | None]:
         if validation is not None or not self.early_stopping:
@@ -668,7 +678,27 @@ class VQVAE(Estimator):
     def _defaults(self, *, wang2023: bool) -> dict:
         if wang2023:
             return {"n_codes": 10, "code_dim": 2, "ema": 0.0, "codebook_init": "uniform", "revive": 0.0}
-        return {"n_codes": 256, "code_dim": 16, "ema": 0.99, "codebook_init": "kmeans", "revive": 0.1}
+        # At twice this learning rate the encoder outruns the moving averages and the codes collapse.
+        return {
+            "n_codes": 256,
+            "code_dim": 16,
+            "ema": 0.99,
+            "codebook_init": "kmeans",
+            "revive": 0.1,
+            "learning_rate": 0.002,
+        }
+
+    def _resolve(self, n: int, *, table: bool) -> dict:
+        self.resolved_ = super()._resolve(n, table=table)
+        with torch.device("meta"):
+            height, width = self.filled_in().build(self._module_shape(), images=not table).prior.grid
+        vectors, asked = n * height * width, self.filled_in().n_codes
+        if vectors < asked:
+            warnings.warn(
+                f"n_codes lowered from {asked} to {vectors}: there are no more training vectors", stacklevel=4
+            )
+            self.resolved_["n_codes"] = vectors
+        return self.resolved_
 
     def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
         likelihood = self._build_likelihood(images)

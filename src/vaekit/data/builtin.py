@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import gzip
 import hashlib
@@ -18,6 +17,7 @@ import numpy as np
 
 from vaekit.data.images import PARTS, Images, check_array, check_labels, fingerprint, split_indices
 from vaekit.data.readers import IMAGE_SUFFIXES, read_folder, read_idx, read_images, read_npy, read_npz, same_channels
+from vaekit.messages import nearest
 
 
 class IdxSet(NamedTuple):
@@ -122,9 +122,9 @@ def _open_whole(name: str, resize: int | None) -> tuple[Images, dict[str, slice 
         return _images(read_images(files, resize), None, (), name), None
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"no data at {name!r}: there is no such file or folder")
-    near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown data {name!r}: {hint}known are {', '.join(NAMES)}; else it must be a file or folder")
+    raise ValueError(
+        f"unknown data {name!r}{nearest(name, NAMES)}; known are {', '.join(NAMES)}, else it must be a file or folder"
+    )
 
 
 def _images(x, y: np.ndarray | None, classes: tuple[str, ...], name: str, notes: tuple[str, ...] = ()) -> Images:
