@@ -52,11 +52,12 @@ class Estimator(TransformerMixin, BaseEstimator):
     likelihood_variance: float = 0.098
     """Variance of gaussian_fixed, the report's lambda; intensities are in [0, 1]."""
     epochs: int | None = None
-    """Passes over the data; None is about 6,000 steps, from 12 to 100 epochs (50 for wang2023)."""
+    """Passes over the data; None is about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
+    (50 for wang2023)."""
     batch_size: int | None = None
     """Images per step; None is 128, or 64 below 5,000 images (100 for wang2023)."""
     learning_rate: float | None = None
-    """Adam's peak learning rate; None is 0.004, 0.002 for a VQ-VAE (0.005 for wang2023)."""
+    """Adam's peak learning rate; None is 0.004, 0.002 below 5,000 images and for a VQ-VAE (0.005 for wang2023)."""
     schedule: str | None = None
     """cosine (to zero at the end) or constant; None is cosine (constant for wang2023)."""
     warmup_steps: int | None = None
@@ -249,13 +250,13 @@ class Estimator(TransformerMixin, BaseEstimator):
         wang2023 = self.architecture == "wang2023"
         batch_size = self.batch_size or (100 if wang2023 else 128 if n >= 5000 else 64)
         per_epoch = max(1, n // batch_size)
-        epochs = self.epochs or (50 if wang2023 else max(12, min(100, round(6000 / per_epoch))))
+        epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
         defaults = {
             "architecture": "mlp" if table else "conv",
             "likelihood": "gaussian_fixed" if wang2023 else "gaussian",
             "epochs": epochs,
             "batch_size": batch_size,
-            "learning_rate": 0.005 if wang2023 else 0.004,
+            "learning_rate": 0.005 if wang2023 else 0.004 if n >= 5000 else 0.002,
             "schedule": "constant" if wang2023 else "cosine",
             "warmup_steps": 0 if wang2023 else min(200, epochs * per_epoch // 20),
             **self._defaults(wang2023=wang2023),
