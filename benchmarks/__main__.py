@@ -1,0 +1,27 @@
+"""`python -m benchmarks [NAME [ARGUMENTS] | results]`: lists the claims, runs one, or writes RESULTS.md from all."""
+
+import sys
+
+from benchmarks.harness import RESULTS, claims, record, write_results
+from vaekit.messages import nearest
+
+
+def main(argv: list[str]) -> int:
+    known = claims()
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: python -m benchmarks NAME [ARGUMENTS], or results\n")
+        print("\n".join(f"  {name:<14} {claim}" for name, claim in known.items()))
+        return 0
+    if argv[0] == "results":
+        write_results()
+        print(f"written: {RESULTS}")
+        return 0
+    if argv[0] not in known:
+        print(f"unknown claim {argv[0]!r}{nearest(argv[0], known)}; claims are {', '.join(known)}", file=sys.stderr)
+        return 2
+    print(record(argv[0], argv[1:]))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
