@@ -68,7 +68,8 @@ def training_curves(histories: Mapping[str, Records]) -> Figure:
                 values = [r[f"validation_{term}"] for r in records]
                 axes.plot(epochs, values, color=SERIES[row], ls="--", marker=marker, label="validation")
                 axes.legend(fontsize=7)
-            _clip_start(axes, [r[term] for r in records])
+            if term in ("objective", "distortion"):
+                _clip_start(axes, [r[term] for r in records])
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             axes.tick_params(labelbottom=True)
             if column == 0 or term not in next(iter(histories.values()))[-1]:
