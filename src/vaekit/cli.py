@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         _run(*arguments)
     except KeyboardInterrupt:
         _fail("stopped; a run in a folder goes on with --resume", 130)
-    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         _fail(str(error), 2)
     except OSError as error:  # a full disk, no permission, no mirror: the machine's fault, not the command line's
         _fail(str(error), 1)
@@ -63,7 +63,9 @@ def _run(command: str, *rest: str) -> None:
     from vaekit.messages import nearest
 
     if command == "train":
-        name, rest = (rest[0], rest[1:]) if rest else ("--help", ())
+        if not rest:
+            raise ValueError(f"train needs a model, one of {', '.join(MODEL_NAMES)}; `vaekit train --help` says how")
+        name, rest = rest[0], rest[1:]
         if name in ("-h", "--help"):
             print(
                 f"usage: vaekit train MODEL --data DATA --out RUN ...\n\nmodels (each has --help):\n{_rows(MODEL_NAMES)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import tempfile
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ import numpy as np
 import tyro
 
 from vaekit.data import Images, describe, open_data
-from vaekit.messages import nearest
+from vaekit.messages import check_number, nearest
 from vaekit.world import write_atomically
 
 Split = Literal["train", "validation", "test", "all"]
@@ -122,11 +123,14 @@ class Sample:
     def run(self) -> None:
         from vaekit.files import load
 
+        check_number("n", self.n, whole=True, above=0)
+        check_number("random_state", self.random_state, whole=True)
+        _check_kind(self.out, ".png", ".npy", ".npz")
         model = load(self.run_folder)
-        if (self.label is not None or self.per_class) and not model.conditional:
-            raise ValueError(
-                f"{self.run_folder} holds a {type(model).__name__}, which is unconditional: --label and --per-class need a CVAE"
-            )
+        if self.per_class:
+            _check_conditional(model, self.run_folder, "--per-class")
+        if self.label is not None:
+            _check_conditional(model, self.run_folder, "--label")
         if self.label is not None and self.per_class:
             raise ValueError("give --label or --per-class, not both")
         labels = None
@@ -163,12 +167,13 @@ class Encode(Source):
     def run(self) -> None:
         from vaekit.files import load
 
+        if not self.out.endswith((".npy", ".npz")):
+            raise ValueError(f"--out must end in .npy or .npz, got {self.out!r}")
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         codes = model.encode(images.x, _labels_for(model, images))
-        _require_suffix(self.out)
-        labels = {"y": images.y} if images.y is not None and self.out.endswith(".npz") else {}
-        _write_array(self.out, x=codes, **labels)
+        named = images.y is not None and self.out.endswith(".npz")
+        _write_array(self.out, x=codes, **({"y": np.asarray(images.classes)[images.y]} if named else {}))
         print(f"{codes.dtype} codes of shape {codes.shape} are in {self.out}")
 
 
@@ -189,7 +194,10 @@ class Decode:
         from vaekit.data.readers import read_npy, read_npz
         from vaekit.files import load
 
+        _check_kind(self.out, ".png", ".npy", ".npz")
         model = load(self.run_folder)
+        if self.label is not None:
+            _check_conditional(model, self.run_folder, "--label")
         path = Path(self.codes)
         if not path.exists():
             raise FileNotFoundError(f"no codes at {path}")
@@ -215,6 +223,8 @@ class Reconstruct(Source):
     def run(self) -> None:
         from vaekit.files import load
 
+        check_number("n", self.n, whole=True, above=0)
+        _check_kind(self.out, ".png", ".npy", ".npz")
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
@@ -286,12 +296,13 @@ class Compare(Source):
         from vaekit.report.compare import compare
         from vaekit.report.page import findings
 
-        names = [name.strip() for name in self.models.split(",") if name.strip()]
+        names = list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
         for name in names:
             if name not in MODELS:
                 raise ValueError(f"unknown model {name!r}{nearest(name, MODELS)}; models are {', '.join(MODELS)}")
-        if not names or self.seeds < 1:
-            raise ValueError(f"compare needs at least one model and one seed, got {self.models!r} and {self.seeds}")
+        check_number("seeds", self.seeds, whole=True, above=0)
+        if not names:
+            raise ValueError(f"compare needs at least one model, got {self.models!r}")
         results = compare(
             self.data,
             self.out,
@@ -359,9 +370,16 @@ def _labels_for(model, images: Images) -> np.ndarray | None:
     return np.asarray(images.classes)[images.y]
 
 
-def _require_suffix(out: str) -> None:
-    if not out.endswith((".npy", ".npz")):
-        raise ValueError(f"--out must end in .npy or .npz, got {out!r}")
+def _check_conditional(model, run_folder: str, flag: str) -> None:
+    if not model.conditional:
+        raise ValueError(f"{run_folder} holds a {type(model).__name__}, which is unconditional: {flag} needs a CVAE")
+
+
+def _check_kind(out: str, *kinds: str) -> None:
+    """A file of a known kind, or a folder: a name with another ending is a file that we can't write."""
+    suffix = Path(out).suffix
+    if suffix and suffix not in kinds and not out.endswith("/") and not Path(out).is_dir():
+        raise ValueError(f"--out must end in {', '.join(kinds)}, or be a folder (with a / at its end), got {out!r}")
 
 
 def _write_array(out: str, **arrays: np.ndarray) -> None:
@@ -395,7 +413,7 @@ def _write_any(out: str, images: np.ndarray) -> None:
 
 
 def _write_images(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    """PNG files, in a sub-folder per class when there are labels: what `open_data` reads back."""
+    """PNG files, in a sub-folder per class when there are labels: what `open_data` reads back. All of them or none."""
     from PIL import Image
 
     from vaekit.pictures.style import as_pixels
@@ -404,9 +422,17 @@ def _write_images(folder: Path, images: np.ndarray, labels: np.ndarray | None) -
         raise ValueError("tables can't be written as images; choose an --out that ends in .npy")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder")
+    names = [""] * len(images) if labels is None else [str(label) for label in labels]
+    for name in sorted(set(names)):
+        if name.startswith((".", "__MACOSX")) or "/" in name or "\\" in name:
+            raise ValueError(f"class {name!r} can't be the name of a folder; choose an --out that ends in .npz")
     grey = images.ndim == 3 or images.shape[-1] == 1
     pixels = as_pixels(images.reshape(*images.shape[:3], -1))
-    for index, image in enumerate(pixels):
-        target = folder if labels is None else folder / str(labels[index])
-        target.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image[..., 0] if grey else image).save(target / f"{index:06d}.png")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
+        whole = Path(temporary) / "images"
+        for name in {"", *names}:
+            (whole / name).mkdir(parents=True, exist_ok=True)
+        for index, (name, image) in enumerate(zip(names, pixels, strict=True)):
+            Image.fromarray(image[..., 0] if grey else image).save(whole / name / f"{index:06d}.png")
+        whole.replace(folder)

@@ -19,17 +19,18 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from vaekit import __version__
-from vaekit.data.images import Images, check_array, check_labels, fingerprint
+from vaekit.data.images import Images, check_array, check_labels, fingerprint, label_column
+from vaekit.messages import check_number, nearest
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import ConstrainedElbo, Elbo, distortion_and_rate
 from vaekit.parts.latents import GaussianLatent
-from vaekit.parts.likelihoods import make_likelihood
-from vaekit.parts.networks import make_networks
+from vaekit.parts.likelihoods import LIKELIHOODS, make_likelihood
+from vaekit.parts.networks import ARCHITECTURES, make_networks
 from vaekit.parts.priors import StandardNormalPrior, UniformPrior
 from vaekit.parts.quantizers import VectorQuantizer
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import SCHEDULES, Data, Plan, rehearse, to_input, train
-from vaekit.world import check_random_state, derive_seed, pick_device, seeded
+from vaekit.world import PRECISIONS, check_random_state, derive_seed, pick_device, seeded
 
 BATCH = 1000  # images at once outside training
 SCORE_SEED = 2023  # of the fixed noise in score_samples
@@ -61,9 +62,9 @@ class Estimator(TransformerMixin, BaseEstimator):
     schedule: str | None = None
     """cosine (to zero at the end) or constant; None is cosine (constant for wang2023)."""
     warmup_steps: int | None = None
-    """Steps over which the learning rate rises to its peak; None is 5 % of all, at most 200 (0 for wang2023)."""
-    rate_warmup_epochs: float = 0.0
-    """Epochs over which the weight of the rate rises from 0."""
+    """Steps over which the learning rate rises to its peak; None is a fifth of all, at most 200 (0 for wang2023)."""
+    rate_warmup_epochs: float | None = None
+    """Epochs over which the weight of the rate rises from 0; None is a tenth of all, at most 500 steps (0 for wang2023)."""
     gradient_clip: float | None = None
     """Largest norm of the gradient; None does not clip."""
     early_stopping: bool = False
@@ -87,11 +88,20 @@ class Estimator(TransformerMixin, BaseEstimator):
 
     def _make_objective(self, steps_per_epoch: int):
         """The objective; called with the fields resolved."""
-        return Elbo(warmup=round(self.rate_warmup_epochs * steps_per_epoch))
+        return self._elbo_objective(1.0, steps_per_epoch)
+
+    def _elbo_objective(self, beta: float, steps_per_epoch: int) -> Elbo:
+        return Elbo(beta=beta, warmup=round(self.rate_warmup_epochs * steps_per_epoch))
 
     def _defaults(self, *, wang2023: bool) -> dict:
         """Values for the model's own fields that are None."""
         return {}
+
+    def _balanced_beta(self) -> float:
+        """A beta for inputs of this size: distortion grows with the number of values, so a constant would mean less and
+        less. Measured on 8x8 and 28x28 digits, where it leaves 1 to 2 nats a latent.
+        """
+        return max(1.0, math.sqrt(math.prod(self.image_shape_)) / 2.8)
 
     def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
         """The untrained module for inputs of `shape` (C, H, W): every published model is a choice of parts here."""
@@ -152,10 +162,13 @@ class Estimator(TransformerMixin, BaseEstimator):
 
     def _fit(self, images: Images, *, validation=None, folder=None, resume=False, time_budget=None):
         run = RunFolder(folder) if folder else None
+        self.check(images)
         seed = check_random_state(self.random_state)
-        self._check_fields(images)
+        if time_budget is not None and not 0 < time_budget < math.inf:
+            raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
         if run and run.started:
             recorded = self._check_resumable(run, images, resume)
+            run.tidy()
             if run.finished:
                 return self.restore(run, recorded)
             seed = recorded["seed"]
@@ -179,13 +192,13 @@ class Estimator(TransformerMixin, BaseEstimator):
         self.model_ = self._make_module(seed).to(device)
         objective = resolved._make_objective(per_epoch)
         steps = resolved.epochs * per_epoch
-        plan = resolved._plan(steps, seed)
+        plan = resolved._plan(steps, seed, per_epoch)
         if run and run.started:
             plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
         elif time_budget is not None:
             with seeded(derive_seed(seed, "rehearsal")):
                 affordable = int(0.9 * time_budget / rehearse(self.model_, objective, data, plan))
-            plan = resolved._plan(max(1, min(steps, affordable)), seed)
+            plan = resolved._plan(max(1, min(steps, affordable)), seed, per_epoch)
         self.facts_ = {
             "seed": seed,
             "device": str(device),
@@ -220,26 +233,30 @@ class Estimator(TransformerMixin, BaseEstimator):
             run.finish(self.model_.state_dict())
         return self
 
-    def _check_fields(self, images: Images) -> None:
-        def positive(name: str, value, *, whole: bool = True) -> None:
-            kind = (int, np.integer) if whole else (int, float, np.number)
-            if isinstance(value, bool) or not isinstance(value, kind) or not value > 0 or not math.isfinite(value):
-                raise ValueError(f"{name} must be {'a whole number' if whole else 'a number'} > 0, got {value!r}")
-
-        positive("latent_dim", self.latent_dim)
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name))
-        for name in ("learning_rate", "gradient_clip"):
-            if getattr(self, name) is not None:
-                positive(name, getattr(self, name), whole=False)
-        positive("likelihood_variance", self.likelihood_variance, whole=False)
-        if self.schedule is not None and self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+    def check(self, images: Images) -> None:
+        """Raises ValueError where a field has no meaningful value, or asks for what `images` can't give."""
+        check_random_state(self.random_state)
+        for name in ("latent_dim", "epochs", "batch_size", "n_iter_no_change"):
+            check_number(name, getattr(self, name), whole=True, above=0)
+        for name in ("learning_rate", "gradient_clip", "likelihood_variance"):
+            check_number(name, getattr(self, name), above=0)
+        check_number("warmup_steps", self.warmup_steps, whole=True)
+        check_number("rate_warmup_epochs", self.rate_warmup_epochs)
+        for name, known in (
+            ("architecture", ARCHITECTURES),
+            ("likelihood", LIKELIHOODS),
+            ("schedule", SCHEDULES),
+            ("precision", tuple(PRECISIONS)),
+        ):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
         if self.conditional and images.y is None:
-            raise ValueError(f"{type(self).__name__} is conditional: it requires y, but the target y is None")
+            raise ValueError(
+                f"{type(self).__name__} is conditional: it requires y to be passed, but the target y is None"
+            )
         if images.is_table and self.architecture not in (None, "mlp"):
             raise ValueError(f"architecture {self.architecture!r} is for images; tables need 'mlp'")
         if images.is_table and self.likelihood not in (None, "gaussian", "gaussian_fixed"):
@@ -258,7 +275,9 @@ class Estimator(TransformerMixin, BaseEstimator):
             "batch_size": batch_size,
             "learning_rate": 0.005 if wang2023 else 0.004 if n >= 5000 else 0.002,
             "schedule": "constant" if wang2023 else "cosine",
-            "warmup_steps": 0 if wang2023 else min(200, epochs * per_epoch // 20),
+            # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
+            "warmup_steps": 0 if wang2023 else min(200, epochs * per_epoch // 5),
+            "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * epochs, 500 / per_epoch),
             **self._defaults(wang2023=wang2023),
         }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
@@ -267,7 +286,7 @@ class Estimator(TransformerMixin, BaseEstimator):
         """After `fit`: a copy of this estimator whose fields are all filled in."""
         return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **self.resolved_})
 
-    def _plan(self, steps: int, seed: int) -> Plan:
+    def _plan(self, steps: int, seed: int, per_epoch: int) -> Plan:
         return Plan(
             steps=steps,
             batch_size=self.batch_size,
@@ -278,6 +297,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             betas=(0.9, 0.999) if self.architecture == "wang2023" else (0.9, 0.99),
             gradient_clip=self.gradient_clip,
             patience=self.n_iter_no_change if self.early_stopping else None,
+            patience_from=round(self.rate_warmup_epochs * per_epoch) if self.early_stopping else 0,
             precision=self.precision,
             seed=seed,
         )
@@ -309,14 +329,18 @@ class Estimator(TransformerMixin, BaseEstimator):
 
     def on_device(self, images: Images, device: torch.device) -> Data:
         """`images` as the module wants them, on `device`; tables standardised, labels for conditional models only."""
-        labels = torch.from_numpy(images.y).to(device) if self.conditional else None
+        labels = None
+        if self.conditional:
+            if images.y is None:
+                raise ValueError(f"{type(self).__name__} is conditional, and {images.name} has no labels")
+            labels = self._label_index(np.asarray(images.classes)[images.y], len(images)).to(device)
         return Data(self._stored(images.x).to(device), labels)
 
     def _stored(self, x: np.ndarray) -> Tensor:
         """(N, H, W, C) images, or a table as standardised images (N, 1, D, 1)."""
         if x.ndim == 2:
             x = ((x - self._mean) / self._scale).astype(np.float32)[:, None, :, None]
-        return torch.from_numpy(np.ascontiguousarray(x))
+        return torch.from_numpy(np.require(x, requirements=("C", "W")))
 
     def _warn_about_likelihood(self, likelihood: str, images: Images) -> None:
         if likelihood == "bernoulli":
@@ -433,10 +457,9 @@ class Estimator(TransformerMixin, BaseEstimator):
         """Labels as the user gives them (one, or n) -> (n,) int64 class indices; None for unconditional models."""
         if not self.conditional or y is None:
             return None
-        y = np.asarray(y)
-        y = np.full(n, y) if y.ndim == 0 else y
-        if y.shape != (n,):
-            raise ValueError(f"y must be one label or {n} of them, got shape {y.shape}")
+        y = np.full(n, y) if np.ndim(y) == 0 else label_column(y, n)
+        if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.floor(y)).all():
+            y = y.astype(np.int64)  # as `fit` takes them
         known = {str(label): index for index, label in enumerate(self.classes_)}
         names = [str(label) for label in y.tolist()]
         unknown = sorted(set(names) - set(known))
@@ -466,7 +489,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"latents must be numbers of shape (N, {self.latent_dim}), got {Z.dtype} of shape {Z.shape}"
             )
-        return torch.from_numpy(Z.astype(np.float32))
+        return _finite_latents(Z)
 
     def _decode(self, z: Tensor, y) -> np.ndarray:
         self._check_fitted()
@@ -503,8 +526,9 @@ class Estimator(TransformerMixin, BaseEstimator):
     def settings(self) -> dict:
         """The fields as JSON-able values."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
         values["random_state"] = values["random_state"] if isinstance(values["random_state"], int) else None
-        return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+        return values
 
     def _config(self) -> dict:
         """run.json: all that rebuilds this estimator around its weights, and where they came from."""
@@ -542,7 +566,17 @@ class Estimator(TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"{run.path} was trained on other data ({recorded['data']['name']}); train into a new folder"
             )
+        if recorded["data"]["split_seed"] != images.split_seed:
+            raise ValueError(
+                f"{run.path} was trained on the split of split_seed {recorded['data']['split_seed']}, not of "
+                f"{images.split_seed}; train into a new folder"
+            )
         return recorded
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
 
     def restore(self, run: RunFolder, config: dict):
         """Becomes the finished run in `run`."""
@@ -572,6 +606,12 @@ class Estimator(TransformerMixin, BaseEstimator):
         return self
 
 
+def _finite_latents(Z: np.ndarray) -> Tensor:
+    if not np.isfinite(Z).all():
+        raise ValueError("latents must be finite, got NaN or infinity")
+    return torch.from_numpy(Z.astype(np.float32))
+
+
 def _layout(X) -> dict[str, bool]:
     """How images came, so that they go back the same way: with a channel axis or not, as 8-bit values or floats."""
     X = np.asarray(X)
@@ -596,28 +636,31 @@ class BetaVAE(Estimator):
     """beta-VAE (Higgins et al. 2017): the rate weighted by beta, or held at `epsilon` nats with beta learned."""
 
     beta: float | None = None
-    """Weight of the rate, >= 0; None is 4 (1.5 for wang2023, as the report has it)."""
+    """Weight of the rate, >= 0; None is sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1.5 for wang2023, as in
+    the report)."""
     epsilon: float | None = None
     """Target of the rate in nats per image: beta becomes its Lagrange multiplier, starting at 1. None keeps beta fixed."""
 
     def _defaults(self, *, wang2023: bool) -> dict:
-        return {"beta": 1.5 if wang2023 else 4.0}
+        return {"beta": 1.5 if wang2023 else self._balanced_beta()}
 
     def _make_objective(self, steps_per_epoch: int):
         if self.epsilon is not None:
             return ConstrainedElbo(epsilon=self.epsilon)
-        return Elbo(beta=self.beta, warmup=round(self.rate_warmup_epochs * steps_per_epoch))
+        return self._elbo_objective(self.beta, steps_per_epoch)
 
-    def _check_fields(self, images: Images) -> None:
-        super()._check_fields(images)
+    def check(self, images: Images) -> None:
+        super().check(images)
+        if self.epsilon is not None and self.early_stopping:
+            raise ValueError(
+                "early_stopping compares the objectives of epochs, which a beta learned for epsilon changes: give one of them"
+            )
         if self.epsilon is not None and self.beta is not None:
             raise ValueError(
                 f"give beta or epsilon, not both: epsilon={self.epsilon} learns beta, got beta={self.beta}"
             )
-        if self.beta is not None and not self.beta >= 0:
-            raise ValueError(f"beta must be >= 0, got {self.beta}")
-        if self.epsilon is not None and not self.epsilon > 0:
-            raise ValueError(f"epsilon must be > 0 nats, got {self.epsilon}")
+        check_number("beta", self.beta)
+        check_number("epsilon", self.epsilon, above=0)
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -628,14 +671,30 @@ class CVAE(Estimator):
     `score_samples` sums over classes, `predict` and `predict_proba` give the class posterior. After `fit`: `classes_`.
     """
 
+    beta: float | None = None
+    """Weight of the rate, >= 0; None is sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1 for wang2023, as in the
+    report). Above 1, since samples come from the prior: the less z tells beyond the label, the surer is a sample's class."""
+
     conditional: ClassVar[bool] = True
+
+    def _defaults(self, *, wang2023: bool) -> dict:
+        return {"beta": 1.0 if wang2023 else self._balanced_beta()}
+
+    def _make_objective(self, steps_per_epoch: int):
+        return self._elbo_objective(self.beta, steps_per_epoch)
+
+    def check(self, images: Images) -> None:
+        super().check(images)
+        check_number("beta", self.beta)
 
     def predict(self, X) -> np.ndarray:
         """(N,) the most probable class of each image under p(y|x), by the ELBOs of the classes."""
+        self._check_fitted()
         return self.classes_[self.predict_proba(X).argmax(1)]
 
     def predict_proba(self, X, n_draws: int = 4) -> np.ndarray:
         """(N, n_classes) p(y|x) from p(y) exp(ELBO(x|y)), normalised."""
+        self._check_fitted()
         joint = self._class_elbos(X, n_draws) + np.log(np.maximum(self.class_frequencies_, 1e-300))
         joint -= joint.max(1, keepdims=True)
         probabilities = np.exp(joint)
@@ -643,7 +702,6 @@ class CVAE(Estimator):
 
     def _class_elbos(self, X, n_draws: int) -> np.ndarray:
         """(N, n_classes) ELBO of log p(x|y) in nats for each class y."""
-        self._check_fitted()
         return np.stack([self._elbo(X, label, n_draws) for label in self.classes_], axis=1)
 
     def _labels_or_inferred(self, X, y):
@@ -675,6 +733,13 @@ class VQVAE(Estimator):
     """kmeans, data (random encoder outputs) or uniform; None is kmeans (uniform for wang2023)."""
     revive: float | None = None
     """Codes used less than this share of their fair part are moved to data; 0 never. None is 0.1 (0 for wang2023)."""
+
+    def check(self, images: Images) -> None:
+        super().check(images)
+        for name in ("n_codes", "code_dim"):
+            check_number(name, getattr(self, name), whole=True, above=0)
+        for name in ("commitment", "codebook_weight", "ema", "revive"):
+            check_number(name, getattr(self, name))
 
     def _defaults(self, *, wang2023: bool) -> dict:
         if wang2023:
@@ -761,7 +826,7 @@ class VQVAE(Estimator):
             raise ValueError(
                 f"latents must be numbers of shape (N, {height * width * dim}), got {Z.dtype} of shape {Z.shape}"
             )
-        return torch.from_numpy(Z.astype(np.float32)).view(-1, height, width, dim).movedim(-1, 1)
+        return _finite_latents(Z).view(-1, height, width, dim).movedim(-1, 1)
 
 
 MODELS = {"vae": VAE, "bvae": BetaVAE, "cvae": CVAE, "vqvae": VQVAE}

@@ -17,7 +17,7 @@ import numpy as np
 
 from vaekit.data.images import PARTS, Images, check_array, check_labels, fingerprint, split_indices
 from vaekit.data.readers import IMAGE_SUFFIXES, read_folder, read_idx, read_images, read_npy, read_npz, same_channels
-from vaekit.messages import nearest
+from vaekit.messages import check_number, nearest
 
 
 class IdxSet(NamedTuple):
@@ -81,6 +81,8 @@ def open_data(name_or_path, split: str = "train", *, split_seed: int = 0, resize
     """
     if split not in (*PARTS, "all"):
         raise ValueError(f"split must be one of {', '.join(PARTS)} or all, got {split!r}")
+    check_number("split_seed", split_seed, whole=True)
+    check_number("resize", resize, whole=True, above=0)
     whole, published = _open_whole(str(name_or_path), resize)
     if resize is not None and whole.image_shape[:2] != (resize, resize):
         raise ValueError(f"{whole.name} has samples of shape {whole.image_shape}; only image files can be resized")

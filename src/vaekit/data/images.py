@@ -65,7 +65,7 @@ def check_array(X, name: str = "X") -> np.ndarray:
         try:
             x = x.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must hold numbers, got objects ({error})") from None
+            raise type(error)(f"{name} must hold numbers, got objects ({error})") from None
     if x.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} has dtype {x.dtype}")
     if x.dtype.kind not in "biuf":
@@ -108,13 +108,7 @@ def check_array(X, name: str = "X") -> np.ndarray:
 
 def check_labels(y, n: int, name: str = "y") -> tuple[np.ndarray, tuple]:
     """Labels of any kind, one per image -> ((n,) int64 indices, the sorted classes). ValueError where they don't fit."""
-    y = np.asarray(y)
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = y[:, 0]
-    if y.ndim != 1:
-        raise ValueError(f"{name} must be one label per image, of shape ({n},), got shape {y.shape}")
-    if len(y) != n:
-        raise ValueError(f"{name} has {len(y)} labels for {n} images")
+    y = label_column(y, n, name)
     if y.dtype.kind == "f":
         if not np.isfinite(y).all():
             raise ValueError(f"{name} holds NaN or infinity; every image needs a label")
@@ -129,6 +123,18 @@ def check_labels(y, n: int, name: str = "y") -> tuple[np.ndarray, tuple]:
     except TypeError:
         raise ValueError(f"{name} mixes labels of different types") from None
     return index.astype(np.int64), tuple(classes.tolist())
+
+
+def label_column(y, n: int, name: str = "y") -> np.ndarray:
+    """Labels (n,), or (n, 1), as one axis. ValueError where there are not n of them."""
+    y = np.asarray(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        raise ValueError(f"{name} must be one label per image, of shape ({n},), got shape {y.shape}")
+    if len(y) != n:
+        raise ValueError(f"{name} has {len(y)} labels for {n} images")
+    return y
 
 
 def fingerprint(x: np.ndarray, y: np.ndarray | None) -> str:

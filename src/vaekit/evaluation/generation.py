@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -81,7 +82,8 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
     """
     if train_images.y is None or test_images.y is None:
         raise ValueError(f"a judge needs labels, and {train_images.name} has none")
-    judge = Judge(channels=train_images.x.shape[-1], n_classes=len(train_images.classes))
+    with seeded(derive_seed(0, "judge")):
+        judge = Judge(channels=train_images.x.shape[-1], n_classes=len(train_images.classes))
     key = f"{train_images.fingerprint[:16]}-{train_images.split_seed}-v{JUDGE_VERSION}"
     path = Path(cache_dir()) / "judges" / f"{key}.safetensors"
     if path.exists():
@@ -91,8 +93,6 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
             return judge.eval(), facts["test_accuracy"]
         except (ValueError, RuntimeError, KeyError):
             path.unlink(missing_ok=True)  # a damaged cache entry costs a new training, nothing else
-    with seeded(derive_seed(0, "judge")):
-        judge = Judge(channels=train_images.x.shape[-1], n_classes=len(train_images.classes))
     judge.to(memory_format=torch.channels_last)
     data = Data(torch.from_numpy(train_images.x), torch.from_numpy(train_images.y))
     batch_size = 128 if len(data) >= 5000 else 32
@@ -101,9 +101,12 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
     plan = Plan(steps=steps, batch_size=batch_size, learning_rate=2e-3, warmup=50)
     train(judge, _cross_entropy, data, plan, title=f"judge of {train_images.name}", verbose=verbose)
     accuracy = class_consistency(judge, test_images.x, test_images.y)
-    path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"data": train_images.name, "fingerprint": train_images.fingerprint, "test_accuracy": accuracy}
-    write_tensors(path, judge.state_dict(), facts)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, judge.state_dict(), facts)
+    except OSError as error:
+        warnings.warn(f"the judge could not be kept for the next time ({error})", stacklevel=2)
     return judge, accuracy
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,8 +30,10 @@ class Elbo:
     warmup: int = 0
 
     def __post_init__(self):
-        if not self.beta >= 0:
-            raise ValueError(f"beta must be >= 0, got {self.beta}")
+        if not 0 <= self.beta < math.inf:
+            raise ValueError(f"beta must be a number >= 0, got {self.beta}")
+        if not self.warmup >= 0:
+            raise ValueError(f"warmup must be >= 0 steps, got {self.warmup}")
 
     def __call__(self, trace: Trace, step: int) -> dict[str, Term]:
         distortion, rate = distortion_and_rate(trace)
@@ -42,15 +45,17 @@ class ConstrainedElbo(nn.Module):
     """The beta-VAE as a constrained problem: the least distortion with a rate of at most `epsilon` nats.
 
     beta is the Lagrange multiplier of E[log p(x|z)] - beta (KL - epsilon) (Higgins et al. 2017, equation 2), learned
-    by projected dual ascent: beta <- max(0, beta + ascent (KL / epsilon - 1)) after each batch in training mode. The
-    violation is taken relative to epsilon, so that one `ascent` serves targets of any size. The constant beta * epsilon
-    moves no weight and is left out of the terms.
+    by projected dual ascent: beta <- max(0, beta + ascent (1 + beta) (KL / epsilon - 1)) after each batch in training mode.
+    The violation is taken relative to epsilon and the step grows with beta, so that one `ascent` serves targets and data of
+    any size. The constant beta * epsilon moves no weight and is left out of the terms.
     """
 
     def __init__(self, *, epsilon: float, ascent: float = 0.02, beta: float = 1.0):
         super().__init__()
-        if not epsilon > 0:
+        if not 0 < epsilon < math.inf:
             raise ValueError(f"epsilon must be > 0 nats, got {epsilon}")
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"beta must be a number >= 0, got {beta}")
         self.epsilon, self.ascent = epsilon, ascent
         self.register_buffer("beta", torch.tensor(float(beta)))
 
@@ -59,5 +64,5 @@ class ConstrainedElbo(nn.Module):
         beta = self.beta.clone()
         if self.training:
             with torch.no_grad():
-                self.beta.add_(self.ascent * (rate.mean() / self.epsilon - 1)).clamp_(min=0)
+                self.beta.add_(self.ascent * (1 + self.beta) * (rate.mean() / self.epsilon - 1)).clamp_(min=0)
         return {"distortion": Term(distortion), "rate": Term(rate, beta), **trace.penalties}

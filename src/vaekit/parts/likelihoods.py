@@ -60,7 +60,7 @@ class GaussianLikelihood(nn.Module):
 
     def penalty_scale(self) -> Tensor:
         """1 / (2 variance): puts squared latent distances on the footing of the squared error in the nats of `log_prob`."""
-        return 0.5 / self.variance.clone()
+        return 0.5 / self.variance
 
 
 class BernoulliLikelihood(nn.Module):

@@ -15,11 +15,14 @@ CHUNK = 4096  # vectors compared at once: bounds the memory of the distance matr
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """(N, D) vectors and (K, D) codebook -> (N,) int64 index of the nearest code in Euclidean distance.
 
-    One matrix product and an argmin per chunk: ||v - e||^2 and ||e||^2 / 2 - v.e have the same order over e.
+    One matrix product and an argmin per chunk: ||v - e||^2 and ||e||^2 / 2 - v.e have the same order over e. Both are
+    taken about the codebook's mean, since a large offset that all share would drown their differences.
     """
+    centre = codebook.mean(0)
+    codebook = codebook - centre
     half_norms = 0.5 * codebook.square().sum(1)
     chunks = vectors.split(CHUNK)
-    return torch.cat([torch.addmm(half_norms, part, codebook.t(), alpha=-1.0).argmin(1) for part in chunks])
+    return torch.cat([torch.addmm(half_norms, part - centre, codebook.t(), alpha=-1.0).argmin(1) for part in chunks])
 
 
 def kmeans(vectors: Tensor, k: int, iterations: int = 10) -> Tensor:
@@ -73,6 +76,10 @@ class VectorQuantizer(nn.Module):
             raise ValueError(f"n_codes must be >= 2 and code_dim >= 1, got {n_codes} and {code_dim}")
         if ema is not None and not 0 < ema < 1:
             raise ValueError(f"ema must be None or in (0, 1), got {ema}")
+        if min(codebook_weight, commitment, revive) < 0:
+            raise ValueError(
+                f"codebook_weight, commitment and revive must be >= 0, got {codebook_weight}, {commitment} and {revive}"
+            )
         if init not in ("uniform", "data", "kmeans"):
             raise ValueError(f"codebook init must be uniform, data or kmeans, got {init!r}")
         self.n_codes, self.features = n_codes, code_dim
@@ -84,7 +91,7 @@ class VectorQuantizer(nn.Module):
         else:
             self.register_buffer("codebook", codebook)
             self.register_buffer("ema_sums", codebook / n_codes)
-        self.register_buffer("shares", torch.full((n_codes,), 1 / n_codes))  # moving share of vectors, sums to 1
+        self.register_buffer("shares", torch.full((n_codes,), 1 / n_codes))  # moving share of vectors
         self.register_buffer("counts", torch.zeros(n_codes))  # vectors per code since `counts` was last cleared
 
     @torch.no_grad()
@@ -95,7 +102,7 @@ class VectorQuantizer(nn.Module):
         vectors = h.movedim(1, -1).reshape(-1, self.features).float()
         if len(vectors) < self.n_codes:  # fewer vectors than codes: repeat them, a little apart
             vectors = vectors.repeat(-(-self.n_codes // len(vectors)), 1)
-            vectors = vectors + 1e-3 * vectors.std() * torch.randn_like(vectors)
+            vectors = vectors + 1e-3 * vectors.std().clamp(min=1e-3) * torch.randn_like(vectors)
         picked = torch.randperm(len(vectors), device=vectors.device)[: 64 * self.n_codes]
         vectors = vectors[picked]
         self.codebook.data.copy_(kmeans(vectors, self.n_codes) if self.init == "kmeans" else vectors[: self.n_codes])

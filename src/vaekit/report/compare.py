@@ -67,12 +67,18 @@ def compare(
     if train.y is None and any(MODELS[name].conditional for name in models):
         models = [name for name in models if not MODELS[name].conditional]
         say(f"{data} has no labels: conditional models are left out")
+        if not models:
+            raise ValueError(f"{data} has no labels, and every model asked for is conditional")
     common = {"architecture": architecture, "device": device, "verbose": verbose}
-    (out / "figures").mkdir(parents=True, exist_ok=True)
+
+    def make(name: str, seed: int, **settings) -> Estimator:
+        return MODELS[name](**{**common, "epochs": epochs, **settings}, random_state=seed)
 
     def run(folder: str, name: str, seed: int, **settings) -> Estimator:
-        estimator = MODELS[name](**{**common, "epochs": epochs, **settings}, random_state=seed)
-        return estimator.fit_images(train, folder=str(out / "runs" / folder), resume=True)
+        return make(name, seed, **settings).fit_images(train, folder=str(out / "runs" / folder), resume=True)
+
+    for name in models:  # before the judge, which takes its time
+        make(name, random_state).check(train)
 
     judge, judge_accuracy = get_judge(train, test, verbose=verbose) if train.y is not None else (None, None)
     entries, first = [], {}
@@ -93,7 +99,7 @@ def compare(
         for name in models
         if name != "vqvae"
     }
-    sweep_results = _sweep(run, test, first, models) if sweeps else {}
+    sweep_results = _sweep(run, test, first, random_state) if sweeps else {}
     say("drawing")
     pictures = draw(first, planar, sweep_results, test, out / "figures", random_state)
     results = {
@@ -138,6 +144,8 @@ def evaluate_run(
 
     A judge adds the class consistency of `PER_CLASS` samples per class from a conditional model.
     """
+    if not estimator.history_:
+        raise ValueError(f"{folder} has no log.jsonl, which says what its training took; train it anew")
     seconds = sum(record["seconds"] for record in estimator.history_)
     images = estimator.facts_["plan"]["batch_size"] * estimator.history_[-1]["step"]
     entry = {
@@ -181,19 +189,19 @@ def _notes(judge_accuracy: float | None, planar_epochs: int, sweep_results: dict
     return notes
 
 
-def _sweep(run, test: Images, first: dict[str, Estimator], models: Sequence[str]) -> dict:
+def _sweep(run, test: Images, first: dict[str, Estimator], seed: int) -> dict:
     """Loss against latent dimension (VAE) and beta (beta-VAE): the report's two sweeps, as numbers for results.json."""
     epochs = max(1, next(iter(first.values())).filled_in().epochs // 4)
     found: dict = {"epochs": epochs}
 
     def measure(folder: str, name: str, **settings) -> dict:
-        estimator = run(folder, name, 0, epochs=epochs, **settings)
+        estimator = run(folder, name, seed, epochs=epochs, **settings)
         result = evaluate(estimator.model_, estimator.on_device(test, estimator.device_), draws=2)
         return {key: result[key] for key in ("mse", "distortion", "rate", "elbo")}
 
-    if "vae" in models:
+    if "vae" in first:
         found["latent_dim"] = [{"value": d, **measure(f"sweep-latent-{d}", "vae", latent_dim=d)} for d in LATENT_DIMS]
-    if "bvae" in models:
+    if "bvae" in first:
         found["beta"] = [{"value": b, **measure(f"sweep-beta-{b}", "bvae", beta=b)} for b in BETAS]
     return found
 

@@ -86,6 +86,14 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config_file, json.dumps({"format": FORMAT, **config}, indent=1) + "\n")
 
+    def tidy(self) -> None:
+        """Removes what a killed run left behind: temporary files, and the checkpoints of a run that was finished."""
+        leftovers = [*self.path.glob(".*.tmp"), self.path / "checkpoint.new.safetensors"]
+        if self.finished:
+            leftovers += [self.checkpoint_file, self.previous_file]
+        for file in leftovers:
+            file.unlink(missing_ok=True)
+
     def config(self) -> dict:
         """run.json. Raises ValueError where there is none, it can't be read, or a newer vaekit wrote it."""
         if not self.path.exists():

@@ -41,7 +41,8 @@ class Plan:
     steps: optimizer steps in all. batch_size: images per step. learning_rate: the peak of the schedule.
     schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
     gradient_clip: the largest norm of the whole gradient, or None.
-    patience: epochs without a better validation objective before an early stop, or None.
+    patience: epochs without a better validation objective before an early stop, or None; epochs that end before the step
+        `patience_from` don't count, since there the objective is not yet the one asked for.
     """
 
     steps: int
@@ -52,6 +53,7 @@ class Plan:
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float | None = None
     patience: int | None = None
+    patience_from: int = 0
     precision: str = "float32"
     seed: int = 0
 
@@ -116,6 +118,7 @@ def train(
     saved = folder.load_checkpoint() if folder else None
     if saved:
         step, sums, best, history = _restore(saved, state, optimizer, device)
+    if folder:
         folder.cut_log(step)
     with (
         seeded(0),
@@ -166,13 +169,15 @@ def train(
             if not (end_of_epoch or stop.requested or step % CHECK_EVERY == 0):
                 continue
             _check_finite(bad, list(terms), plan)
+            _check_weights(state, step, plan)
             sums["seconds"] = seconds_before + time.perf_counter() - epoch_clock
             if end_of_epoch:
                 record = _record(epoch + 1, step, terms, sums, batch_size, plan, module)
                 sums = None
                 if validation is not None:
-                    record |= validate(state, module, objective, validation, plan, step)
-                    best = _better(best, record, module)
+                    record |= validate(state, module, objective, validation, plan)
+                    if step >= plan.patience_from:
+                        best = _better(best, record, module)
                 history.append(record)
                 if folder:
                     folder.append(record)
@@ -211,16 +216,17 @@ def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) ->
 
 
 @torch.no_grad()
-def validate(
-    state: nn.Module, module: nn.Module, objective: Objective, data: Data, plan: Plan, step: int
-) -> dict[str, float]:
-    """Every term's mean over the validation images in eval mode, and their weighted sum, as `validation_...`."""
+def validate(state: nn.Module, module: nn.Module, objective: Objective, data: Data, plan: Plan) -> dict[str, float]:
+    """Every term's mean over the validation images in eval mode, and their weighted sum, as `validation_...`.
+
+    The weights of the terms are those of the last step, so that the sums of different epochs compare.
+    """
     state.eval()
     sums: dict[str, Tensor] = {}
     for start in range(0, len(data), 1000):
         torch.manual_seed(derive_seed(plan.seed, "validation"))
         x, y = data.batch(slice(start, start + 1000))
-        terms = objective(module(x, y), step)
+        terms = objective(module(x, y), plan.steps)
         for name, term in terms.items():
             value = term.value.sum().float()
             sums[name] = sums.get(name, 0.0) + value
@@ -262,11 +268,21 @@ def _check_finite(bad: Tensor, names: list[str], plan: Plan) -> None:
     if failed:
         first = min(failed.values())
         culprits = ", ".join(name for name, step in failed.items() if step == first)
-        raise TrainingFailed(
-            f"training stopped: {culprits} became non-finite at step {first}. Try a lower learning rate (it was "
-            f"{plan.learning_rate_at(first):.2g}; try {plan.learning_rate / 3:.2g}), a gradient clip (--gradient-clip 100), "
-            f"or precision float32. The last checkpoint is from before that step"
-        )
+        raise TrainingFailed(_failure(culprits, f"at step {first}", first, plan))
+
+
+def _check_weights(state: nn.Module, step: int, plan: Plan) -> None:
+    """A gradient can be non-finite where every term is finite; it then shows in the weights, before they are saved."""
+    if not all(value.isfinite().all() for value in state.state_dict().values()):
+        raise TrainingFailed(_failure("the weights", f"within {CHECK_EVERY} steps before step {step}", step - 1, plan))
+
+
+def _failure(culprits: str, when: str, step: int, plan: Plan) -> str:
+    return (
+        f"training stopped: {culprits} became non-finite {when}. Try a lower learning rate (it was "
+        f"{plan.learning_rate_at(step):.2g}; try {plan.learning_rate / 3:.2g}), a gradient clip (--gradient-clip 100), "
+        f"or precision float32. The last checkpoint is from before that step"
+    )
 
 
 def _out_of_patience(plan: Plan, best: dict | None, history: list[dict]) -> bool:

@@ -1,0 +1,532 @@
+"""The comparison from data to page, how it goes on after an interruption, and the judge of samples."""
+
+import base64
+import contextlib
+import io
+import json
+import math
+import re
+import shutil
+import warnings
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vaekit.cli import main
+from vaekit.data import open_data
+from vaekit.estimators import LABELS, MODELS
+from vaekit.evaluation.generation import class_consistency, get_judge
+from vaekit.files import load
+from vaekit.report.compare import compare
+from vaekit.training.checkpoint import read_tensors
+
+QUICK = ("--epochs", "1", "--architecture", "mlp")
+LATENT_DIMS, BETAS = (2, 3), (1.0, 2.0)
+FIGURES = ("training", "latent_dim", "beta", "samples", "latent_space", "manifold", "traversals", "by_class",
+           "reconstructions", "codes")  # fmt: skip
+MEASURED = ("parameters", "seconds", "seconds_total", "images_per_second", "mse", "distortion", "rate", "elbo")
+
+
+class Report(NamedTuple):
+    path: Path
+    code: int
+    out: str
+    err: str
+
+    @property
+    def results(self) -> dict:
+        return json.loads((self.path / "results.json").read_text())
+
+    @property
+    def names(self) -> list[str]:
+        return [entry["name"] for entry in self.results["models"]]
+
+    @property
+    def figures(self) -> set[str]:
+        return {path.name for path in (self.path / "figures").iterdir()}
+
+    @property
+    def page(self) -> str:
+        return (self.path / "index.html").read_text()
+
+
+def run(data, out: Path, *arguments) -> Report:
+    """`vaekit compare`; an exception other than SystemExit would be a user's traceback, and fails."""
+    printed, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            main(["compare", "--data", str(data), "--out", str(out), *map(str, arguments)])
+        except SystemExit as end:
+            code = end.code if end.code is not None else 0
+    return Report(out, code, printed.getvalue(), err.getvalue())
+
+
+def assert_refused(report: Report, *words: str) -> None:
+    """Exit code 2 and one line on standard error that says what is wrong."""
+    assert report.code == 2 and report.err.startswith("vaekit: ") and report.err.count("\n") == 1, report
+    for word in words:
+        assert word in report.err
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below a folder, its bytes and when it was written."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def no_training(*_, **__):
+    raise AssertionError("something was trained")
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """From here on, neither a model nor a judge can be trained."""
+    monkeypatch.setattr("vaekit.estimators.train", no_training)
+    monkeypatch.setattr("vaekit.evaluation.generation.train", no_training)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def trainings(monkeypatch) -> list[str]:
+    """The judges trained from here on, none of them for long."""
+    from vaekit.evaluation.generation import train
+
+    titles = []
+
+    def two_steps(judge, objective, data, plan, *, title, **options):
+        titles.append(title)
+        return train(judge, objective, data, replace(plan, steps=2), title=title, **options)
+
+    monkeypatch.setattr("vaekit.evaluation.generation.train", two_steps)
+    return titles
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """A page without pictures: drawing takes longer than all the rest of a small comparison."""
+    monkeypatch.setattr("vaekit.report.compare.draw", lambda *_, **__: [])
+
+
+@pytest.fixture(scope="module")
+def npz(digits, tmp_path_factory) -> Path:
+    """200 digits with their labels."""
+    path = tmp_path_factory.mktemp("data") / "digits.npz"
+    np.savez(path, x=digits[0][:200], y=digits[1][:200])
+    return path
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory) -> Path:
+    """60 smooth colour images, 12 rows by 10 columns, without labels."""
+    rng = np.random.default_rng(0)
+    corners = rng.random((60, 2, 2, 3))
+    down, across = np.linspace(0, 1, 12), np.linspace(0, 1, 10)
+    rows = np.einsum("kh,nkwc->nhwc", np.stack([1 - down, down]), corners)
+    x = np.einsum("kw,nhkc->nhwc", np.stack([1 - across, across]), rows)
+    path = tmp_path_factory.mktemp("data") / "colours.npy"
+    np.save(path, x.astype(np.float32))
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(npz, tmp_path_factory) -> Report:
+    """The whole comparison with its sweeps, as a user runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaekit.report.compare.LATENT_DIMS", LATENT_DIMS)
+        patch.setattr("vaekit.report.compare.BETAS", BETAS)
+        return run(npz, tmp_path_factory.mktemp("report") / "report", *QUICK, "--sweeps")
+
+
+@pytest.fixture(scope="module")
+def colour_report(colours, tmp_path_factory) -> Report:
+    return run(colours, tmp_path_factory.mktemp("report") / "report", "--epochs", 1)
+
+
+# ---- what a comparison leaves behind
+
+
+def test_a_comparison_ends_well_and_says_where_its_report_is(report):
+    assert report.code == 0, report.err
+    assert str(report.path / "index.html") in report.out
+    assert all(label in report.out for label in LABELS.values())
+
+
+def test_results_have_every_number_of_every_model(report):
+    entries = report.results["models"]
+    assert report.names == list(MODELS) and {entry["seed"] for entry in entries} == {0}
+    for entry in entries:
+        assert all(math.isfinite(entry[key]) for key in MEASURED), entry
+        assert entry["elbo"] == pytest.approx(-(entry["distortion"] + entry["rate"]), rel=1e-9)
+        assert 0 < entry["seconds"] <= entry["seconds_total"] and entry["images_per_second"] > 0
+        assert 0 < entry["mse"] < 1 and entry["rate"] > 0 and entry["likelihood"]
+    judged = {entry["name"]: entry["class_consistency"] for entry in entries if "class_consistency" in entry}
+    assert list(judged) == ["cvae"] and 0 <= judged["cvae"] <= 1
+
+
+def test_results_say_which_data_and_which_protocol(report, npz):
+    data, protocol = report.results["data"], report.results["protocol"]
+    whole = open_data(npz, "all")
+    assert data["fingerprint"] == whole.fingerprint and data["image_shape"] == [8, 8, 1]
+    assert (data["train"], data["test"]) == (160, 20) and data["classes"] == list("0123456789")
+    assert protocol["seeds"] == 1 and protocol["device"] and protocol["torch"] == torch.__version__
+    assert set(protocol["models"]) == set(LABELS.values())
+
+
+def test_numbers_are_those_of_the_runs_in_the_report_on_test_images(report, npz):
+    test = open_data(npz, "test")
+    for entry in report.results["models"]:
+        folder = report.path / "runs" / f"{entry['name']}-seed0"
+        model = load(folder)
+        kept = json.loads((folder / "evaluation.json").read_text())
+        assert kept.items() <= entry.items() and entry["parameters"] == model.n_parameters_
+        names = np.asarray(test.classes)[test.y] if model.conditional else None
+        rebuilt = model.reconstruct(test.x, names).astype(float)
+        assert entry["mse"] == pytest.approx(np.square((rebuilt - test.x) / 255).mean(), rel=2e-3)  # 8-bit
+
+
+def test_sweeps_have_a_point_per_value(report):
+    sweeps = report.results["sweeps"]
+    assert [point["value"] for point in sweeps["latent_dim"]] == list(LATENT_DIMS)
+    assert [point["value"] for point in sweeps["beta"]] == list(BETAS)
+    for point in (*sweeps["latent_dim"], *sweeps["beta"]):
+        assert point["elbo"] == pytest.approx(-(point["distortion"] + point["rate"]), rel=1e-9)
+
+
+def test_every_figure_is_there_and_shows_something(report):
+    expected = {f"{name}.png" for name in FIGURES} | {f"samples_{name}.png" for name in MODELS}
+    assert report.figures == expected  # and no temporary file
+    for name in sorted(expected):
+        with Image.open(report.path / "figures" / name) as image:
+            assert min(image.size) > 50 and len(image.convert("RGB").getcolors(2**24)) > 8, name
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.feed(re.sub(r"(base64,[\w+/]{40})[\w+/=]*", r"\1", html))  # the parser is slow on pictures
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def attributes(self, name: str) -> list[str]:
+        return [found[name] for _, found in self.tags if name in found]
+
+    def __getitem__(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.mark.parametrize("which", ["report", "colour_report"])
+def test_the_page_needs_nothing_but_itself(which, request):
+    report = request.getfixturevalue(which)
+    page = Page(report.page)
+    assert page.attributes("src") and all(
+        source.startswith("data:image/png;base64,") for source in page.attributes("src")
+    )
+    anchors = page.attributes("id")
+    assert all(link[0] == "#" and link[1:] in anchors for link in page.attributes("href"))
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base"}
+    assert "url(" not in report.page and "@import" not in report.page
+
+
+@pytest.mark.parametrize("which", ["report", "colour_report"])
+def test_every_picture_of_the_page_has_words_for_who_can_not_see_it(which, request):
+    images = Page(request.getfixturevalue(which).page)["img"]
+    assert images and all(len(image["alt"].split()) >= 3 for image in images)
+
+
+def test_the_page_shows_every_figure_and_every_model(report):
+    html = report.page
+    for name in FIGURES:
+        assert base64.b64encode((report.path / "figures" / f"{name}.png").read_bytes()).decode() in html, name
+    assert len(Page(html)["img"]) == len(FIGURES)
+    for label in LABELS.values():
+        assert label in html
+    for entry in report.results["models"]:
+        assert f"{entry['parameters']:,}" in html
+
+
+def test_colour_images_without_labels_are_compared(colour_report, colours):
+    report = colour_report
+    assert report.code == 0, report.err
+    assert report.results["data"]["image_shape"] == [12, 10, 3] and report.results["data"]["classes"] == []
+    with Image.open(report.path / "figures" / "reconstructions.png") as image:
+        drawn = {colour for _, colour in image.convert("RGB").getcolors(2**24)}
+    shown = np.rint(open_data(colours, "test").x * 255).astype(int).reshape(-1, 3)
+    assert {tuple(colour) for colour in shown.tolist()} <= drawn
+
+
+def test_without_labels_conditional_models_are_left_out_and_it_says_so(colour_report):
+    assert colour_report.names == ["vae", "bvae", "vqvae"]
+    assert "no labels" in colour_report.out + colour_report.err
+    assert not {"by_class.png", "samples_cvae.png"} & colour_report.figures
+    assert not (colour_report.path / "runs" / "cvae-seed0").exists()
+
+
+@pytest.mark.parametrize("models", [("vae", "vqvae"), ("cvae",), ("vqvae",)])
+def test_a_choice_of_models_is_compared(npz, tmp_path, models):
+    report = run(npz, tmp_path / "report", *QUICK, "--models", " , ".join(models))
+    assert report.code == 0, report.err
+    assert report.names == list(models)
+    assert {name for name in MODELS if f"samples_{name}.png" in report.figures} == set(models)
+    assert ("by_class.png" in report.figures) == ("cvae" in models)
+    assert ("codes.png" in report.figures) == ("vqvae" in models)
+    assert {"manifold.png", "traversals.png"} <= report.figures or "vae" not in models
+
+
+def test_seeds_become_means_and_deviations(npz, tmp_path, undrawn):
+    report = run(npz, tmp_path / "report", *QUICK, "--models", "vae,bvae", "--seeds", 2, "--random-state", 5)
+    assert report.code == 0, report.err
+    entries = report.results["models"]
+    assert sorted((entry["name"], entry["seed"]) for entry in entries) == [
+        ("bvae", 5), ("bvae", 6), ("vae", 5), ("vae", 6)
+    ]  # fmt: skip
+    elbos = [entry["elbo"] for entry in entries if entry["name"] == "vae"]
+    assert elbos[0] != elbos[1]
+    mean, std = np.mean(elbos), np.std(elbos, ddof=1)
+    words = f"{mean:,.2f} ± {std:,.2f}".replace("-", "\N{MINUS SIGN}")
+    assert words in report.page and words in report.out
+
+
+def test_an_architecture_and_epochs_are_for_all_models(report):
+    for entry in report.results["models"]:
+        model = load(report.path / "runs" / f"{entry['name']}-seed0")
+        assert model.architecture == "mlp" and model.epochs == 1
+
+
+# ---- going on, and what is refused
+
+
+def test_a_second_comparison_trains_nothing_and_finds_the_same_numbers(
+    report, npz, tmp_path, untrained, undrawn, monkeypatch
+):
+    monkeypatch.setattr("vaekit.report.compare.LATENT_DIMS", LATENT_DIMS)
+    monkeypatch.setattr("vaekit.report.compare.BETAS", BETAS)
+    again = run(npz, shutil.copytree(report.path, tmp_path / "report"), *QUICK, "--sweeps")
+    assert again.code == 0, again.err
+    for part in ("models", "sweeps", "data"):
+        assert again.results[part] == report.results[part]
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(report, npz, tmp_path, undrawn, monkeypatch):
+    from vaekit.estimators import train
+
+    trained = []
+
+    def interrupt_the_second(*arguments, title, **options):
+        trained.append(title)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train(*arguments, title=title, **options)
+
+    arguments = (npz, tmp_path / "report", *QUICK, "--models", "vae,bvae")
+    with monkeypatch.context() as patch:
+        patch.setattr("vaekit.estimators.train", interrupt_the_second)
+        broken = run(*arguments)
+    assert broken.code == 130 and "Traceback" not in broken.err
+    assert not (broken.path / "index.html").exists() and not (broken.path / "results.json").exists()
+    finished = broken.path / "runs" / "vae-seed0"
+    before = {name: kept for name, kept in snapshot(finished).items() if name != "evaluation.json"}
+    assert "weights.safetensors" in before
+
+    whole = run(*arguments)
+    assert whole.code == 0, whole.err
+    assert {name: kept for name, kept in snapshot(finished).items() if name != "evaluation.json"} == before
+    for mine, unbroken in zip(whole.results["models"], report.results["models"], strict=False):
+        assert mine["name"] == unbroken["name"]
+        assert [mine[key] for key in ("mse", "distortion", "rate")] == [
+            unbroken[key] for key in ("mse", "distortion", "rate")
+        ]
+
+
+@pytest.mark.parametrize("change", [("--epochs", 2), ("--architecture", "conv")])
+def test_other_settings_in_a_report_are_refused_and_nothing_is_lost(report, npz, untrained, change):
+    before = snapshot(report.path)
+    assert_refused(run(npz, report.path, *QUICK, *change), str(report.path / "runs"), "settings")
+    assert snapshot(report.path) == before
+
+
+def test_another_split_in_a_report_is_refused_since_its_models_saw_those_test_images(
+    report, npz, tmp_path, own_cache, trainings, undrawn
+):
+    folder = shutil.copytree(report.path, tmp_path / "report")
+    before = snapshot(folder)
+    again = run(npz, folder, *QUICK, "--split-seed", 1)
+    assert again.code == 2 and again.err.splitlines()[-1].startswith("vaekit: "), again
+    assert snapshot(folder) == before
+
+
+def test_other_data_in_a_report_is_refused_and_nothing_is_lost(report, colours):
+    before = snapshot(report.path)
+    assert_refused(run(colours, report.path, *QUICK), "other data")
+    assert snapshot(report.path) == before
+
+
+def test_a_table_is_refused(tmp_path):
+    np.save(tmp_path / "table.npy", np.random.default_rng(0).normal(size=(50, 4)))
+    assert_refused(run(tmp_path / "table.npy", tmp_path / "report", *QUICK), "table", "vaekit train")
+    assert not (tmp_path / "report").exists()
+
+
+def test_an_unknown_model_gets_the_nearest_name(npz, tmp_path):
+    assert_refused(run(npz, tmp_path / "report", *QUICK, "--models", "vae,vqave"), "'vqave'", "did you mean 'vqvae'")
+    assert not (tmp_path / "report").exists()
+
+
+def test_only_conditional_models_without_labels_are_refused(colours, tmp_path):
+    assert_refused(run(colours, tmp_path / "report", *QUICK, "--models", "cvae"), "labels")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--models", "", "at least one model"),
+        ("--models", ",", "at least one model"),
+        ("--seeds", 0, "seeds must be a whole number > 0"),
+        ("--seeds", -1, "seeds must be a whole number > 0"),
+    ],
+)
+def test_a_comparison_of_nothing_is_refused(npz, tmp_path, flag, value, message):
+    assert_refused(run(npz, tmp_path / "report", *QUICK, flag, value), message)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("arguments", [("--epochs", 0), ("--architecture", "nlp"), ("--random-state", -1)])
+def test_values_that_make_no_sense_are_refused_before_anything_is_trained(
+    npz, tmp_path, untrained, monkeypatch, arguments
+):
+    monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path / "cache"))  # no judge yet
+    report = run(npz, tmp_path / "report", *QUICK, *arguments)
+    assert_refused(report, arguments[0].strip("-").replace("-", "_"))
+
+
+def test_a_model_named_twice_is_compared_once(colours, tmp_path, undrawn):
+    report = run(colours, tmp_path / "report", *QUICK, "--models", "vae,vae")
+    assert report.code == 0 and report.names == ["vae"]
+
+
+def test_from_python_it_returns_what_results_json_holds(report, npz, tmp_path, untrained, undrawn):
+    said = []
+    folder = shutil.copytree(report.path, tmp_path / "report")
+    found = compare(
+        str(npz), str(folder), models=["vae", "vqvae"], epochs=1, architecture="mlp", verbose=False, say=said.append
+    )
+    assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(found))
+    assert [entry["name"] for entry in found["models"]] == ["vae", "vqvae"]
+    assert any("VQ-VAE" in line for line in said)
+
+
+# ---- the judge
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Training and test images of the digits."""
+    return open_data("digits", "train"), open_data("digits", "test")
+
+
+@pytest.fixture(scope="module")
+def judged(parts, tmp_path_factory):
+    """The digits' judge, its accuracy, and the cache that it was put into."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VAEKIT_CACHE", str(cache))
+        return *get_judge(*parts), cache
+
+
+@pytest.fixture
+def small_parts(npz):
+    return open_data(npz, "train"), open_data(npz, "test")
+
+
+def files(cache: Path) -> list[Path]:
+    return [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_the_judge_of_the_digits_is_right_about_95_of_100(judged, parts):
+    judge, accuracy, _ = judged
+    assert accuracy >= 0.95
+    assert class_consistency(judge, parts[1].x, parts[1].y) == accuracy
+
+
+def test_the_judge_sees_floats_and_bytes_alike(judged, parts):
+    judge, accuracy, _ = judged
+    assert class_consistency(judge, (parts[1].x / 255).astype(np.float32), parts[1].y) == accuracy
+
+
+def test_shuffled_labels_are_judged_near_chance(judged, parts):
+    shuffled = np.random.default_rng(0).permutation(parts[1].y)
+    assert class_consistency(judged[0], parts[1].x, shuffled) == pytest.approx(0.1, abs=0.1)
+
+
+def test_a_judge_is_trained_once(judged, parts, untrained, monkeypatch):
+    judge, accuracy, cache = judged
+    monkeypatch.setenv("VAEKIT_CACHE", str(cache))
+    again, same = get_judge(*parts)
+    images = torch.from_numpy(parts[1].x)
+    assert same == accuracy and torch.equal(again.classify(images), judge.classify(images))
+
+
+def test_other_data_and_other_splits_have_judges_of_their_own(small_parts, npz, own_cache, trainings, digits, tmp_path):
+    get_judge(*small_parts)
+    np.savez(tmp_path / "other.npz", x=255 - digits[0][:200], y=digits[1][:200])
+    get_judge(open_data(tmp_path / "other.npz", "train"), open_data(tmp_path / "other.npz", "test"))
+    # A judge that saw the test images in its training could not judge them.
+    get_judge(open_data(npz, "train", split_seed=1), open_data(npz, "test", split_seed=1))
+    assert len(trainings) == 3 and len(files(own_cache)) == 3
+    get_judge(*small_parts)
+    assert len(trainings) == 3
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:100], lambda content: b"", lambda content: b"x" * 1000])
+def test_a_damaged_judge_is_replaced(small_parts, own_cache, trainings, damage):
+    _, accuracy = get_judge(*small_parts)
+    (file,) = files(own_cache)
+    whole, facts = read_tensors(file)
+    file.write_bytes(damage(file.read_bytes()))
+    assert get_judge(*small_parts)[1] == accuracy and len(trainings) == 2
+    again, same = read_tensors(file)
+    assert all(torch.equal(again[name], whole[name]) for name in whole) and same == facts and files(own_cache) == [file]
+    assert get_judge(*small_parts)[1] == accuracy and len(trainings) == 2
+
+
+def test_a_judge_does_not_disturb_the_callers_random_numbers(small_parts, own_cache, trainings):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    get_judge(*small_parts)
+    get_judge(*small_parts)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_judge_needs_labels(colours):
+    with pytest.raises(ValueError, match="labels"):
+        get_judge(open_data(colours, "train"), open_data(colours, "test"))
+
+
+class TakesBrightForOne:
+    """A judge by hand: bright images are of class 1, dark ones of class 0."""
+
+    def classify(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.float().mean((1, 2, 3)) > 0.5).long()
+
+
+@pytest.mark.parametrize("asked, share", [([0, 1, 1, 0], 1.0), ([0, 1, 0, 0], 0.75), ([1, 0, 0, 1], 0.0)])
+def test_class_consistency_is_the_share_that_is_what_was_asked_for(asked, share):
+    x = np.array([0.1, 0.9, 0.8, 0.2], np.float32).reshape(4, 1, 1, 1) * np.ones((4, 2, 2, 1), np.float32)
+    assert class_consistency(TakesBrightForOne(), x, np.array(asked)) == share
+    assert class_consistency(TakesBrightForOne(), torch.from_numpy(x), torch.tensor(asked)) == share
