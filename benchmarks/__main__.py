@@ -1,4 +1,6 @@
-"""`python -m benchmarks [NAME [ARGUMENTS] | results]`: lists the claims, runs one, or writes RESULTS.md from all."""
+"""`python -m benchmarks [NAME [ARGUMENTS] | results]`: lists the claims, runs one and adds it to RESULTS.md, or writes
+RESULTS.md from the records alone.
+"""
 
 import sys
 
@@ -20,6 +22,7 @@ def main(argv: list[str]) -> int:
         print(f"unknown claim {argv[0]!r}{nearest(argv[0], known)}; claims are {', '.join(known)}", file=sys.stderr)
         return 2
     print(record(argv[0], argv[1:]))
+    write_results()
     return 0
 
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vaekit.estimators import MODELS, Estimator
+from vaekit.estimator import Estimator
+from vaekit.estimators import MODELS
 from vaekit.world import write_atomically
 
 HERE = Path(__file__).parent

@@ -31,7 +31,7 @@ MODELS = {
     "vae": VAE(latent_dim=10, epochs=12),
     "bvae": BetaVAE(latent_dim=10, epochs=4, beta=2.0),
     "cvae": CVAE(latent_dim=8, epochs=6),
-    "vqvae": VQVAE(n_codes=32, code_dim=4, epochs=6),
+    "vqvae": VQVAE(n_codes=32, code_dim=4, epochs=15),
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 every_class = pytest.mark.parametrize("cls", [VAE, BetaVAE, CVAE, VQVAE], ids=lambda cls: cls.__name__)

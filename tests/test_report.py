@@ -88,7 +88,7 @@ def no_training(*_, **__):
 @pytest.fixture
 def untrained(monkeypatch):
     """From here on, neither a model nor a judge can be trained."""
-    monkeypatch.setattr("vaekit.estimators.train", no_training)
+    monkeypatch.setattr("vaekit.estimator.train", no_training)
     monkeypatch.setattr("vaekit.evaluation.generation.train", no_training)
 
 
@@ -323,7 +323,7 @@ def test_a_second_comparison_trains_nothing_and_finds_the_same_numbers(
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(report, npz, tmp_path, undrawn, monkeypatch):
-    from vaekit.estimators import train
+    from vaekit.estimator import train
 
     trained = []
 
@@ -335,7 +335,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(report, npz, tmp_path, u
 
     arguments = (npz, tmp_path / "report", *QUICK, "--models", "vae,bvae")
     with monkeypatch.context() as patch:
-        patch.setattr("vaekit.estimators.train", interrupt_the_second)
+        patch.setattr("vaekit.estimator.train", interrupt_the_second)
         broken = run(*arguments)
     assert broken.code == 130 and "Traceback" not in broken.err
     assert not (broken.path / "index.html").exists() and not (broken.path / "results.json").exists()

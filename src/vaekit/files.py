@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vaekit.estimators import MODELS, Estimator
+from vaekit.estimator import Estimator
+from vaekit.estimators import MODELS
 from vaekit.training.checkpoint import RunFolder
 
 

@@ -16,7 +16,8 @@ import torch
 
 from vaekit import __version__
 from vaekit.data import Images, open_data
-from vaekit.estimators import LABELS, MODELS, SCORE_SEED, Estimator
+from vaekit.estimator import SCORE_SEED, Estimator
+from vaekit.estimators import LABELS, MODELS
 from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.pictures import figures

@@ -1,0 +1,623 @@
+"""What every model is to its user: a scikit-learn estimator with a run folder. Fields are the constructor, the command line's
+flags and `run.json` at once; a named model (`vaekit.estimators`) says which parts and which objective it stands for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import NotFittedError
+from torch import Tensor, nn
+
+from vaekit import __version__
+from vaekit.data.images import Images, check_array, check_labels, fingerprint, label_column
+from vaekit.messages import check_number, nearest
+from vaekit.models.autoencoder import Autoencoder
+from vaekit.models.objectives import Elbo, distortion_and_rate
+from vaekit.parts.latents import GaussianLatent
+from vaekit.parts.likelihoods import LIKELIHOODS, make_likelihood
+from vaekit.parts.networks import ARCHITECTURES, make_networks
+from vaekit.parts.priors import StandardNormalPrior
+from vaekit.training.checkpoint import RunFolder
+from vaekit.training.loop import SCHEDULES, Data, Plan, rehearse, to_input, train
+from vaekit.world import PRECISIONS, check_random_state, derive_seed, pick_device, seeded
+
+BATCH = 1000  # images at once outside training
+SCORE_SEED = 2023  # of the fixed noise in score_samples
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class Estimator(TransformerMixin, BaseEstimator):
+    """What every model shares. Images are uint8, or floats in [0, 1], of shape (N, H, W) or (N, H, W, C); tables are
+    (N, D) finite reals, standardised inside. After `fit`: `model_` (the nn.Module), `history_` (a record per epoch),
+    `n_parameters_`, `image_shape_`, `resolved_` (the fields whose None was filled in, and with what).
+    """
+
+    latent_dim: int = 10
+    """Width of the latent vector z."""
+    architecture: str | None = None
+    """conv, resnet, mlp or wang2023 (the report's networks); None is conv for images and mlp for tables."""
+    likelihood: str | None = None
+    """gaussian (sigma learned), gaussian_fixed, bernoulli or discretized_logistic; None is gaussian, for wang2023
+    gaussian_fixed."""
+    likelihood_variance: float = 0.098
+    """Variance of gaussian_fixed, the report's lambda; intensities are in [0, 1]."""
+    epochs: int | None = None
+    """Passes over the data; None is about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
+    (50 for wang2023)."""
+    batch_size: int | None = None
+    """Images per step; None is 128, or 64 below 5,000 images (100 for wang2023)."""
+    learning_rate: float | None = None
+    """Adam's peak learning rate; None is 0.004, 0.002 below 5,000 images and for a VQ-VAE (0.005 for wang2023)."""
+    schedule: str | None = None
+    """cosine (to zero at the end) or constant; None is cosine (constant for wang2023)."""
+    warmup_steps: int | None = None
+    """Steps over which the learning rate rises to its peak; None is a fifth of all, at most 200 (0 for wang2023)."""
+    rate_warmup_epochs: float | None = None
+    """Epochs over which the weight of the rate rises from 0; None is a tenth of all, at most 500 steps (0 for wang2023)."""
+    gradient_clip: float | None = None
+    """Largest norm of the gradient; None does not clip."""
+    early_stopping: bool = False
+    """Stop when the validation objective no longer improves, and keep the best weights."""
+    n_iter_no_change: int = 10
+    """Epochs without improvement before an early stop."""
+    validation_fraction: float = 0.1
+    """Share of the training data held out for early stopping where no validation data is given."""
+    random_state: int | None = None
+    """Seed of everything random."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    precision: str = "float32"
+    """float32 or bfloat16."""
+    verbose: bool = False
+    """Progress on standard error."""
+
+    conditional: ClassVar[bool] = False
+
+    # ---- what a named model says -------------------------------------------------------------------------------
+
+    def _make_objective(self, steps_per_epoch: int):
+        """The objective; called with the fields resolved."""
+        return self._elbo_objective(1.0, steps_per_epoch)
+
+    def _elbo_objective(self, beta: float, steps_per_epoch: int) -> Elbo:
+        return Elbo(beta=beta, warmup=round(self.rate_warmup_epochs * steps_per_epoch))
+
+    def _defaults(self, *, wang2023: bool) -> dict:
+        """Values for the model's own fields that are None."""
+        return {}
+
+    def _balanced_beta(self) -> float:
+        """A beta for inputs of this size: distortion grows with the number of values, so a constant would mean less and
+        less. Measured on 8x8 and 28x28 digits, where it leaves 1 to 2 nats a latent.
+        """
+        return max(1.0, math.sqrt(math.prod(self.image_shape_)) / 2.8)
+
+    def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
+        """The untrained module for inputs of `shape` (C, H, W): every published model is a choice of parts here."""
+        likelihood = self._build_likelihood(images)
+        latent = GaussianLatent(latent_dim=self.latent_dim)
+        networks = make_networks(
+            self.architecture,
+            shape,
+            features=latent.features,
+            latent_dim=self.latent_dim,
+            out_channels=likelihood.channels(shape[0]),
+            n_classes=n_classes,
+        )
+        return Autoencoder(
+            encoder=networks.encoder,
+            latent=latent,
+            decoder=networks.decoder,
+            prior=StandardNormalPrior(latent_dim=self.latent_dim),
+            likelihood=likelihood,
+            n_classes=n_classes,
+            images=images,
+        )
+
+    def _build_likelihood(self, images: bool) -> nn.Module:
+        # The report's decoder ends in a ReLU of its own.
+        bounded = images and self.architecture != "wang2023"
+        return make_likelihood(self.likelihood, variance=self.likelihood_variance, bounded=bounded)
+
+    # ---- fitting -----------------------------------------------------------------------------------------------
+
+    def fit(self, X, y=None):
+        """Trains on X; `y` is ignored unless the model is conditional, and then compulsory. Returns self.
+
+        Raises ValueError for data or fields that don't fit, TrainingFailed when a number stops being finite.
+        """
+        x = check_array(X)
+        labels, classes = (None, ()) if y is None or not self.conditional else check_labels(y, len(x))
+        self._x_layout = _layout(X)
+        return self._fit(Images(x, labels, classes, "array", fingerprint(x, labels)))
+
+    def fit_images(
+        self,
+        images: Images,
+        *,
+        validation: Images | None = None,
+        folder: str | None = None,
+        resume: bool = False,
+        time_budget: float | None = None,
+    ):
+        """Trains on `images`, in a run folder when `folder` is given: what `vaekit train` calls. Returns self.
+
+        validation: held-out images; with early stopping and without them, `validation_fraction` of `images` is held out.
+        resume: goes on from the folder's last checkpoint; without it a folder that holds a run is refused.
+        time_budget: seconds; shortens the run to fit, by an estimate from a few steps.
+        """
+        self._x_layout = _layout(images.x)
+        return self._fit(images, validation=validation, folder=folder, resume=resume, time_budget=time_budget)
+
+    def _fit(self, images: Images, *, validation=None, folder=None, resume=False, time_budget=None):
+        run = RunFolder(folder) if folder else None
+        self.check(images)
+        seed = check_random_state(self.random_state)
+        if time_budget is not None and not 0 < time_budget < math.inf:
+            raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
+        if run and run.started:
+            recorded = self._check_resumable(run, images, resume)
+            run.tidy()
+            if run.finished:
+                return self.restore(run, recorded)
+            seed = recorded["seed"]
+        self.image_shape_ = tuple(images.x.shape[1:])
+        if images.is_table:
+            self.n_features_in_ = images.x.shape[1]
+            self._mean, scale = images.x.mean(0, dtype=np.float64), images.x.std(0, dtype=np.float64)
+            self._scale = np.where(scale > 0, scale, 1.0)
+        if self.conditional:
+            self.classes_ = np.asarray(images.classes)
+            self.class_frequencies_ = np.bincount(images.y, minlength=len(images.classes)) / len(images)
+        images, validation = self._hold_out(images, validation, seed)
+        device = pick_device(self.device)
+        data = self.on_device(images, device)
+        held = None if validation is None else self.on_device(validation, device)
+
+        self.resolved_ = self._resolve(len(images), table=images.is_table)
+        resolved = self.filled_in()
+        self._warn_about_likelihood(resolved.likelihood, images)
+        per_epoch = max(1, len(data) // min(resolved.batch_size, len(data)))
+        self.model_ = self._make_module(seed).to(device)
+        objective = resolved._make_objective(per_epoch)
+        steps = resolved.epochs * per_epoch
+        plan = resolved._plan(steps, seed, per_epoch)
+        if run and run.started:
+            plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
+        elif time_budget is not None:
+            with seeded(derive_seed(seed, "rehearsal")):
+                affordable = int(0.9 * time_budget / rehearse(self.model_, objective, data, plan))
+            plan = resolved._plan(max(1, min(steps, affordable)), seed, per_epoch)
+        self.facts_ = {
+            "seed": seed,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "data": {
+                "name": images.name,
+                "fingerprint": images.fingerprint,
+                "split": images.split,
+                "split_seed": images.split_seed,
+                "images": len(images),
+            },
+            "plan": asdict(plan),
+        }
+        if run and not run.started:
+            run.start(self._config())
+        started = time.perf_counter()
+        self.history_ = train(
+            self.model_,
+            objective,
+            data,
+            plan,
+            validation=held,
+            folder=run,
+            title=f"{type(self).__name__} seed {seed}",
+            verbose=self.verbose,
+        )
+        self.n_parameters_ = count_parameters(self.model_)
+        self.facts_["seconds_total"] = time.perf_counter() - started
+        if run:
+            run.start(self._config())
+            run.finish(self.model_.state_dict())
+        return self
+
+    def check(self, images: Images) -> None:
+        """Raises ValueError where a field has no meaningful value, or asks for what `images` can't give."""
+        check_random_state(self.random_state)
+        for name in ("latent_dim", "epochs", "batch_size", "n_iter_no_change"):
+            check_number(name, getattr(self, name), whole=True, above=0)
+        for name in ("learning_rate", "gradient_clip", "likelihood_variance"):
+            check_number(name, getattr(self, name), above=0)
+        check_number("warmup_steps", self.warmup_steps, whole=True)
+        check_number("rate_warmup_epochs", self.rate_warmup_epochs)
+        for name, known in (
+            ("architecture", ARCHITECTURES),
+            ("likelihood", LIKELIHOODS),
+            ("schedule", SCHEDULES),
+            ("precision", tuple(PRECISIONS)),
+        ):
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+        if self.conditional and images.y is None:
+            raise ValueError(
+                f"{type(self).__name__} is conditional: it requires y to be passed, but the target y is None"
+            )
+        if images.is_table and self.architecture not in (None, "mlp"):
+            raise ValueError(f"architecture {self.architecture!r} is for images; tables need 'mlp'")
+        if images.is_table and self.likelihood not in (None, "gaussian", "gaussian_fixed"):
+            raise ValueError(f"likelihood {self.likelihood!r} is for images; tables need 'gaussian'")
+
+    def _resolve(self, n: int, *, table: bool) -> dict:
+        """The fields that are None, filled in for n images."""
+        wang2023 = self.architecture == "wang2023"
+        batch_size = self.batch_size or (100 if wang2023 else 128 if n >= 5000 else 64)
+        per_epoch = max(1, n // batch_size)
+        epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
+        defaults = {
+            "architecture": "mlp" if table else "conv",
+            "likelihood": "gaussian_fixed" if wang2023 else "gaussian",
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": 0.005 if wang2023 else 0.004 if n >= 5000 else 0.002,
+            "schedule": "constant" if wang2023 else "cosine",
+            # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
+            "warmup_steps": 0 if wang2023 else min(200, epochs * per_epoch // 5),
+            "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * epochs, 500 / per_epoch),
+            **self._defaults(wang2023=wang2023),
+        }
+        return {name: value for name, value in defaults.items() if getattr(self, name) is None}
+
+    def filled_in(self):
+        """After `fit`: a copy of this estimator whose fields are all filled in."""
+        return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **self.resolved_})
+
+    def _plan(self, steps: int, seed: int, per_epoch: int) -> Plan:
+        return Plan(
+            steps=steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            schedule=self.schedule,
+            warmup=min(self.warmup_steps, steps),
+            # A shorter memory of squared gradients than Adam's usual one: measured to learn faster in a few epochs.
+            betas=(0.9, 0.999) if self.architecture == "wang2023" else (0.9, 0.99),
+            gradient_clip=self.gradient_clip,
+            patience=self.n_iter_no_change if self.early_stopping else None,
+            patience_from=round(self.rate_warmup_epochs * per_epoch) if self.early_stopping else 0,
+            precision=self.precision,
+            seed=seed,
+        )
+
+    def _make_module(self, seed: int) -> Autoencoder:
+        n_classes = len(self.classes_) if self.conditional else 0
+        with seeded(derive_seed(seed, "weights")):
+            module = self.filled_in().build(
+                self._module_shape(), n_classes=n_classes, images=len(self.image_shape_) == 3
+            )
+        return module.to(memory_format=torch.channels_last)
+
+    def _module_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the module's inputs; a table's rows are (1, 1, D)."""
+        return (
+            (1, 1, *self.image_shape_)
+            if len(self.image_shape_) == 1
+            else (self.image_shape_[2], *self.image_shape_[:2])
+        )
+
+    def _hold_out(self, images: Images, validation: Images | None, seed: int) -> tuple[Images, Images | None]:
+        if validation is not None or not self.early_stopping:
+            return images, validation
+        order = np.random.default_rng(derive_seed(seed, "validation")).permutation(len(images))
+        held = max(1, round(self.validation_fraction * len(images)))
+        if held >= len(images):
+            raise ValueError(f"early stopping holds out {held} of {len(images)} images: too few are left to train on")
+        return images.take(np.sort(order[held:])), images.take(np.sort(order[:held]))
+
+    def on_device(self, images: Images, device: torch.device) -> Data:
+        """`images` as the module wants them, on `device`; tables standardised, labels for conditional models only."""
+        labels = None
+        if self.conditional:
+            if images.y is None:
+                raise ValueError(f"{type(self).__name__} is conditional, and {images.name} has no labels")
+            labels = self._label_index(np.asarray(images.classes)[images.y], len(images)).to(device)
+        return Data(self._stored(images.x).to(device), labels)
+
+    def _stored(self, x: np.ndarray) -> Tensor:
+        """(N, H, W, C) images, or a table as standardised images (N, 1, D, 1)."""
+        if x.ndim == 2:
+            x = ((x - self._mean) / self._scale).astype(np.float32)[:, None, :, None]
+        return torch.from_numpy(np.require(x, requirements=("C", "W")))
+
+    def _warn_about_likelihood(self, likelihood: str, images: Images) -> None:
+        if likelihood == "bernoulli":
+            top = 255 if images.x.dtype == np.uint8 else 1
+            part = images.x[:1000]
+            if not np.isin(part, (0, top)).all():
+                warnings.warn(
+                    "likelihood 'bernoulli' is a probability for black-and-white pixels only; these are grey, so its nats "
+                    "are a cross-entropy and no likelihood: use 'gaussian' or 'discretized_logistic'",
+                    stacklevel=4,
+                )
+
+    # ---- using a fitted model ----------------------------------------------------------------------------------
+
+    def transform(self, X, y=None) -> np.ndarray:
+        """X -> (N, latent_dim) posterior means."""
+        return self.encode(X, y)
+
+    def inverse_transform(self, Z, y=None) -> np.ndarray:
+        """Z as `transform` gives it -> decoded images (the mean of p(x|z)) in the layout and dtype family of fit's X."""
+        return self._decode(self._as_latents(Z), y)
+
+    def reconstruct(self, X, y=None) -> np.ndarray:
+        """inverse_transform(transform(X)): through the posterior mean, or the nearest codes."""
+        y = self._labels_or_inferred(X, y)
+        return self.inverse_transform(self.transform(X, y), y)
+
+    def encode(self, X, y=None) -> np.ndarray:
+        """X -> the mode of q(z|x): (N, latent_dim) float, or code indices (N, h, w) int64 of a VQ-VAE."""
+        y = self._labels_or_inferred(X, y)
+        return self._map(lambda x, y: self.model_.encode(x, y), X, y)
+
+    def decode(self, codes, y=None) -> np.ndarray:
+        """Codes as `encode` gives them -> images."""
+        return self.inverse_transform(codes, y)
+
+    def sample(
+        self, n: int = 1, y=None, temperature: float = 1.0, top_k=None, top_p=None, random_state=None
+    ) -> np.ndarray:
+        """n new images: decoded draws from the prior, in the layout and dtype family of fit's X.
+
+        y: for conditional models, one label or n of them; None draws labels as frequent as in training.
+        temperature: scales the spread of the prior. top_k, top_p: for autoregressive priors only.
+        """
+        self._check_fitted()
+        if top_k is not None or top_p is not None:
+            raise ValueError("top_k and top_p need an autoregressive prior over codes; this model's prior has none")
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+            raise ValueError(f"n must be a whole number >= 1, got {n!r}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {temperature}")
+        seed = check_random_state(random_state)
+        if self.conditional and y is None:
+            y = np.random.default_rng(seed).choice(self.classes_, size=n, p=self.class_frequencies_)
+        index = self._label_index(y, n)
+        with seeded(seed), torch.inference_mode():
+            parts = []
+            for start in range(0, n, BATCH):
+                stop = min(n, start + BATCH)
+                labels = None if index is None else index[start:stop].to(self.device_)
+                parts.append(self.model_.sample(stop - start, labels, temperature).cpu())
+        return self._as_given(torch.cat(parts))
+
+    def score_samples(self, X, y=None, n_draws: int = 8) -> np.ndarray:
+        """(N,) ELBO in nats per sample, a lower bound of log p(x): `n_draws` fixed noise vectors, the same for every
+        image, so it is a function of the image. Conditional models without y sum over the classes: log sum_y p(y) p(x|y).
+        Tables count the standardisation's Jacobian, so nats are in the original units.
+        """
+        self._check_fitted()
+        if self.conditional and y is None:
+            joint = self._class_elbos(X, n_draws) + np.log(np.maximum(self.class_frequencies_, 1e-300))
+            return np.logaddexp.reduce(joint, axis=1)
+        return self._elbo(X, y, n_draws)
+
+    def score(self, X, y=None) -> float:
+        """The mean of `score_samples`: ELBO in nats per sample; higher is better."""
+        return float(np.mean(self.score_samples(X, y)))
+
+    def save(self, path) -> None:
+        """Writes a run folder: run.json, log.jsonl, weights.safetensors. Raises ValueError where one is already."""
+        self._check_fitted()
+        run = RunFolder(path)
+        if run.started:
+            raise ValueError(f"{path} already holds a run; choose another folder")
+        run.start(self._config())
+        for record in self.history_:
+            run.append(record)
+        run.finish(self.model_.state_dict())
+
+    # ---- inside ------------------------------------------------------------------------------------------------
+
+    @property
+    def device_(self) -> torch.device:
+        """Where the fitted module lives."""
+        return next(self.model_.parameters()).device
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "n_parameters_"):
+            raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit first")
+
+    def _check_input(self, X) -> np.ndarray:
+        self._check_fitted()
+        x = check_array(X)
+        if x.shape[1:] != self.image_shape_:
+            if len(self.image_shape_) == 1:
+                found = x.shape[1] if x.ndim == 2 else x.shape[1:]
+                raise ValueError(
+                    f"X has {found} features, but {type(self).__name__} is expecting {self.image_shape_[0]} features as input"
+                )
+            raise ValueError(f"X has images of shape {x.shape[1:]}, but the model was fitted on {self.image_shape_}")
+        return x
+
+    def _label_index(self, y, n: int) -> Tensor | None:
+        """Labels as the user gives them (one, or n) -> (n,) int64 class indices; None for unconditional models."""
+        if not self.conditional or y is None:
+            return None
+        y = np.full(n, y) if np.ndim(y) == 0 else label_column(y, n)
+        if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.floor(y)).all():
+            y = y.astype(np.int64)  # as `fit` takes them
+        known = {str(label): index for index, label in enumerate(self.classes_)}
+        names = [str(label) for label in y.tolist()]
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            raise ValueError(f"unknown label {unknown[0]!r}; the model knows {', '.join(known)}")
+        return torch.tensor([known[name] for name in names], dtype=torch.int64)
+
+    def _labels_or_inferred(self, X, y):
+        return y
+
+    def _map(self, function, X, y) -> np.ndarray:
+        """function(x, y) over batches on the device, in eval mode -> numpy, concatenated."""
+        x = self._check_input(X)
+        index = self._label_index(y, len(x))
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(x), BATCH):
+                batch = to_input(self._stored(x[start : start + BATCH]).to(self.device_))
+                labels = None if index is None else index[start : start + BATCH].to(self.device_)
+                parts.append(function(batch, labels).cpu())
+        return torch.cat(parts).numpy()
+
+    def _as_latents(self, Z) -> Tensor:
+        """User's latents -> decoder inputs (N, D[, h, w])."""
+        return self._check_latents(Z, self.latent_dim)
+
+    def _check_latents(self, Z, width: int) -> Tensor:
+        """(N, width) finite numbers as a float tensor, or ValueError."""
+        Z = np.asarray(Z)
+        if Z.ndim != 2 or Z.shape[1] != width or Z.dtype.kind not in "fiu":
+            raise ValueError(f"latents must be numbers of shape (N, {width}), got {Z.dtype} of shape {Z.shape}")
+        if not np.isfinite(Z).all():
+            raise ValueError("latents must be finite, got NaN or infinity")
+        return torch.from_numpy(Z.astype(np.float32))
+
+    def _decode(self, z: Tensor, y) -> np.ndarray:
+        self._check_fitted()
+        index = self._label_index(y, len(z))
+        if self.conditional and index is None:
+            raise ValueError(f"{type(self).__name__} is conditional: decoding needs labels y")
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(z), BATCH):
+                labels = None if index is None else index[start : start + BATCH].to(self.device_)
+                parts.append(self.model_.decode_embedded(z[start : start + BATCH].to(self.device_), labels).cpu())
+        return self._as_given(torch.cat(parts))
+
+    def _as_given(self, x: Tensor) -> np.ndarray:
+        """(N, C, H, W) decoded -> the layout and dtype family of fit's X; tables get their units back."""
+        out = x.permute(0, 2, 3, 1).contiguous().numpy()
+        if len(self.image_shape_) == 1:
+            return out[:, 0, :, 0] * self._scale.astype(np.float32) + self._mean.astype(np.float32)
+        if not self._x_layout["channel_axis"]:
+            out = out[..., 0]
+        return np.rint(out * 255).astype(np.uint8) if self._x_layout["eight_bit"] else out
+
+    def _elbo(self, X, y, n_draws: int) -> np.ndarray:
+        def elbo(x: Tensor, labels: Tensor | None) -> Tensor:
+            with seeded(SCORE_SEED):
+                draws = [torch.stack(distortion_and_rate(self.model_(x, labels))).sum(0) for _ in range(n_draws)]
+            return -torch.stack(draws).mean(0)
+
+        nats = self._map(elbo, X, y).astype(np.float64)
+        return nats - np.log(self._scale).sum() if len(self.image_shape_) == 1 else nats
+
+    # ---- run folders -------------------------------------------------------------------------------------------
+
+    def settings(self) -> dict:
+        """The fields as JSON-able values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+        values["random_state"] = values["random_state"] if isinstance(values["random_state"], int) else None
+        return values
+
+    def _config(self) -> dict:
+        """run.json: all that rebuilds this estimator around its weights, and where they came from."""
+        table = {"mean": self._mean.tolist(), "scale": self._scale.tolist()} if len(self.image_shape_) == 1 else None
+        names = ("classes", "class_frequencies") if self.conditional else ()
+        return {
+            "class": type(self).__name__,
+            "fields": self.settings(),
+            "resolved": self.resolved_,
+            "version": __version__,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "image_shape": list(self.image_shape_),
+            "layout": self._x_layout,
+            "table": table,
+            **{name: getattr(self, f"{name}_").tolist() for name in names},
+            "parameters": count_parameters(self.model_),
+            **self.facts_,
+        }
+
+    def _check_resumable(self, run: RunFolder, images: Images, resume: bool) -> dict:
+        recorded = run.config()
+        if not resume:
+            raise ValueError(f"{run.path} already holds a run: add --resume to go on with it, or choose another folder")
+        if recorded["class"] != type(self).__name__:
+            raise ValueError(f"{run.path} holds a {recorded['class']}, not a {type(self).__name__}")
+        mine = json.loads(json.dumps(self.settings()))
+        theirs = {f.name: f.default for f in fields(self)} | recorded["fields"]
+        changed = [name for name in mine if name not in ("verbose", "device") and mine[name] != theirs[name]]
+        if changed:
+            differences = ", ".join(f"{name} {theirs[name]} -> {mine[name]}" for name in changed)
+            raise ValueError(
+                f"{run.path} can't be resumed with other settings ({differences}); train into a new folder"
+            )
+        if recorded["data"]["fingerprint"] != images.fingerprint or recorded["data"]["split"] != images.split:
+            raise ValueError(
+                f"{run.path} was trained on other data ({recorded['data']['name']}); train into a new folder"
+            )
+        if recorded["data"]["split_seed"] != images.split_seed:
+            raise ValueError(
+                f"{run.path} was trained on the split of split_seed {recorded['data']['split_seed']}, not of "
+                f"{images.split_seed}; train into a new folder"
+            )
+        return recorded
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def restore(self, run: RunFolder, config: dict):
+        """Becomes the finished run in `run`."""
+        tensors, _ = run.weights()
+        try:
+            self.image_shape_ = tuple(config["image_shape"])
+            self.resolved_ = config["resolved"]
+            self._x_layout = config["layout"]
+            if config["table"]:
+                self._mean, self._scale = (np.asarray(config["table"][key]) for key in ("mean", "scale"))
+                self.n_features_in_ = len(self._mean)
+            if self.conditional:
+                self.classes_ = np.asarray(config["classes"])
+                self.class_frequencies_ = np.asarray(config["class_frequencies"])
+            self.facts_ = {key: config[key] for key in ("seed", "device", "threads", "torch", "data", "plan")}
+            self.facts_["seconds_total"] = config.get("seconds_total")
+            self.model_ = self._make_module(0)
+            self.model_.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"{run.path} is damaged: run.json and the weights do not fit together ({reason})"
+            ) from None
+        self.model_.to(pick_device(self.device)).eval()
+        self.history_ = run.log()
+        self.n_parameters_ = count_parameters(self.model_)
+        return self
+
+
+def _layout(X) -> dict[str, bool]:
+    """How images came, so that they go back the same way: with a channel axis or not, as 8-bit values or floats."""
+    X = np.asarray(X)
+    return {"channel_axis": X.ndim == 4, "eight_bit": X.dtype.kind in "iub" and X.ndim > 2}
+
+
+def count_parameters(module: Autoencoder) -> int:
+    """Trainable parameters of encoder, latent and decoder; a codebook counts however it is trained."""
+    parts = (module.encoder, module.latent, module.decoder)
+    count = sum(p.numel() for part in parts for p in part.parameters() if p.requires_grad)
+    codebook = getattr(module.latent, "codebook", None)
+    return count + (codebook.numel() if codebook is not None and not isinstance(codebook, nn.Parameter) else 0)
