@@ -400,6 +400,43 @@ def test_training_leaves_a_finished_run(runs, name):
     assert model.image_shape_ == (8, 8, 1) and model.n_parameters_ == config["parameters"]
 
 
+def test_a_warning_is_one_plain_line(tmp_path):
+    np.savez(tmp_path / "few.npz", x=np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8))
+    command = ["train", "vqvae", "--data", str(tmp_path / "few.npz"), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    shown = subprocess.run([sys.executable, "-m", "vaekit", *command], capture_output=True, text=True).stderr
+    lowered = [line for line in shown.splitlines() if "n_codes lowered" in line]
+    assert lowered == ["vaekit: n_codes lowered from 256 to 160: there are no more training vectors"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_bar_with_the_time_left_and_every_term(npz, tmp_path):
+    import pty
+
+    command = [
+        sys.executable,
+        "-m",
+        "vaekit",
+        "train",
+        "vae",
+        "--data",
+        str(npz),
+        "--out",
+        str(tmp_path / "run"),
+        *QUICK,
+    ]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(list(map(str, command)), stdout=theirs, stderr=theirs, stdin=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # how a pseudo-terminal says that its other end is closed
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    for word in ("left", "steps of", "epoch 2/2", "distortion", "rate"):
+        assert word in shown.decode()
+
+
 def test_training_reports_on_stderr_and_sums_up_on_stdout(npz, tmp_path):
     result = done("train", "vae", "--data", npz, "--out", tmp_path / "run", *QUICK)
     assert "epoch 2/2" in result.err and "rate" in result.err

@@ -5,6 +5,7 @@ or input, 130 and 143 after Ctrl-C and SIGTERM. Nothing heavy is imported before
 from __future__ import annotations
 
 import sys
+import warnings
 
 COMMANDS = {
     "data": "what is in a data set, and what is wrong with it",
@@ -40,7 +41,9 @@ def main(argv: list[str] | None = None) -> None:
 
         _fail(f"unknown command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; `vaekit --help` lists them all", 2)
     try:
-        _run(*arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _run(*arguments)
     except KeyboardInterrupt:
         _fail("stopped; a run in a folder goes on with --resume", 130)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
@@ -76,6 +79,10 @@ def _run(command: str, *rest: str) -> None:
         tyro.cli(commands.make_train(MODELS[name]), args=rest, prog=f"vaekit train {name}").run()
     else:
         tyro.cli(getattr(commands, command.capitalize()), args=rest, prog=f"vaekit {command}").run()
+
+
+def _show_warning(message, *_) -> None:
+    print(f"vaekit: {message}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> None:

@@ -276,7 +276,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             "schedule": "constant" if wang2023 else "cosine",
             # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
             "warmup_steps": 0 if wang2023 else min(200, epochs * per_epoch // 5),
-            "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * epochs, 500 / per_epoch),
+            "rate_warmup_epochs": 0.0 if wang2023 else round(min(0.1 * epochs, 500 / per_epoch), 3),
             **self._defaults(wang2023=wang2023),
         }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}

@@ -119,8 +119,9 @@ def findings(models: Sequence[dict]) -> list[str]:
         f"{fastest.label} trained in the least time ({describe_seconds(fastest.cells['seconds'].mean)}), {slowest.label} "
         f"in the most ({describe_seconds(slowest.cells['seconds'].mean)})."
     )
-    smallest = min(rows, key=lambda row: row.cells["parameters"].mean)
-    sentences.append(f"{smallest.label} has the fewest parameters ({smallest.cells['parameters'].text}).")
+    fewest = min((row.cells["parameters"] for row in rows), key=lambda cell: cell.mean)
+    smallest = [row.label for row in rows if row.cells["parameters"].mean == fewest.mean]
+    sentences.append(f"Fewest parameters: {' and '.join(smallest)} ({fewest.text}).")
     for likelihood, group in summarise(models).items():
         if len(group) > 1:
             top = max(group, key=lambda row: row.cells["elbo"].mean)

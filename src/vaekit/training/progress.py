@@ -48,7 +48,7 @@ class Lines:
 
 
 class Bar(Lines):
-    """A `rich` progress bar over steps; the latest epoch's terms stand beside it."""
+    """A `rich` progress bar over steps; the latest epoch's terms stand below it."""
 
     def __init__(self, title: str, epochs: int, progress, task):
         super().__init__(title, epochs)
@@ -61,7 +61,7 @@ class Bar(Lines):
         self.progress.advance(self.task)
 
     def epoch(self, record: dict) -> None:
-        self.progress.update(self.task, terms=f"epoch {record['epoch']}/{self.epochs}  {describe_record(record)}")
+        self.progress.below = f"epoch {record['epoch']}/{self.epochs}  {describe_record(record)}"
 
 
 class Silent(Lines):
@@ -81,6 +81,16 @@ def reporting(title: str, *, steps: int, done: int, epochs: int, verbose: bool) 
     else:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        class ProgressAndTerms(Progress):
+            """The bar, and a line of its own for the terms, which so leave room for the time left."""
+
+            below = ""
+
+            def get_renderables(self):
+                yield self.make_tasks_table(self.tasks)
+                yield Text(self.below)
 
         columns = (
             TextColumn("{task.description}"),
@@ -88,7 +98,6 @@ def reporting(title: str, *, steps: int, done: int, epochs: int, verbose: bool) 
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[terms]}"),
         )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            yield Bar(title, epochs, progress, progress.add_task(title, total=steps, completed=done, terms=""))
+        with ProgressAndTerms(*columns, console=Console(stderr=True)) as progress:
+            yield Bar(title, epochs, progress, progress.add_task(title, total=steps, completed=done))
