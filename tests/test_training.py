@@ -723,7 +723,7 @@ def test_an_existing_run_is_refused_without_resume(finished):
         ({"latent_dim": 3}, "latent_dim 2 -> 3"),
         ({"epochs": 5}, "epochs 4 -> 5"),
         ({"random_state": 6}, "random_state 5 -> 6"),
-        ({"learning_rate": 0.1, "batch_size": 4}, r"batch_size 8 -> 4, learning_rate None -> 0\.1"),
+        ({"learning_rate": 0.1, "batch_size": 4}, r"batch_size 8 -> 4, learning_rate 0\.002 -> 0\.1"),
     ],
     ids=str,
 )

@@ -88,7 +88,7 @@ class Train(Source):
             images, validation=validation, folder=self.out, resume=self.resume, time_budget=self.time_budget
         )
         last = model.history_[-1]
-        chosen = ", ".join(f"{name} {value}" for name, value in model.resolved_.items())
+        chosen = ", ".join(f"{name} {_plain(value)}" for name, value in model.resolved_.items())
         print(f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps ({chosen})")
         print(f"objective {last['objective']:.5g} in the last epoch; the run is in {self.out}")
 

@@ -165,11 +165,8 @@ class Estimator(TransformerMixin, BaseEstimator):
         seed = check_random_state(self.random_state)
         if time_budget is not None and not 0 < time_budget < math.inf:
             raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
-        if run and run.started:
-            recorded = self._check_resumable(run, images, resume)
-            run.tidy()
-            if run.finished:
-                return self.restore(run, recorded)
+        recorded = self._check_resumable(run, images, resume) if run and run.started else None
+        if recorded:
             seed = recorded["seed"]
         self.image_shape_ = tuple(images.x.shape[1:])
         if images.is_table:
@@ -180,11 +177,15 @@ class Estimator(TransformerMixin, BaseEstimator):
             self.classes_ = np.asarray(images.classes)
             self.class_frequencies_ = np.bincount(images.y, minlength=len(images.classes)) / len(images)
         images, validation = self._hold_out(images, validation, seed)
+        self.resolved_ = self._resolve(len(images), table=images.is_table)
+        if recorded:
+            self._check_same_fields(run, recorded)
+            run.tidy()
+            if run.finished:
+                return self.restore(run, recorded)
         device = pick_device(self.device)
         data = self.on_device(images, device)
         held = None if validation is None else self.on_device(validation, device)
-
-        self.resolved_ = self._resolve(len(images), table=images.is_table)
         resolved = self.filled_in()
         self._warn_about_likelihood(resolved.likelihood, images)
         per_epoch = max(1, len(data) // min(resolved.batch_size, len(data)))
@@ -192,7 +193,7 @@ class Estimator(TransformerMixin, BaseEstimator):
         objective = resolved._make_objective(per_epoch)
         steps = resolved.epochs * per_epoch
         plan = resolved._plan(steps, seed, per_epoch)
-        if run and run.started:
+        if recorded:
             plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
         elif time_budget is not None:
             with seeded(derive_seed(seed, "rehearsal")):
@@ -212,7 +213,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             },
             "plan": asdict(plan),
         }
-        if run and not run.started:
+        if run and not recorded:
             run.start(self._config())
         started = time.perf_counter()
         self.history_ = train(
@@ -276,7 +277,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             "schedule": "constant" if wang2023 else "cosine",
             # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
             "warmup_steps": 0 if wang2023 else min(200, epochs * per_epoch // 5),
-            "rate_warmup_epochs": 0.0 if wang2023 else round(min(0.1 * epochs, 500 / per_epoch), 3),
+            "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * epochs, 500 / per_epoch),
             **self._defaults(wang2023=wang2023),
         }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
@@ -557,14 +558,6 @@ class Estimator(TransformerMixin, BaseEstimator):
             raise ValueError(f"{run.path} already holds a run: add --resume to go on with it, or choose another folder")
         if recorded["class"] != type(self).__name__:
             raise ValueError(f"{run.path} holds a {recorded['class']}, not a {type(self).__name__}")
-        mine = json.loads(json.dumps(self.settings()))
-        theirs = {f.name: f.default for f in fields(self)} | recorded["fields"]
-        changed = [name for name in mine if name not in ("verbose", "device") and mine[name] != theirs[name]]
-        if changed:
-            differences = ", ".join(f"{name} {theirs[name]} -> {mine[name]}" for name in changed)
-            raise ValueError(
-                f"{run.path} can't be resumed with other settings ({differences}); train into a new folder"
-            )
         if recorded["data"]["fingerprint"] != images.fingerprint or recorded["data"]["split"] != images.split:
             raise ValueError(
                 f"{run.path} was trained on other data ({recorded['data']['name']}); train into a new folder"
@@ -575,6 +568,22 @@ class Estimator(TransformerMixin, BaseEstimator):
                 f"{images.split_seed}; train into a new folder"
             )
         return recorded
+
+    def _check_same_fields(self, run: RunFolder, recorded: dict) -> None:
+        """Raises ValueError where the fields, filled in, differ from those of the run. A field that the run's vaekit did not
+        know yet may have its default only.
+        """
+        asked = json.loads(json.dumps(self.settings()))
+        mine, theirs = {**asked, **self.resolved_}, {**recorded["fields"], **recorded["resolved"]}
+        for field in fields(self):
+            if field.name not in theirs:
+                theirs[field.name] = mine[field.name] if asked[field.name] == field.default else field.default
+        changed = [name for name in mine if name not in ("verbose", "device") and mine[name] != theirs[name]]
+        if changed:
+            differences = ", ".join(f"{name} {theirs[name]} -> {mine[name]}" for name in changed)
+            raise ValueError(
+                f"{run.path} can't be resumed with other settings ({differences}); train into a new folder"
+            )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
