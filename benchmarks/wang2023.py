@@ -20,9 +20,9 @@ def run(argv):
     results = compare("mnist", OUT / "wang2023", architecture="wang2023", say=progress, **vars(arguments))
     entries = results["models"]
     columns = used_columns(entries)
-    (group,) = summarise(entries).values()
-    rows = [[row.label, *(row.cells[c.key].text if c.key in row.cells else "" for c in columns)] for row in group]
-    by_label = {row.label: row.cells for row in group}
+    table = [row for group in summarise(entries).values() for row in group]
+    rows = [[row.label, *(row.cells[c.key].text if c.key in row.cells else "" for c in columns)] for row in table]
+    by_label = {row.label: row.cells for row in table}
     best, fastest, smallest = (
         min(by_label, key=lambda label: by_label[label][key].mean) for key in ("mse", "seconds", "parameters")
     )

@@ -18,6 +18,7 @@ from vaekit.messages import check_number, nearest
 from vaekit.world import write_atomically
 
 Split = Literal["train", "validation", "test", "all"]
+MOST_IN_A_PICTURE = 2500
 Folder = Annotated[str, tyro.conf.Positional]
 
 
@@ -38,10 +39,8 @@ class Source:
     def open_for(self, model, split: str) -> Images:
         """The part `split`; the data a model was trained on is split as it was then, whatever --split-seed says."""
         trained_on = model.facts_["data"]
-        seed = self.split_seed or 0
-        if trained_on["split_seed"] is not None and self.open("all").fingerprint == trained_on["fingerprint"]:
-            seed = trained_on["split_seed"]
-        return open_data(self.data, split, split_seed=seed, resize=self.resize)
+        as_then = open_data(self.data, split, split_seed=trained_on["split_seed"] or 0, resize=self.resize)
+        return as_then if as_then.fingerprint == trained_on["fingerprint"] else self.open(split)
 
 
 @dataclass(kw_only=True)
@@ -141,6 +140,8 @@ class Sample:
         elif model.conditional:
             labels = np.random.default_rng(self.random_state).choice(model.classes_, self.n, p=model.class_frequencies_)
         n = self.n if labels is None else len(labels)
+        if self.out.endswith(".png") and n > MOST_IN_A_PICTURE:
+            raise ValueError(f"{n} images are too many for one picture; choose an --out that is a folder, .npy or .npz")
         samples = model.sample(n, labels, temperature=self.temperature, random_state=self.random_state)
         if self.out.endswith(".png"):
             _write_grid(self.out, samples, columns=min(n, 8 if not self.per_class else self.n))
@@ -324,15 +325,16 @@ class Compare(Source):
 
 
 def print_table(title: str, rows: dict) -> None:
-    """Names and values as a two-column table."""
+    """Names and values as a two-column table; class names are data, whatever brackets they hold."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(title=Text(title), show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for key, value in rows.items():
-        table.add_row(key.replace("_", " "), _plain(value))
+        table.add_row(Text(key.replace("_", " ")), Text(_plain(value)))
     Console().print(table)
 
 
@@ -424,7 +426,7 @@ def _write_images(folder: Path, images: np.ndarray, labels: np.ndarray | None) -
         raise ValueError(f"{folder} exists and is not an empty folder")
     names = [""] * len(images) if labels is None else [str(label) for label in labels]
     for name in sorted(set(names)):
-        if name.startswith((".", "__MACOSX")) or "/" in name or "\\" in name:
+        if labels is not None and (not name or name.startswith((".", "__MACOSX")) or "/" in name or "\\" in name):
             raise ValueError(f"class {name!r} can't be the name of a folder; choose an --out that ends in .npz")
     grey = images.ndim == 3 or images.shape[-1] == 1
     pixels = as_pixels(images.reshape(*images.shape[:3], -1))

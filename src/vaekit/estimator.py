@@ -4,9 +4,9 @@ flags and `run.json` at once; a named model (`vaekit.estimators`) says which par
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-import time
 import warnings
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from vaekit.parts.likelihoods import LIKELIHOODS, make_likelihood
 from vaekit.parts.networks import ARCHITECTURES, make_networks
 from vaekit.parts.priors import StandardNormalPrior
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.loop import SCHEDULES, Data, Plan, rehearse, to_input, train
+from vaekit.training.loop import SCHEDULES, Data, Objective, Plan, rehearse, to_input, train
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, pick_device, seeded
 
 BATCH = 1000  # images at once outside training
@@ -177,7 +177,8 @@ class Estimator(TransformerMixin, BaseEstimator):
             self.classes_ = np.asarray(images.classes)
             self.class_frequencies_ = np.bincount(images.y, minlength=len(images.classes)) / len(images)
         images, validation = self._hold_out(images, validation, seed)
-        self.resolved_ = self._resolve(len(images), table=images.is_table)
+        steps = recorded["plan"]["steps"] if recorded else None
+        self.resolved_ = self._resolve(len(images), table=images.is_table, steps=steps)
         if recorded:
             self._check_same_fields(run, recorded)
             run.tidy()
@@ -190,15 +191,16 @@ class Estimator(TransformerMixin, BaseEstimator):
         self._warn_about_likelihood(resolved.likelihood, images)
         per_epoch = max(1, len(data) // min(resolved.batch_size, len(data)))
         self.model_ = self._make_module(seed).to(device)
-        objective = resolved._make_objective(per_epoch)
-        steps = resolved.epochs * per_epoch
-        plan = resolved._plan(steps, seed, per_epoch)
+        steps = steps or resolved.epochs * per_epoch
+        objective, plan = resolved._course(steps, seed, per_epoch, device)
         if recorded:
             plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
         elif time_budget is not None:
             with seeded(derive_seed(seed, "rehearsal")):
                 affordable = int(0.9 * time_budget / rehearse(self.model_, objective, data, plan))
-            plan = resolved._plan(max(1, min(steps, affordable)), seed, per_epoch)
+            steps = max(1, min(steps, affordable))
+            self.resolved_ = self._resolve(len(images), table=images.is_table, steps=steps)
+            objective, plan = self.filled_in()._course(steps, seed, per_epoch, device)
         self.facts_ = {
             "seed": seed,
             "device": str(device),
@@ -215,7 +217,6 @@ class Estimator(TransformerMixin, BaseEstimator):
         }
         if run and not recorded:
             run.start(self._config())
-        started = time.perf_counter()
         self.history_ = train(
             self.model_,
             objective,
@@ -227,7 +228,6 @@ class Estimator(TransformerMixin, BaseEstimator):
             verbose=self.verbose,
         )
         self.n_parameters_ = count_parameters(self.model_)
-        self.facts_["seconds_total"] = time.perf_counter() - started
         if run:
             run.start(self._config())
             run.finish(self.model_.state_dict())
@@ -236,6 +236,9 @@ class Estimator(TransformerMixin, BaseEstimator):
     def check(self, images: Images) -> None:
         """Raises ValueError where a field has no meaningful value, or asks for what `images` can't give."""
         check_random_state(self.random_state)
+        for field in fields(self):
+            if getattr(self, field.name) is None and field.default is not None:
+                raise ValueError(f"{field.name} must not be None")
         for name in ("latent_dim", "epochs", "batch_size", "n_iter_no_change"):
             check_number(name, getattr(self, name), whole=True, above=0)
         for name in ("learning_rate", "gradient_clip", "likelihood_variance"):
@@ -261,13 +264,27 @@ class Estimator(TransformerMixin, BaseEstimator):
             raise ValueError(f"architecture {self.architecture!r} is for images; tables need 'mlp'")
         if images.is_table and self.likelihood not in (None, "gaussian", "gaussian_fixed"):
             raise ValueError(f"likelihood {self.likelihood!r} is for images; tables need 'gaussian'")
+        probe = copy.copy(self)
+        probe.image_shape_, probe.classes_ = tuple(images.x.shape[1:]), np.asarray(images.classes)
+        with warnings.catch_warnings(), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            probe.resolved_ = probe._resolve(len(images), table=images.is_table)
+            probe._make_module(0)
 
-    def _resolve(self, n: int, *, table: bool) -> dict:
-        """The fields that are None, filled in for n images."""
+    def _course(self, steps: int, seed: int, per_epoch: int, device: torch.device) -> tuple[Objective, Plan]:
+        """Objective and plan of a training of `steps` steps; called with the fields resolved."""
+        objective = self._make_objective(per_epoch)
+        if isinstance(objective, nn.Module):
+            objective.to(device)
+        return objective, self._plan(steps, seed, per_epoch)
+
+    def _resolve(self, n: int, *, table: bool, steps: int | None = None) -> dict:
+        """The fields that are None, filled in for n images; steps: of a run that is shorter or longer than its epochs say."""
         wang2023 = self.architecture == "wang2023"
         batch_size = self.batch_size or (100 if wang2023 else 128 if n >= 5000 else 64)
         per_epoch = max(1, n // batch_size)
         epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
+        steps = steps or epochs * per_epoch
         defaults = {
             "architecture": "mlp" if table else "conv",
             "likelihood": "gaussian_fixed" if wang2023 else "gaussian",
@@ -276,8 +293,8 @@ class Estimator(TransformerMixin, BaseEstimator):
             "learning_rate": 0.005 if wang2023 else 0.004 if n >= 5000 else 0.002,
             "schedule": "constant" if wang2023 else "cosine",
             # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
-            "warmup_steps": 0 if wang2023 else min(200, epochs * per_epoch // 5),
-            "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * epochs, 500 / per_epoch),
+            "warmup_steps": 0 if wang2023 else min(200, steps // 5),
+            "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * steps, 500) / per_epoch,
             **self._defaults(wang2023=wang2023),
         }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
@@ -425,10 +442,7 @@ class Estimator(TransformerMixin, BaseEstimator):
         run = RunFolder(path)
         if run.started:
             raise ValueError(f"{path} already holds a run; choose another folder")
-        run.start(self._config())
-        for record in self.history_:
-            run.append(record)
-        run.finish(self.model_.state_dict())
+        run.write(self._config(), self.history_, self.model_.state_dict())
 
     # ---- inside ------------------------------------------------------------------------------------------------
 
@@ -436,6 +450,11 @@ class Estimator(TransformerMixin, BaseEstimator):
     def device_(self) -> torch.device:
         """Where the fitted module lives."""
         return next(self.model_.parameters()).device
+
+    @property
+    def log_scale_(self) -> float:
+        """Log-determinant of a table's standardisation: what its nats gain in the original units; 0 for images."""
+        return float(np.log(self._scale).sum()) if len(self.image_shape_) == 1 else 0.0
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "n_parameters_"):
@@ -523,7 +542,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             return -torch.stack(draws).mean(0)
 
         nats = self._map(elbo, X, y).astype(np.float64)
-        return nats - np.log(self._scale).sum() if len(self.image_shape_) == 1 else nats
+        return nats - self.log_scale_
 
     # ---- run folders -------------------------------------------------------------------------------------------
 
@@ -604,7 +623,6 @@ class Estimator(TransformerMixin, BaseEstimator):
                 self.classes_ = np.asarray(config["classes"])
                 self.class_frequencies_ = np.asarray(config["class_frequencies"])
             self.facts_ = {key: config[key] for key in ("seed", "device", "threads", "torch", "data", "plan")}
-            self.facts_["seconds_total"] = config.get("seconds_total")
             self.model_ = self._make_module(0)
             self.model_.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError) as error:

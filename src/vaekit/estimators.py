@@ -36,6 +36,8 @@ class BetaVAE(Estimator):
     """Target of the rate in nats per image: beta becomes its Lagrange multiplier, starting at 1. None keeps beta fixed."""
 
     def _defaults(self, *, wang2023: bool) -> dict:
+        if self.epsilon is not None:
+            return {"rate_warmup_epochs": 0.0}  # the multiplier finds its own way up
         return {"beta": 1.5 if wang2023 else self._balanced_beta()}
 
     def _make_objective(self, steps_per_epoch: int):
@@ -148,8 +150,8 @@ class VQVAE(Estimator):
             "learning_rate": 0.002,
         }
 
-    def _resolve(self, n: int, *, table: bool) -> dict:
-        self.resolved_ = super()._resolve(n, table=table)
+    def _resolve(self, n: int, *, table: bool, steps: int | None = None) -> dict:
+        self.resolved_ = super()._resolve(n, table=table, steps=steps)
         with torch.device("meta"):
             height, width = self.filled_in().build(self._module_shape(), images=not table).prior.grid
         vectors, asked = n * height * width, self.filled_in().n_codes

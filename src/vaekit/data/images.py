@@ -109,6 +109,8 @@ def check_array(X, name: str = "X") -> np.ndarray:
 def check_labels(y, n: int, name: str = "y") -> tuple[np.ndarray, tuple]:
     """Labels of any kind, one per image -> ((n,) int64 indices, the sorted classes). ValueError where they don't fit."""
     y = label_column(y, n, name)
+    if y.dtype.kind == "S":
+        y = np.char.decode(y, "utf-8", "replace")
     if y.dtype.kind == "f":
         if not np.isfinite(y).all():
             raise ValueError(f"{name} holds NaN or infinity; every image needs a label")

@@ -6,11 +6,12 @@ import torch
 
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import distortion_and_rate
+from vaekit.parts.latents import independent_noise
 from vaekit.parts.likelihoods import DiscretizedLogisticLikelihood, describe_likelihood
 from vaekit.parts.quantizers import VectorQuantizer, usage
 from vaekit.tensors import bits_per_dim, gaussian_kl
 from vaekit.training.loop import Data
-from vaekit.world import seeded
+from vaekit.world import derive_seed, seeded
 
 BATCH = 1000
 ACTIVE = 0.01  # variance of the posterior mean above which a latent is active (Burda, Grosse & Salakhutdinov 2016)
@@ -21,8 +22,9 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     """Averages over all images of `data`, the model in eval mode.
 
     mse: squared error per pixel of the reconstruction from the posterior mean (or the nearest codes).
-    distortion, rate, elbo: nats per image, `draws` posterior draws per image; elbo = -(distortion + rate).
-    elbo_se: standard error of the ELBO over images. bits_per_dim: for a discretised likelihood only.
+    distortion, rate, elbo: nats per image, `draws` independent posterior draws per image; elbo = -(distortion + rate).
+    Of a conditional model they are of log p(x|y), the label given.
+    elbo_se: standard error of the ELBO over images and draws. bits_per_dim: for a discretised likelihood only.
     kl_per_latent (D nats), active_units: for a Gaussian latent. codes_used, perplexity: for a quantizer, over the set.
     """
     model.eval()
@@ -30,13 +32,13 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     latents, kls, counts = [], 0.0, 0
     for start in range(0, len(data), BATCH):
         x, y = data.batch(slice(start, start + BATCH))
-        squared += (model.reconstruct(x, y) - x).square().double().sum().item()
-        with seeded(seed):
+        squared += (model.reconstruct(x, y) - x).square().flatten(1).sum(1).cpu().double().sum().item()
+        with seeded(derive_seed(seed, start)), independent_noise(model):
             passes = []
             for _ in range(draws):
                 trace = model(x, y)
                 passes.append(torch.stack(distortion_and_rate(trace)))
-        terms = torch.stack(passes).mean(0).double()  # (2, B)
+        terms = torch.stack(passes).mean(0).cpu().double()  # (2, B)
         distortion, rate = distortion + terms[0].sum().item(), rate + terms[1].sum().item()
         elbo_sum, elbo_squares = elbo_sum - terms.sum().item(), elbo_squares + terms.sum(0).square().sum().item()
         draw = trace.draws[0]

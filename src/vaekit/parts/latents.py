@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -35,8 +37,11 @@ class GaussianLatent(nn.Module):
     """q(z|x) = N(mean, diag exp(log_var)), drawn by reparameterisation (Kingma & Welling 2014, section 2.4).
 
     In training mode every image has noise of its own. In eval mode one noise vector per draw serves all images, so
-    that under a fixed seed the result is a function of the image, whatever stands beside it in a batch.
+    that under a fixed seed the result is a function of the image, whatever stands beside it in a batch; an average over
+    images then shares the error of that one vector, which `independent_noise` avoids.
     """
+
+    independent = False
 
     def __init__(self, *, latent_dim: int):
         super().__init__()
@@ -50,7 +55,7 @@ class GaussianLatent(nn.Module):
         mean, log_var = h.float().chunk(2, dim=1)
         # Beyond these the posterior is a point or a plane to float32; the clamp keeps exp() finite.
         log_var = log_var.clamp(-20.0, 10.0)
-        images = len(mean) if self.training else 1
+        images = len(mean) if self.training or self.independent else 1
         noise = torch.randn(samples, images, self.latent_dim, device=mean.device, dtype=mean.dtype)
         z = mean + torch.exp(0.5 * log_var) * noise  # (S, B, D)
         log_q = gaussian_log_prob(z, mean, log_var).sum(-1)
@@ -59,3 +64,16 @@ class GaussianLatent(nn.Module):
     def embed(self, code: Tensor) -> Tensor:
         """(N, D) -> (N, D): a Gaussian's code is its z."""
         return code
+
+
+@contextmanager
+def independent_noise(model: nn.Module) -> Iterator[None]:
+    """Inside the block the Gaussian latents of `model` give every image noise of its own in eval mode too."""
+    latents = [part for part in model.modules() if isinstance(part, GaussianLatent)]
+    for latent in latents:
+        latent.independent = True
+    try:
+        yield
+    finally:
+        for latent in latents:
+            latent.independent = False

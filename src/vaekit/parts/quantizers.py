@@ -39,6 +39,7 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 10) -> Tensor:
 
 def usage(counts: Tensor) -> dict[str, float]:
     """(K,) how often each code was used -> `codes_used`, and `perplexity` = exp(entropy), at most K when all are equal."""
+    counts = counts.cpu()  # not every device has float64
     shares = counts.double() / counts.sum().clamp(min=1)
     return {
         "codes_used": int((counts > 0).sum()),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +33,7 @@ LATENT_DIMS = (2, 4, 6, 8, 10, 12, 14, 16)
 BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
 PER_CLASS = 100  # samples per class that the judge sees
 SHOWN = 10  # test images in pictures of reconstructions
+MOST_CLASSES = 100  # that a scatter plot can tell apart
 
 Say = Callable[[str], None]
 
@@ -65,6 +68,8 @@ def compare(
         raise ValueError(
             f"{data} is a table of vectors; `vaekit compare` draws images. Train on it with `vaekit train`"
         )
+    if train.image_shape[2] == 2:
+        raise ValueError(f"{data} has images of 2 channels, which can't be drawn; train on it with `vaekit train`")
     if train.y is None and any(MODELS[name].conditional for name in models):
         models = [name for name in models if not MODELS[name].conditional]
         say(f"{data} has no labels: conditional models are left out")
@@ -114,7 +119,7 @@ def compare(
             "split_seed": train.split_seed,
         },
         "protocol": {
-            "command": command or f"vaekit compare --data {data} --out {out}",
+            "command": command or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps),
             "vaekit": __version__,
             "torch": torch.__version__,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -148,30 +153,46 @@ def evaluate_run(
     if not estimator.history_:
         raise ValueError(f"{folder} has no log.jsonl, which says what its training took; train it anew")
     seconds = sum(record["seconds"] for record in estimator.history_)
-    images = estimator.facts_["plan"]["batch_size"] * estimator.history_[-1]["step"]
+    images = sum(record["seconds"] * record["images_per_second"] for record in estimator.history_)
     entry = {
         "parameters": estimator.n_parameters_,
         "seconds": seconds,
-        "seconds_total": estimator.facts_.get("seconds_total") or seconds,
+        "seconds_total": estimator.history_[-1].get("seconds_total", seconds),
         "images_per_second": images / seconds,
         "latent_dim": estimator.latent_dim,
         **evaluate(estimator.model_, estimator.on_device(test, estimator.device_)),
         "test_fingerprint": test.fingerprint,
         "split": test.split,
     }
+    if estimator.conditional:
+        entry["likelihood"] += ", label given"  # log p(x|y) is no rival of log p(x)
+    if test.is_table:  # the module sees standardised columns; the numbers are in the table's own units
+        log_scale = estimator.log_scale_
+        entry["distortion"], entry["elbo"] = entry["distortion"] + log_scale, entry["elbo"] - log_scale
+        entry["mse"] = float(np.square(estimator.reconstruct(test.x, _names(estimator, test)) - test.x).mean())
     if "n_codes" in entry:
         entry["codes_used_share"] = entry["codes_used"] / entry["n_codes"]
         entry["latent_dim"] = None
     if judge is not None and estimator.conditional:
-        asked = np.repeat(estimator.classes_, PER_CLASS)
+        # The judge numbers its classes as the data does; a model may know others besides.
+        known = {str(name): index for index, name in enumerate(test.classes)}
+        asked = np.repeat([name for name in estimator.classes_ if str(name) in known], PER_CLASS)
         samples = estimator.sample(len(asked), asked, random_state=SCORE_SEED)
-        entry["class_consistency"] = class_consistency(
-            judge, samples, np.repeat(np.arange(len(estimator.classes_)), PER_CLASS)
-        )
+        entry["class_consistency"] = class_consistency(judge, samples, [known[str(name)] for name in asked])
         entry |= {"samples_per_class": PER_CLASS, "judge_accuracy": judge_accuracy}
     if folder is not None:
         write_atomically(RunFolder(folder).path / "evaluation.json", json.dumps(entry, indent=1) + "\n")
     return entry
+
+
+def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps) -> str:
+    """What would do the same on the command line."""
+    words = ["vaekit", "compare", "--data", data, "--out", out, "--models", ",".join(models), "--seeds", seeds]
+    words += ["--random-state", random_state]
+    words += ["--epochs", epochs] if epochs is not None else []
+    words += ["--architecture", architecture] if architecture is not None else []
+    words += ["--sweeps"] if sweeps else []
+    return shlex.join(map(str, words))
 
 
 def _notes(judge_accuracy: float | None, planar_epochs: int, sweep_results: dict, train: Images) -> list[str]:
@@ -229,8 +250,8 @@ def draw(
         "training.png",
         figures.training_curves({LABELS[name]: model.history_ for name, model in models.items()}),
         "Training",
-        "Each term of each objective over the epochs: look for curves that have come to rest, and for a rate that neither "
-        "vanishes (posterior collapse) nor still climbs.",
+        "Each term of each objective over the epochs, the first steep fall cut off: look for curves that have come to rest, "
+        "and for a rate that neither vanishes (posterior collapse) nor still climbs.",
         f"Training curves of {names}, one panel per term.",
     )
     _draw_sweeps(add, sweep_results)
@@ -239,7 +260,11 @@ def draw(
         "samples.png",
         figures.sample_sheets(samples),
         "Samples from the prior",
-        "64 draws per model. A VQ-VAE's codes under a uniform prior make no digits: it needs a prior learned over its codes.",
+        "64 draws per model: look for variety, and for images that could be real."
+        + (
+            " A VQ-VAE's codes are drawn here from a uniform prior, which knows nothing of images."
+            * ("vqvae" in models)
+        ),
         f"Sheets of 64 samples each from {names}.",
     )
     for name in models:
@@ -266,7 +291,7 @@ def draw(
         "reconstructions.png",
         figures.reconstructions(shown.x, rebuilt),
         "Reconstructions",
-        "The same test images through every model, with the absolute error below: look for strokes that are blurred or bent.",
+        "The same test images through every model, with the absolute error below: look for what is blurred, bent or missing.",
         f"Test images, their reconstructions by {names}, and error maps.",
     )
     if "vqvae" in models:
@@ -288,9 +313,9 @@ def _draw_sweeps(add, sweep_results: dict) -> None:
         "latent_dim": (
             "latent dimension",
             "Loss against the latent dimension",
-            "where the curve flattens, more latents no longer pay",
+            "where the curves flatten, more latents no longer pay",
         ),
-        "beta": ("beta", "Loss against beta", "a larger beta buys a lower rate with a higher distortion"),
+        "beta": ("beta", "Loss against beta", "look how much distortion a lower rate costs"),
     }
     for key, (xlabel, title, look) in words.items():
         if key not in sweep_results:
@@ -312,9 +337,17 @@ def _draw_sweeps(add, sweep_results: dict) -> None:
 
 def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator], test: Images) -> None:
     part = test.take(np.arange(min(5000, len(test))))
+    if len(test.classes) > MOST_CLASSES:
+        part = replace(part, y=None)  # there are no more colours and markers
     spaces = {
         f"{LABELS[name]}, d=2": (model.transform(part.x, _names(model, part)), part.y) for name, model in planar.items()
     }
+    looks = {
+        "vae": "does a VAE separate classes it was never told?",
+        "cvae": "a CVAE should not, since its z carries what the label doesn't",
+        "vqvae": "a VQ-VAE's vectors gather around codes",
+    }
+    looks = [text for name, text in looks.items() if name in models and (part.y is not None or name == "vqvae")]
     codebooks, axis_names = {}, {}
     if "vqvae" in models:
         label = f"{LABELS['vqvae']} vectors before quantisation"
@@ -324,9 +357,8 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
         "latent_space.png",
         figures.latent_space(spaces, test.classes, codebooks=codebooks, axis_names=axis_names),
         "Latent spaces",
-        "Test images in two dimensions: a VAE separates classes it was never told; a CVAE should not, since its z carries what "
-        "the label doesn't; a VQ-VAE's vectors gather around codes, not classes.",
-        "Scatter plots of latent vectors coloured by class.",
+        "Test images in two dimensions" + "; ".join(["", *looks])[1:] + ".",
+        "Scatter plots of latent vectors" + (", coloured by class." if part.y is not None else "."),
     )
     if "vae" in planar:
         low, high, steps = -2.5, 2.5, 20
@@ -359,7 +391,7 @@ def _draw_classes(add, model: Estimator, test: Images, seed: int) -> None:
             chosen_title=f"64 samples of class {chosen}",
         ),
         "Samples by class",
-        "What comes when a class is asked for: every image in a column should be of that class, in many hands.",
+        "What comes when a class is asked for: every image in a column should be of that class, and no two alike.",
         "A grid of CVAE samples with one column per class, and 64 samples of one class.",
     )
 

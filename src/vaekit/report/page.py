@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import statistics
 import struct
 from collections.abc import Sequence
@@ -110,10 +111,19 @@ def findings(models: Sequence[dict]) -> list[str]:
     if len(rows) < 2:
         return sentences
     best, second = sorted(rows, key=lambda row: row.cells["mse"].mean)[:2]
-    lower = 1 - best.cells["mse"].mean / second.cells["mse"].mean
-    sentences.append(
-        f"{best.label} reconstructs best: test MSE {best.cells['mse'].text} per pixel, {lower:.0%} below {second.label}."
+    (mean, std), (next_mean, next_std) = (
+        (row.cells["mse"].mean, row.cells["mse"].std or 0.0) for row in (best, second)
     )
+    if next_mean - mean > math.hypot(std, next_std):
+        sentences.append(
+            f"{best.label} reconstructs best: test MSE {best.cells['mse'].text} per pixel, {1 - mean / next_mean:.0%} below "
+            f"{second.label}."
+        )
+    else:
+        sentences.append(
+            f"{best.label} and {second.label} reconstruct best, level within the spread of the seeds: test MSE "
+            f"{best.cells['mse'].text} and {second.cells['mse'].text} per pixel."
+        )
     fastest, slowest = (pick(rows, key=lambda row: row.cells["seconds"].mean) for pick in (min, max))
     sentences.append(
         f"{fastest.label} trained in the least time ({describe_seconds(fastest.cells['seconds'].mean)}), {slowest.label} "

@@ -112,6 +112,13 @@ class RunFolder:
             )
         return config
 
+    def write(self, config: dict, records: list[dict], tensors: dict[str, Tensor]) -> None:
+        """A finished run at once; run.json, which makes a folder a run, comes last."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in records))
+        write_tensors(self.weights_file, tensors)
+        self.start(config)
+
     def append(self, record: dict) -> None:
         with open(self.log_file, "a") as file:
             file.write(json.dumps(record) + "\n")

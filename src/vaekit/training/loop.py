@@ -115,9 +115,11 @@ def train(
     optimizer = torch.optim.Adam(parameters, lr=plan.learning_rate, betas=plan.betas, fused=device.type != "mps")
 
     step, sums, bad, best, history = 0, None, None, None, []
+    before, clock = 0.0, time.perf_counter()  # seconds of the sessions before this one, and when this one began
     saved = folder.load_checkpoint() if folder else None
     if saved:
         step, sums, best, history = _restore(saved, state, optimizer, device)
+        before = saved[1]["seconds_total"]
     if folder:
         folder.cut_log(step)
     with (
@@ -128,7 +130,7 @@ def train(
         if step == 0:
             torch.manual_seed(derive_seed(plan.seed, "prime"))
             _prime(module, data, plan)
-        if step < plan.steps:
+        if step < plan.steps and verbose:
             torch.manual_seed(derive_seed(plan.seed, "rehearsal"))
             seconds = rehearse(module, objective, data, plan) * (plan.steps - step)
             report.say(f"{plan.steps - step} steps of {batch_size} images to go, about {describe_seconds(seconds)}")
@@ -178,6 +180,7 @@ def train(
                     record |= validate(state, module, objective, validation, plan)
                     if step >= plan.patience_from:
                         best = _better(best, record, module)
+                record["seconds_total"] = before + time.perf_counter() - clock
                 history.append(record)
                 if folder:
                     folder.append(record)
@@ -186,9 +189,10 @@ def train(
             due = since > (20 * checkpoint_cost if end_of_epoch else CHECKPOINT_SECONDS)
             if folder and (due or stop.requested):
                 started = time.monotonic()
-                _save(folder, state, optimizer, step, sums, best, history)
+                _save(folder, state, optimizer, step, sums, best, history, before + time.perf_counter() - clock)
                 last_saved = time.monotonic()
                 checkpoint_cost = last_saved - started
+                epoch_clock += checkpoint_cost  # an epoch's seconds are those of its steps
             stop.obey()
         if plan.patience is not None and best is not None:
             module.load_state_dict(best["weights"])
@@ -273,15 +277,16 @@ def _check_finite(bad: Tensor, names: list[str], plan: Plan) -> None:
 
 def _check_weights(state: nn.Module, step: int, plan: Plan) -> None:
     """A gradient can be non-finite where every term is finite; it then shows in the weights, before they are saved."""
-    if not all(value.isfinite().all() for value in state.state_dict().values()):
+    if not torch.stack([value.isfinite().all() for value in state.state_dict().values()]).all():
         raise TrainingFailed(_failure("the weights", f"within {CHECK_EVERY} steps before step {step}", step - 1, plan))
 
 
 def _failure(culprits: str, when: str, step: int, plan: Plan) -> str:
     return (
         f"training stopped: {culprits} became non-finite {when}. Try a lower learning rate (it was "
-        f"{plan.learning_rate_at(step):.2g}; try {plan.learning_rate / 3:.2g}), a gradient clip (--gradient-clip 100), "
-        f"or precision float32. The last checkpoint is from before that step"
+        f"{plan.learning_rate_at(step):.2g}; try {plan.learning_rate / 3:.2g}) or a gradient clip (--gradient-clip 100)"
+        f"{', or precision float32' if plan.precision != 'float32' else ''}. A checkpoint, where one was due, is from before"
+        " that step"
     )
 
 
@@ -298,11 +303,13 @@ def _better(best: dict | None, record: dict, module: nn.Module) -> dict:
     return {"epoch": record["epoch"], "value": value, "weights": weights}
 
 
-def _save(folder: RunFolder, state, optimizer, step: int, sums: dict | None, best: dict | None, history) -> None:
+def _save(
+    folder: RunFolder, state, optimizer, step: int, sums: dict | None, best: dict | None, history, seconds_total: float
+) -> None:
     tensors = {f"state.{name}": tensor for name, tensor in state.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-    notes = {"step": step, "history": history}
+    notes = {"step": step, "history": history, "seconds_total": seconds_total}
     if sums:
         tensors["sums"] = sums["values"]
         notes |= {"count": sums["count"], "seconds": sums["seconds"]}

@@ -20,7 +20,7 @@ def describe_seconds(seconds: float) -> str:
 
 def describe_record(record: dict) -> str:
     """The terms of an epoch's record in one line: "objective 92.31  distortion 78.20  rate 14.11"."""
-    hidden = ("epoch", "step", "seconds", "images_per_second", "learning_rate")
+    hidden = ("epoch", "step", "seconds", "seconds_total", "images_per_second", "learning_rate")
     terms = {
         name: value for name, value in record.items() if name not in hidden and not name.endswith(("_weight", "_unit"))
     }
@@ -55,7 +55,7 @@ class Bar(Lines):
         self.progress, self.task = progress, task
 
     def say(self, text: str) -> None:
-        self.progress.console.print(f"{self.title}: {text}", highlight=False)
+        self.progress.console.print(f"{self.title}: {text}", highlight=False, markup=False)
 
     def step(self) -> None:
         self.progress.advance(self.task)
@@ -93,7 +93,7 @@ def reporting(title: str, *, steps: int, done: int, epochs: int, verbose: bool) 
                 yield Text(self.below)
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TimeElapsedColumn(),
             TextColumn("left"),
