@@ -86,7 +86,12 @@ class Autoencoder(nn.Module):
         return self.decode(self.prior.sample(n, y, temperature), y)
 
     def prime(self, x: Tensor, y: Tensor | None = None) -> None:
-        """Data-dependent initialisation from x (N, C, H, W), before the first step: learned variance, codebook."""
+        """Data-dependent initialisation from x (N, C, H, W), before the first step: learned variance, the decoder's output,
+        codebook. A decoder that starts at grey is driven to black or white in the first steps, and where a sigmoid then
+        saturates it stays there: measured in two of three seeds of the VQ-VAE on MNIST.
+        """
+        if hasattr(self.decoder, "prime"):
+            self.decoder.prime(self.likelihood.start(x))
         if hasattr(self.likelihood, "prime"):
             self.likelihood.prime(x)
         if hasattr(self.latent, "prime"):

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from vaekit.tensors import gaussian_log_prob
 
 
+def _logit(mean: Tensor) -> Tensor:
+    return torch.logit(mean, eps=0.01)
+
+
 class GaussianLikelihood(nn.Module):
     """x ~ N(mean, variance I), with a fixed variance (the report's lambda) or one learned and shared by all pixels.
 
@@ -39,6 +43,11 @@ class GaussianLikelihood(nn.Module):
         """Starts a learned variance at that of the data x (N, C, H, W), before the first step."""
         if self.learned:
             self.variance.copy_((x - x.mean(0)).square().mean().clamp(min=1e-4))
+
+    def start(self, x: Tensor) -> Tensor:
+        """Images x (N, C, H, W) -> (C,), the decoder output whose mean is that of each channel."""
+        mean = x.mean((0, 2, 3))
+        return _logit(mean) if self.bounded else mean
 
     def _location(self, out: Tensor) -> Tensor:
         return torch.sigmoid(out) if self.bounded else out
@@ -69,6 +78,10 @@ class BernoulliLikelihood(nn.Module):
     def channels(self, c: int) -> int:
         return c
 
+    def start(self, x: Tensor) -> Tensor:
+        """Images x (N, C, H, W) -> (C,), the decoder output whose mean is that of each channel."""
+        return _logit(x.mean((0, 2, 3)))
+
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
         """(N, C, H, W) logits and images in [0, 1] -> (N,) nats."""
         return (x * out - F.softplus(out)).flatten(1).sum(1)
@@ -92,6 +105,11 @@ class DiscretizedLogisticLikelihood(nn.Module):
 
     def channels(self, c: int) -> int:
         return 2 * c
+
+    def start(self, x: Tensor) -> Tensor:
+        """Images x (N, C, H, W) -> (2C,), the decoder output whose mean is that of each channel."""
+        location = _logit(x.mean((0, 2, 3)))
+        return torch.cat([location, torch.zeros_like(location)])
 
     def _split(self, out: Tensor) -> tuple[Tensor, Tensor]:
         location, log_scale = out.chunk(2, dim=1)

@@ -80,6 +80,10 @@ class MLPDecoder(nn.Module):
             in_features=latent_features, hidden=hidden, out_features=math.prod(out_shape), n_classes=n_classes
         )
 
+    def prime(self, out: Tensor) -> None:
+        """Starts the decoder at `out` (C,) for every pixel, before the first step."""
+        self.net.head.bias.data.copy_(out.repeat_interleave(math.prod(self.out_shape[1:])))
+
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         return self.net(z.flatten(1), y).view(len(z), *self.out_shape)
 
@@ -214,6 +218,11 @@ class ConvDecoder(nn.Module):
             ]
             layers += [nn.SiLU(), Up(stage.channels, channels, stage.factor, target)]
         self.layers = nn.ModuleList(layers)
+
+    def prime(self, out: Tensor) -> None:
+        """Starts the decoder at `out` (C,) for every pixel, before the first step."""
+        last = self.layers[-1]
+        last.mix.bias.data.copy_(out.repeat_interleave(last.factor**2))
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.stem(z) if self.spatial else self.stem(z, y).view(-1, *self.start)
