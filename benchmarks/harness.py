@@ -28,6 +28,8 @@ RECORDS = HERE / "results"
 RESULTS = HERE / "RESULTS.md"
 OUT = HERE / "out"
 
+_used: dict[str, str] = {}  # folder -> commits that trained it, of the runs a claim has asked for
+
 
 class Findings(NamedTuple):
     """What a claim found: the rows of a table, and a text that says in words whether the claim holds."""
@@ -50,6 +52,7 @@ def record(name: str, argv: Sequence[str] = ()) -> Path:
     """Runs the claim `name` and writes what it found, and where, to results/NAME.json."""
     module = importlib.import_module(f"benchmarks.{name}")
     started, commit = datetime.now(UTC), _commit()
+    _used.clear()
     findings = module.run(list(argv))
     RECORDS.mkdir(exist_ok=True)
     content = {
@@ -58,6 +61,7 @@ def record(name: str, argv: Sequence[str] = ()) -> Path:
         "command": shlex.join(["python", "-m", "benchmarks", name, *argv]),
         "date": started.isoformat(timespec="seconds"),
         "commit": commit,
+        "runs": dict(sorted(_used.items())),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
         + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -85,17 +89,28 @@ def write_results() -> None:
         ]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+        by = sorted(set(found.get("runs", {}).values()))
+        trained_by = f", runs trained by {', '.join(by)}" if by else ""
         parts.append(
             f"## {found['name']}\n\n{found['claim']}\n\n{table}\n\n{found['text']}\n\n"
-            f"`{found['command']}`, {found['date']}, commit {found['commit']}, {found['machine']}, {versions}\n"
+            f"`{found['command']}`, {found['date']}, commit {found['commit']}{trained_by}, {found['machine']}, {versions}\n"
         )
     write_atomically(RESULTS, "\n".join(parts))
 
 
 def trained(folder: str, model: str, images, **fields) -> Estimator:
-    """A model trained on `images` in out/FOLDER; a run that is there already is taken up or gone on with."""
-    estimator = MODELS[model](**fields, verbose=True)
-    return estimator.fit_images(images, folder=str(OUT / folder), resume=True)
+    """A model trained on `images` in out/FOLDER; a run that is there already is taken up or gone on with. The record says
+    which commits trained it, so that a kept run does not pass for one of today's code.
+    """
+    path = OUT / folder
+    made_by = path.with_name(f"{path.name}.commits")
+    commits = made_by.read_text().split() if made_by.exists() else []
+    if not (path / "weights.safetensors").exists():
+        commits = list(dict.fromkeys([*commits, _commit()]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(made_by, "\n".join(commits) + "\n")
+    _used[folder] = " ".join(commits) or "an earlier commit"
+    return MODELS[model](**fields, verbose=True).fit_images(images, folder=str(path), resume=True)
 
 
 def mean_std(values: Sequence[float], form: str = ".2f") -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import harness
 from benchmarks.__main__ import main
+from vaekit.data import open_data
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +38,20 @@ def test_a_record_says_what_was_found_where_and_how(claim):
     assert found["command"] == "python -m benchmarks toy --seeds 2"
     assert found["text"] == "argued ['--seeds', '2']"
     assert {"date", "commit", "machine", "versions"} <= set(found)
+
+
+def test_a_kept_run_is_recorded_with_the_commit_that_trained_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "OUT", tmp_path)
+    monkeypatch.setattr(harness, "_used", {})
+    images = open_data("digits", "test")
+    monkeypatch.setattr(harness, "_commit", lambda: "aaaaaaa")
+    harness.trained("toy/vae", "vae", images, epochs=1, random_state=0)
+    monkeypatch.setattr(harness, "_commit", lambda: "bbbbbbb")
+    harness.trained("toy/vae", "vae", images, epochs=1, random_state=0)
+    assert harness._used == {"toy/vae": "aaaaaaa"}
+    (tmp_path / "toy" / "vae" / "weights.safetensors").unlink()
+    harness.trained("toy/vae", "vae", images, epochs=1, random_state=0)
+    assert harness._used == {"toy/vae": "aaaaaaa bbbbbbb"}
 
 
 def test_results_are_made_from_the_records(claim):
