@@ -222,7 +222,9 @@ def test_unknown_flags_and_values_that_are_no_numbers_are_wrong_usage(npz, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", ["data", "sample", "encode", "decode", "reconstruct", "evaluate", "compare"])
+@pytest.mark.parametrize(
+    "command", ["data", "fit-prior", "sample", "encode", "decode", "reconstruct", "evaluate", "compare"]
+)
 def test_commands_without_what_they_need_are_wrong_usage(command):
     result = run(command)
     assert result.code == 2 and "required" in result.err.lower()
@@ -555,6 +557,69 @@ def test_a_table_of_numbers_is_trained_sampled_and_evaluated(tmp_path):
     assert_refused(run("sample", tmp_path / "run", "--out", tmp_path / "folder"), ".npy")
 
 
+# ---- fit-prior
+
+
+def test_a_vqvae_without_a_prior_says_what_to_run(own, tmp_path):
+    assert_refused(run("sample", own["vqvae"], "--out", tmp_path / "x.png"), "vaekit fit-prior", "--plain-prior")
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_a_fitted_prior_gives_samples_by_class_and_the_rate_of_the_evaluation(own, photos, tmp_path):
+    done("evaluate", own["vqvae"], "--data", photos)
+    before = json.loads((own["vqvae"] / "evaluation.json").read_text())
+    result = done("fit-prior", own["vqvae"], "--data", photos, "--epochs", 2, "--layers", 1, "--channels", 8)
+    assert "PixelCNN, per class" in result.out and "held-out images" in result.out
+    assert sorted(os.listdir(own["vqvae"])) == sorted(
+        ["run.json", "log.jsonl", "weights.safetensors", "prior.safetensors", "evaluation.json"]
+    )
+    label = CLASSES[0]
+    done("sample", own["vqvae"], "-n", 5, "--label", label, "--top-p", 0.9, "--out", tmp_path / "x.npz")
+    with np.load(tmp_path / "x.npz") as file:
+        assert file["x"].shape == (5, 8, 8, 1) and set(file["y"]) == {label}
+    done("sample", own["vqvae"], "-n", 2, "--per-class", "--out", tmp_path / "more")
+    assert open_data(tmp_path / "more", "all").classes == tuple(sorted(CLASSES))
+    done("evaluate", own["vqvae"], "--data", photos)
+    after = json.loads((own["vqvae"] / "evaluation.json").read_text())
+    assert (before["prior"], after["prior"]) == ("uniform", "PixelCNN, per class")
+    assert after["rate_plain"] == pytest.approx(before["rate"]) and after["rate"] != pytest.approx(before["rate"])
+    assert after["distortion"] == pytest.approx(before["distortion"])
+    assert "class_consistency" in after
+
+
+def test_a_prior_of_all_classes_together_takes_no_label(own, photos, tmp_path):
+    result = done("fit-prior", own["vae"], "--data", photos, "--no-per-class", "--prior", "gmm")
+    assert "GMM, in" in result.out
+    assert_refused(run("sample", own["vae"], "--label", CLASSES[0], "--out", tmp_path / "x.npy"), "unconditional")
+    assert_refused(run("fit-prior", own["cvae"], "--data", photos, "--no-per-class"), "conditional", "--no-per-class")
+
+
+@pytest.mark.parametrize(
+    "name, flags, words",
+    [
+        ("vae", ("--prior", "gnm"), ("gnm", "did you mean 'gmm'?")),
+        ("vae", ("--prior", "pixelcnn"), ("does not fit Gaussian latents", "gmm")),
+        ("vqvae", ("--prior", "flow"), ("does not fit codes", "pixelcnn")),
+        ("vqvae", ("--layers", 0), ("layers", "> 0")),
+        ("vae", ("--validation-fraction", 1.5), ("validation_fraction", "1.5")),
+    ],
+)
+def test_a_prior_that_does_not_fit_is_refused(own, photos, name, flags, words):
+    before = snapshot(own[name])
+    assert_refused(run("fit-prior", own[name], "--data", photos, *flags), *words)
+    assert snapshot(own[name]) == before
+
+
+def test_a_prior_of_another_model_is_refused(own, photos, tmp_path):
+    done("fit-prior", own["vae"], "--data", photos)
+    shutil.copy(own["vae"] / "prior.safetensors", own["bvae"] / "prior.safetensors")
+    shutil.copy(own["vae"] / "prior.safetensors", own["vqvae"] / "prior.safetensors")
+    for name, words in (("bvae", "the codes of another model"), ("vqvae", "another codebook size")):
+        assert_refused(run("sample", own[name], "--out", tmp_path / "x.npy"), words, "vaekit fit-prior")
+    done("fit-prior", own["bvae"], "--data", photos)
+    done("sample", own["bvae"], "--out", tmp_path / "x.npy")
+
+
 # ---- sample
 
 
@@ -577,14 +642,14 @@ def test_samples_come_in_the_layout_of_the_training_images(runs, npz, tmp_path):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_sixty_four_samples_unless_told_otherwise(runs, tmp_path, name):
-    done("sample", runs[name], "--out", tmp_path / "x.npz")
+    done("sample", runs[name], "--plain-prior", "--out", tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as file:
         assert len(file["x"]) == 64 and ("y" in file) == (name == "cvae")
 
 
 def test_samples_in_a_folder_are_images_that_open(runs, tmp_path):
-    done("sample", runs["vqvae"], "-n", 12, "--out", tmp_path / "more", "--random-state", 1)
-    done("sample", runs["vqvae"], "-n", 12, "--out", tmp_path / "x.npy", "--random-state", 1)
+    done("sample", runs["vqvae"], "-n", 12, "--plain-prior", "--out", tmp_path / "more", "--random-state", 1)
+    done("sample", runs["vqvae"], "-n", 12, "--plain-prior", "--out", tmp_path / "x.npy", "--random-state", 1)
     images = open_data(tmp_path / "more", "all")
     assert images.y is None and np.array_equal(images.x, np.load(tmp_path / "x.npy"))
 

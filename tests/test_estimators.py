@@ -180,7 +180,7 @@ def test_images_come_back_in_the_layout_and_dtype_they_came_in(cls, layout, dtyp
         "reconstruct": model.reconstruct(x, y),
         "inverse_transform": model.inverse_transform(latents, given),
         "decode": model.decode(model.encode(x, y), given),
-        "sample": model.sample(24, random_state=0),
+        "sample": model.sample(24, random_state=0, prior="plain"),
     }
     for method, out in images.items():
         assert out.shape == x.shape, method
@@ -218,7 +218,7 @@ def test_tables_come_back_in_their_units(cls):
     out = model.reconstruct(x, y)
     assert (out.shape, out.dtype) == (x.shape, np.float32)
     assert np.allclose(out.mean(0), x.mean(0), atol=0.5 * x.std(0))
-    samples = model.sample(200, random_state=0)
+    samples = model.sample(200, random_state=0, prior="plain")
     assert samples.shape == (200, 3)
     assert (np.abs(samples - x.mean(0)) < 8 * x.std(0)).all()
     assert (model.n_features_in_, model.image_shape_) == (3, (3,))
@@ -287,17 +287,20 @@ def test_codes_that_are_none_are_refused():
 @every_model
 def test_samples_are_a_function_of_their_random_state(name):
     model = fitted(name)
-    first = model.sample(6, random_state=1)
+    first = model.sample(6, random_state=1, prior="plain")
     torch.rand(3)
-    assert (model.sample(6, random_state=1) == first).all()
-    assert (model.sample(6, random_state=2) != first).any()
-    assert (model.sample(6) != model.sample(6)).any(), "None draws anew"
+    assert (model.sample(6, random_state=1, prior="plain") == first).all()
+    assert (model.sample(6, random_state=2, prior="plain") != first).any()
+    assert (model.sample(6, prior="plain") != model.sample(6, prior="plain")).any(), "None draws anew"
     for kind in (np.random.RandomState, np.random.default_rng):
         stream = kind(3)
-        one, two = model.sample(6, random_state=stream), model.sample(6, random_state=stream)
+        one, two = (
+            model.sample(6, random_state=stream, prior="plain"),
+            model.sample(6, random_state=stream, prior="plain"),
+        )
         assert (one != two).any(), "a stream goes on"
-        assert (model.sample(6, random_state=kind(3)) == one).all()
-    assert model.sample(random_state=0).shape == (1, 8, 8, 1)
+        assert (model.sample(6, random_state=kind(3), prior="plain") == one).all()
+    assert model.sample(random_state=0, prior="plain").shape == (1, 8, 8, 1)
 
 
 @pytest.mark.parametrize("name", ["vae", "bvae", "cvae"])
@@ -578,7 +581,7 @@ def test_the_callers_random_numbers_are_left_alone():
     torch.manual_seed(1)
     np.random.seed(1)
     model = tiny(VQVAE, random_state=None).fit(numbers())
-    model.sample(3)
+    model.sample(3, prior="plain")
     model.score(numbers())
     assert (torch.rand(2).tolist(), np.random.rand(2).tolist()) == expected
 
@@ -623,7 +626,7 @@ def test_wang2023_is_the_report(cls, own):
     assert (plan["steps"], plan["betas"], plan["gradient_clip"]) == (50, (0.9, 0.999), None)
     assert model.history_[0]["learning_rate"] == model.history_[-1]["learning_rate"] == 0.005
     assert model.model_.likelihood.variance.item() == pytest.approx(0.098)
-    assert model.sample(2, random_state=0).shape == (2, 28, 28, 1)
+    assert model.sample(2, random_state=0, prior="plain").shape == (2, 28, 28, 1)
 
 
 @every_class
@@ -776,7 +779,7 @@ def test_a_saved_model_comes_back_the_same(name, tmp_path, monkeypatch):
     assert (again.transform(x, y) == model.transform(x, y)).all()
     assert (again.transform(x) == model.transform(x)).all()
     assert (again.reconstruct(x) == model.reconstruct(x)).all()
-    assert (again.sample(5, random_state=1) == model.sample(5, random_state=1)).all()
+    assert (again.sample(5, random_state=1, prior="plain") == model.sample(5, random_state=1, prior="plain")).all()
     assert (again.score_samples(x) == model.score_samples(x)).all()
     assert again.history_ == model.history_
     assert again.n_parameters_ == model.n_parameters_
@@ -807,7 +810,7 @@ def test_a_saved_model_of_a_table_keeps_its_units(cls, tmp_path):
     again = load(tmp_path / "run", device="cpu")
     assert (again.reconstruct(x, y) == model.reconstruct(x, y)).all()
     assert (again.score_samples(x, y) == model.score_samples(x, y)).all()
-    assert (again.sample(3, random_state=0) == model.sample(3, random_state=0)).all()
+    assert (again.sample(3, random_state=0, prior="plain") == model.sample(3, random_state=0, prior="plain")).all()
     assert again.n_features_in_ == 3
     if cls is CVAE:
         assert again.predict(x).dtype == model.predict(x).dtype

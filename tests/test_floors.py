@@ -19,7 +19,7 @@ FLOORS = [
     ],
     ["models.autoencoder", "models.ladder", "models.objectives", "models"],
     ["data.images", "data.readers", "data.cache", "data.builtin", "data.sprites", "data"],
-    ["training.checkpoint", "training.progress", "training.loop", "training"],
+    ["training.checkpoint", "training.progress", "training.loop", "training.prior", "training"],
     [
         "evaluation.likelihood",
         "evaluation.generation",

@@ -10,6 +10,7 @@ import warnings
 COMMANDS = {
     "data": "what is in a data set, and what is wrong with it",
     "train": "train a model: vaekit train MODEL --data DATA --out RUN",
+    "fit-prior": "the second stage: a prior that fits a trained model's latents or codes",
     "sample": "new images from a trained model: a grid, an array, or a folder of labelled images",
     "encode": "latents or codes of a data set",
     "decode": "images from latents or codes",
@@ -78,7 +79,8 @@ def _run(command: str, *rest: str) -> None:
             raise ValueError(f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}")
         tyro.cli(commands.make_train(MODELS[name]), args=rest, prog=f"vaekit train {name}").run()
     else:
-        tyro.cli(getattr(commands, command.capitalize()), args=rest, prog=f"vaekit {command}").run()
+        name = "".join(word.capitalize() for word in command.split("-"))
+        tyro.cli(getattr(commands, name), args=rest, prog=f"vaekit {command}").run()
 
 
 def _show_warning(message, *_) -> None:

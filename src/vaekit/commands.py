@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import tempfile
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +15,7 @@ import tyro
 
 from vaekit.data import Images, describe, open_data
 from vaekit.messages import check_number, nearest
+from vaekit.training.prior import PriorSettings, describe_prior
 from vaekit.world import write_atomically
 
 Split = Literal["train", "validation", "test", "all"]
@@ -101,6 +102,45 @@ def make_train(model_class: type) -> type:
 
 
 @dataclass(kw_only=True)
+class FitPrior(Source):
+    """Fit a prior to the latents or codes of a trained model; `sample` and `evaluate` then use it. A prior that the run has
+    already is replaced, and a fit that was interrupted goes on where it was.
+    """
+
+    run_folder: Folder
+    """The trained run; the prior is written to its prior.safetensors."""
+    settings: Annotated[PriorSettings, tyro.conf.arg(name="")] = field(default_factory=PriorSettings)
+    per_class: bool = True
+    """A prior for each class where the data has labels, so that samples can be asked for by class."""
+
+    def run(self) -> None:
+        from vaekit.files import load
+
+        model = load(self.run_folder, prior=False)
+        images = self.open_for(model, "train")
+        if not self.per_class:
+            if model.conditional:
+                raise ValueError(
+                    f"{self.run_folder} is conditional: its prior is of each class; leave out --no-per-class"
+                )
+            images = replace(images, y=None)
+        model.verbose = True
+        model.fit_prior_images(images, self.settings, folder=self.run_folder)
+        facts, settings = model.prior_facts_, model.prior_settings_
+        classes = model.prior_classes_
+        print(
+            f"{describe_prior(settings, 0 if classes is None else len(classes))}, in {self.run_folder}/prior.safetensors"
+        )
+        rates = {
+            "plain prior": facts["plain_rate"],
+            "code frequencies at each position": facts.get("position_rate"),
+            "fitted prior": facts["validation_rate"],
+        }
+        print(f"rate of {facts['validation_images']} held-out images, nats per image:")
+        print("\n".join(f"  {name:<34} {rate:.2f}" for name, rate in rates.items() if rate is not None))
+
+
+@dataclass(kw_only=True)
 class Sample:
     """New images from a trained model: a picture of a grid, an array, or a folder of (labelled) images."""
 
@@ -111,11 +151,17 @@ class Sample:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many; of each class with --per-class."""
     label: str | None = None
-    """The class to sample, for conditional models."""
+    """The class to sample, for conditional models and class-conditional priors."""
     per_class: bool = False
     """-n images of every class: the augmentation workflow."""
     temperature: float = 1.0
     """Scales the spread of the prior."""
+    top_k: int | None = None
+    """Of each code, only the k likeliest values; for priors over codes."""
+    top_p: float | None = None
+    """Of each code, only the likeliest values that together have this probability; for priors over codes."""
+    plain_prior: bool = False
+    """Sample from the prior the model was trained with, not from the fitted one."""
     random_state: int | None = None
     """Seed of the draws."""
 
@@ -126,23 +172,35 @@ class Sample:
         check_number("random_state", self.random_state, whole=True)
         _check_kind(self.out, ".png", ".npy", ".npz")
         model = load(self.run_folder)
-        if self.per_class:
-            _check_conditional(model, self.run_folder, "--per-class")
-        if self.label is not None:
-            _check_conditional(model, self.run_folder, "--label")
+        prior = "plain" if self.plain_prior else None
+        classes = model.sampling_classes(prior)
+        for flag, used in (("--per-class", self.per_class), ("--label", self.label is not None)):
+            if used and classes is None:
+                raise ValueError(
+                    f"{self.run_folder} holds a {type(model).__name__}, which is unconditional: {flag} needs a CVAE, or a "
+                    "prior for each class from `vaekit fit-prior`"
+                )
         if self.label is not None and self.per_class:
             raise ValueError("give --label or --per-class, not both")
         labels = None
         if self.per_class:
-            labels = np.repeat(model.classes_, self.n)
+            labels = np.repeat(classes, self.n)
         elif self.label is not None:
             labels = np.full(self.n, self.label)
-        elif model.conditional:
-            labels = np.random.default_rng(self.random_state).choice(model.classes_, self.n, p=model.class_frequencies_)
+        elif classes is not None:
+            labels = np.random.default_rng(self.random_state).choice(classes, self.n, p=model.sampling_shares(prior))
         n = self.n if labels is None else len(labels)
         if self.out.endswith(".png") and n > MOST_IN_A_PICTURE:
             raise ValueError(f"{n} images are too many for one picture; choose an --out that is a folder, .npy or .npz")
-        samples = model.sample(n, labels, temperature=self.temperature, random_state=self.random_state)
+        samples = model.sample(
+            n,
+            labels,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            random_state=self.random_state,
+            prior=prior,
+        )
         if self.out.endswith(".png"):
             _write_grid(self.out, samples, columns=min(n, 8 if not self.per_class else self.n))
         elif self.out.endswith(".npz"):
@@ -251,7 +309,7 @@ class Evaluate(Source):
     split: Split = "test"
     """Which part of the data."""
     judge: bool = True
-    """For conditional models: train or fetch the judge, and measure the class consistency of samples."""
+    """Where samples have a class: train or fetch the judge, and measure the class consistency of samples."""
 
     def run(self) -> None:
         from vaekit.evaluation.generation import get_judge
@@ -265,7 +323,7 @@ class Evaluate(Source):
                 f"{self.data} has samples of shape {images.x.shape[1:]}, but the model was fitted on {model.image_shape_}"
             )
         judge, accuracy = (None, None)
-        if self.judge and model.conditional:
+        if self.judge and model.sampling_classes() is not None and images.y is not None:
             judge, accuracy = get_judge(self.open_for(model, "train"), self.open_for(model, "test"), verbose=True)
         entry = evaluate_run(model, images, Path(self.run_folder), judge=judge, judge_accuracy=accuracy)
         print_table(f"{self.run_folder} on {self.data} ({images.split}, nats per image)", entry)
@@ -289,6 +347,8 @@ class Compare(Source):
     """For all models: conv, resnet, mlp or wang2023."""
     sweeps: bool = False
     """Also the loss against the latent dimension and against beta: one seed, a quarter of the epochs."""
+    priors: bool = True
+    """Also fit a prior to the latents or codes of each model."""
     device: str = "auto"
     """auto, cpu, cuda."""
 
@@ -313,6 +373,7 @@ class Compare(Source):
             epochs=self.epochs,
             architecture=self.architecture,
             sweeps=self.sweeps,
+            priors=self.priors,
             split_seed=self.split_seed or 0,
             resize=self.resize,
             device=self.device,

@@ -8,16 +8,18 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from vaekit.data.images import Images
-from vaekit.estimator import Estimator
+from vaekit.estimator import BATCH, Estimator
 from vaekit.messages import check_number
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import ConstrainedElbo
 from vaekit.parts.networks import make_networks
 from vaekit.parts.priors import UniformPrior
 from vaekit.parts.quantizers import VectorQuantizer
+from vaekit.world import check_random_state, seeded
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -198,8 +200,81 @@ class VQVAE(Estimator):
             lambda x, y: self.model_.latent.embed(self.model_.encode(x, y)).movedim(1, -1).flatten(1), X, y
         )
 
+    def sample(
+        self,
+        n: int = 1,
+        y=None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        random_state=None,
+        prior: str | None = None,
+    ) -> np.ndarray:
+        self._check_fitted()
+        if prior is None and not self.has_prior:
+            raise NotFittedError(
+                "a VQ-VAE can't be sampled before it has a prior of its codes: run `vaekit fit-prior RUN --data DATA`, or "
+                "call fit_prior(X, y); prior='plain' (--plain-prior) draws the codes uniformly, which gives noise"
+            )
+        return super().sample(n, y, temperature, top_k, top_p, random_state, prior)
+
+    sample.__doc__ = Estimator.sample.__doc__
+
+    def complete(
+        self,
+        X,
+        known,
+        y=None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        random_state=None,
+    ) -> np.ndarray:
+        """X with what is not known drawn anew by the fitted prior, in the layout of fit's X: the given part as the model
+        reconstructs it, the rest as it could be.
+
+        known: (H, W) booleans, True where pixels of X are given; the others are not looked at. A code is kept where all of
+            its pixels are known. Codes are drawn in raster order, each knowing those before it: best for upper parts.
+        y, temperature, top_k, top_p, random_state: as in `sample`.
+        """
+        x = self._check_input(X)
+        known = np.asarray(known)
+        if len(self.image_shape_) != 3 or known.shape != self.image_shape_[:2] or known.dtype != bool:
+            raise ValueError(
+                f"known must be booleans of shape {self.image_shape_[:2]}, got {known.dtype} of shape {known.shape}"
+            )
+        if not self.has_prior:
+            raise NotFittedError("completing needs a prior of the codes: call fit_prior first")
+        choices = self._check_choices(self.model_.prior, temperature, top_k, top_p)
+        # Not a look at what is hidden: it is taken out before encoding, and filled with the average of the given part.
+        average = x[:, known].mean(1) if known.any() else np.zeros((len(x), x.shape[-1]))
+        filled = np.where(known[:, :, None], x, average[:, None, None].astype(x.dtype))
+        codes = torch.from_numpy(self.encode(filled))
+        kept = torch.from_numpy(_whole_cells(known, self.model_.prior.grid))
+        index = self._label_index(y, len(x), self.sampling_classes())
+        drawn = []
+        with seeded(check_random_state(random_state)), torch.inference_mode():
+            for start in range(0, len(x), BATCH):
+                part = codes[start : start + BATCH].to(self.device_)
+                labels = None if index is None else index[start : start + BATCH].to(self.device_)
+                drawn.append(
+                    self.model_.prior.sample(
+                        len(part), labels, temperature, given=part, known=kept.to(self.device_), **choices
+                    ).cpu()
+                )
+        return self.decode(torch.cat(drawn).numpy())
+
+    def _plain_prior(self) -> UniformPrior:
+        return UniformPrior(n_codes=self.model_.latent.n_codes, grid=self.model_.prior.grid)
+
     def decode(self, codes, y=None) -> np.ndarray:
         """(N, h, w) code indices in [0, n_codes) -> images."""
+        index = self._as_codes(codes).to(self.device_)
+        with torch.inference_mode():
+            z = self.model_.latent.embed(index)
+        return self._decode(z, y)
+
+    def _as_codes(self, codes) -> Tensor:
         self._check_fitted()
         grid, k = self.model_.prior.grid, self.model_.latent.n_codes
         codes = np.asarray(codes)
@@ -209,15 +284,21 @@ class VQVAE(Estimator):
             )
         if codes.size and not (codes.min() >= 0 and codes.max() < k):
             raise ValueError(f"codes must be in 0..{k - 1}, got {codes.min()}..{codes.max()}")
-        with torch.inference_mode():
-            z = self.model_.latent.embed(torch.from_numpy(codes.astype(np.int64)).to(self.device_))
-        return self._decode(z, y)
+        return torch.from_numpy(codes.astype(np.int64))
 
     def _as_latents(self, Z) -> Tensor:
         self._check_fitted()
         height, width = self.model_.prior.grid
         dim = self.model_.latent.features
         return self._check_latents(Z, height * width * dim).view(-1, height, width, dim).movedim(-1, 1)
+
+
+def _whole_cells(known: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(H, W) -> (h, w): whether all pixels of a cell are known."""
+    rows, columns = (np.arange(side) * cells // side for side, cells in zip(known.shape, grid, strict=True))
+    whole = np.ones(grid, dtype=bool)
+    np.logical_and.at(whole, (rows[:, None], columns[None]), known)
+    return whole
 
 
 MODELS = {"vae": VAE, "bvae": BetaVAE, "cvae": CVAE, "vqvae": VQVAE}

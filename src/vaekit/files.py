@@ -7,10 +7,11 @@ from vaekit.estimators import MODELS
 from vaekit.training.checkpoint import RunFolder
 
 
-def load(path, device: str | None = None) -> Estimator:
+def load(path, device: str | None = None, prior: bool = True) -> Estimator:
     """The fitted estimator in the run folder `path`, as `save` or `vaekit train` left it.
 
     device: where to put it; None is the device it was asked to train on ("auto" picks again on this machine).
+    prior: False leaves a fitted prior aside, as `vaekit fit-prior` does, which replaces it.
     Raises FileNotFoundError where there is no folder, ValueError for one that is unfinished, damaged or newer.
     """
     run = RunFolder(path)
@@ -23,4 +24,4 @@ def load(path, device: str | None = None) -> Estimator:
         raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {error}") from None
     if device is not None:
         estimator.device = device
-    return estimator.restore(run, config)
+    return estimator.restore(run, config, prior=prior)

@@ -56,6 +56,12 @@ class Judge(nn.Module):
         return F.cross_entropy(self.head(self.body(x)), y, reduction="none")
 
     @torch.inference_mode()
+    def embed(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) stored images, 8-bit or floats in [0, 1] -> (N, 128) features."""
+        self.eval()
+        return torch.cat([self.body(to_input(part)) for part in x.split(BATCH)])
+
+    @torch.inference_mode()
     def classify(self, x: Tensor) -> Tensor:
         """(N, H, W, C) stored images, 8-bit or floats in [0, 1] -> (N,) int64 class indices."""
         self.eval()
@@ -108,6 +114,24 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
     except OSError as error:
         warnings.warn(f"the judge could not be kept for the next time ({error})", stacklevel=2)
     return judge, accuracy
+
+
+def frechet_distance(judge: Judge, x, other) -> float:
+    """Frechet distance between two sets of images (N, H, W, C) in the judge's feature space, >= 0: of the two Gaussians with
+    their features' means and covariances (Heusel et al. 2017, there with an Inception network). It falls with the number of
+    images even between draws of one distribution: compare equal numbers, and say what real against real gives.
+    """
+    means, covariances = [], []
+    for images in (x, other):
+        features = judge.embed(torch.as_tensor(images)).double()
+        means.append(features.mean(0))
+        covariances.append(features.T.cov())
+    # tr (A B)^1/2 is the sum of the roots of the eigenvalues of A^1/2 B A^1/2, which is symmetric.
+    values, vectors = torch.linalg.eigh(covariances[0])
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ covariances[1] @ root).clamp(min=0).sqrt().sum()
+    distance = (means[0] - means[1]).square().sum() + covariances[0].trace() + covariances[1].trace() - 2 * cross
+    return max(distance.item(), 0.0)
 
 
 def class_consistency(judge: Judge, x, y) -> float:

@@ -22,12 +22,14 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     """Averages over all images of `data`, the model in eval mode.
 
     mse: squared error per pixel of the reconstruction from the posterior mean (or the nearest codes).
-    distortion, rate, elbo: nats per image, `draws` independent posterior draws per image; elbo = -(distortion + rate).
+    distortion, rate, elbo: nats per image, `draws` independent posterior draws per image (1 of a quantizer, where all are
+    the same); elbo = -(distortion + rate). The rate is under the model's prior, fitted or plain.
     Of a conditional model they are of log p(x|y), the label given.
     elbo_se: standard error of the ELBO over images and draws. bits_per_dim: for a discretised likelihood only.
     kl_per_latent (D nats), active_units: for a Gaussian latent. codes_used, perplexity: for a quantizer, over the set.
     """
     model.eval()
+    draws = 1 if isinstance(model.latent, VectorQuantizer) else draws
     squared = distortion = rate = elbo_sum = elbo_squares = 0.0
     latents, kls, counts = [], 0.0, 0
     for start in range(0, len(data), BATCH):

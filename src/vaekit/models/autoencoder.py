@@ -80,10 +80,14 @@ class Autoencoder(nn.Module):
         """x -> decode(encode(x)), (B, C, H, W)."""
         return self.decode(self.encode(x, y), y)
 
-    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
-        """(n, C, H, W) means of p(x|z) for z from the prior; y (n,) when conditional."""
-        self._check_labels(y)
-        return self.decode(self.prior.sample(n, y, temperature), y)
+    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0, **choices) -> Tensor:
+        """(n, C, H, W) means of p(x|z) for z from the prior; y (n,) when the model or its prior knows classes. `choices`
+        are the prior's own, such as top_k.
+        """
+        if not getattr(self.prior, "n_classes", 0):
+            self._check_labels(y)
+        code = self.prior.sample(n, y, temperature, **choices)
+        return self.decode(code, y if self.n_classes else None)
 
     def prime(self, x: Tensor, y: Tensor | None = None) -> None:
         """Data-dependent initialisation from x (N, C, H, W), before the first step: learned variance, the decoder's output,

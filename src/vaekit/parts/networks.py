@@ -33,10 +33,18 @@ class Condition(nn.Module):
             nn.init.normal_(self.table.weight, std=0.1)
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
-        if not self.n_classes:
+        factors = self.factors(y)
+        if factors is None:
             return h
-        scale, shift = self.table(y).view(len(h), -1, *[1] * (h.dim() - 2)).chunk(2, dim=1)
-        return torch.addcmul(shift, h, 1 + scale)
+        scale, shift = (factor.view(len(h), -1, *[1] * (h.dim() - 2)) for factor in factors)
+        return torch.addcmul(shift, h, scale)
+
+    def factors(self, y: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """1 + scale[y] and shift[y], each (N, channels); None without classes."""
+        if not self.n_classes:
+            return None
+        scale, shift = self.table(y).chunk(2, dim=1)
+        return 1 + scale, shift
 
 
 class MLP(nn.Module):

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from vaekit.parts.causal import generate, log_prob
+from vaekit.parts.networks import MLP
 from vaekit.tensors import gaussian_log_prob
 
 
@@ -43,3 +45,146 @@ class UniformPrior(nn.Module):
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """(n, h, w) int64 draws; temperature changes nothing, since every code is equally likely."""
         return torch.randint(self.n_codes, (n, *self.grid), device=self.anchor.device)
+
+
+class LearnedPrior(nn.Module):
+    """A prior fitted to the codes of a trained model: p(code|y) for each class, or p(code) where n_classes is 0.
+
+    Without labels a class-conditional prior stands for the mixture p(code) = sum_y p(y) p(code|y); with n_classes=0 labels
+    are ignored. A subclass says `_log_prob` and `_sample`, with the labels given or None.
+    """
+
+    def __init__(self, *, n_classes: int = 0):
+        super().__init__()
+        self.n_classes = n_classes
+        self.register_buffer("class_shares", torch.full((max(1, n_classes),), 1 / max(1, n_classes)))
+
+    def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor:
+        """(N, *code), y (N,) or None -> (N,) nats."""
+        if not self.n_classes:
+            return self._log_prob(code, None)
+        if y is not None:
+            return self._log_prob(code, y)
+        joint = [
+            self._log_prob(code, torch.full((len(code),), label, device=code.device)) + share.log()
+            for label, share in enumerate(self.class_shares)
+        ]
+        return torch.stack(joint).logsumexp(0)
+
+    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0, **choices) -> Tensor:
+        """(n, *code) draws; y (n,) labels, None draws them by their shares. For `choices` see the subclass."""
+        if not self.n_classes:
+            y = None
+        elif y is None:
+            y = torch.multinomial(self.class_shares, n, replacement=True)
+        return self._sample(n, y, temperature, **choices)
+
+
+class MixturePrior(LearnedPrior):
+    """A mixture of Gaussians over z (N, D) for each class, with full covariances.
+
+    log_weights (G, M), means (G, M, D) and precision_cholesky (G, M, D, D), P with precision P P^T as in scikit-learn, for
+    G classes (1 without) of M components each. It stands for a GMM and, with diagonal P, for a VampPrior (Tomczak & Welling
+    2018): the components are then the posteriors of its pseudo-inputs.
+    """
+
+    def __init__(self, *, latent_dim: int, components: int, n_classes: int = 0):
+        super().__init__(n_classes=n_classes)
+        groups = max(1, n_classes)
+        self.latent_dim, self.components = latent_dim, components
+        self.register_buffer("log_weights", torch.full((groups, components), -math.log(components)))
+        self.register_buffer("means", torch.zeros(groups, components, latent_dim))
+        self.register_buffer("precision_cholesky", torch.eye(latent_dim).repeat(groups, components, 1, 1))
+
+    def _log_prob(self, code: Tensor, y: Tensor | None) -> Tensor:
+        if y is None:
+            return self._of_group(code, 0)
+        found = code.new_empty(len(code))
+        for label in y.unique().tolist():
+            found[y == label] = self._of_group(code[y == label], label)
+        return found
+
+    def _of_group(self, z: Tensor, group: int) -> Tensor:
+        cholesky, means = self.precision_cholesky[group], self.means[group]
+        whitened = torch.einsum("nd,mde->nme", z, cholesky) - torch.einsum("md,mde->me", means, cholesky)
+        log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)  # (M,)
+        return (gaussian_log_prob(whitened).sum(-1) + log_det + self.log_weights[group]).logsumexp(1)
+
+    def _sample(self, n: int, y: Tensor | None, temperature: float) -> Tensor:
+        """temperature scales each component's standard deviations."""
+        group = torch.zeros(n, dtype=torch.int64, device=self.means.device) if y is None else y
+        component = torch.multinomial(self.log_weights.exp()[group], 1)[:, 0]
+        noise = torch.randn(n, self.latent_dim, 1, device=self.means.device)
+        transposed = self.precision_cholesky[group, component].mT
+        offset = torch.linalg.solve_triangular(transposed, noise, upper=False)[..., 0]
+        return self.means[group, component] + temperature * offset
+
+
+class FlowPrior(LearnedPrior):
+    """A normalising flow over z (N, D), D >= 2: affine couplings (Dinh, Sohl-Dickstein & Bengio 2017, section 3) on
+    standardised z, the dimensions shuffled between them. Labels enter every coupling's network.
+    """
+
+    def __init__(self, *, latent_dim: int, layers: int = 8, channels: int = 64, n_classes: int = 0):
+        super().__init__(n_classes=n_classes)
+        if latent_dim < 2:
+            raise ValueError(f"a flow couples dimensions: it needs latent_dim >= 2, got {latent_dim}")
+        self.latent_dim, self.kept = latent_dim, latent_dim // 2
+        self.register_buffer("location", torch.zeros(latent_dim))
+        self.register_buffer("scale", torch.ones(latent_dim))
+        self.register_buffer("orders", torch.stack([torch.randperm(latent_dim) for _ in range(layers)]))
+        self.couplings = nn.ModuleList(
+            MLP(
+                in_features=self.kept,
+                hidden=(channels, channels),
+                out_features=2 * (latent_dim - self.kept),
+                n_classes=n_classes,
+            )
+            for _ in range(layers)
+        )
+        for coupling in self.couplings:
+            nn.init.zeros_(coupling.head.weight)
+            nn.init.zeros_(coupling.head.bias)
+
+    def _coupling(self, network: nn.Module, kept: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        shift, log_scale = network(kept, y).chunk(2, dim=1)
+        return shift, 2 * torch.tanh(log_scale / 2)  # bounded, so that no step can blow a dimension up
+
+    def _log_prob(self, code: Tensor, y: Tensor | None) -> Tensor:
+        h = (code - self.location) / self.scale
+        log_det = -self.scale.log().sum().expand(len(code))
+        for network, order in zip(self.couplings, self.orders, strict=True):
+            kept, moved = h[:, order].split([self.kept, self.latent_dim - self.kept], dim=1)
+            shift, log_scale = self._coupling(network, kept, y)
+            h = torch.cat([kept, (moved - shift) * torch.exp(-log_scale)], dim=1)
+            log_det = log_det - log_scale.sum(1)
+        return gaussian_log_prob(h).sum(1) + log_det
+
+    def _sample(self, n: int, y: Tensor | None, temperature: float) -> Tensor:
+        """temperature scales the standard deviation of the base distribution."""
+        h = temperature * torch.randn(n, self.latent_dim, device=self.scale.device)
+        for network, order in reversed(list(zip(self.couplings, self.orders, strict=True))):
+            kept, moved = h.split([self.kept, self.latent_dim - self.kept], dim=1)
+            shift, log_scale = self._coupling(network, kept, y)
+            h = torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1)[:, order.argsort()]
+        return self.location + self.scale * h
+
+
+class AutoregressivePrior(LearnedPrior):
+    """p(code) over grids (N, h, w) of n_codes values by a causal network (`vaekit.parts.causal`), position by position."""
+
+    most = 2**24  # logits at once outside training: 64 MB
+
+    def __init__(self, network: nn.Module):
+        super().__init__(n_classes=network.n_classes)
+        self.network = network
+        self.n_codes, self.grid = network.n_values, network.grid
+
+    def _log_prob(self, code: Tensor, y: Tensor | None) -> Tensor:
+        at_once = len(code) if self.training else max(1, self.most // (self.n_codes * math.prod(self.grid)))
+        labels = [None] * len(code.split(at_once)) if y is None else y.split(at_once)
+        return torch.cat([log_prob(self.network, *part) for part in zip(code.split(at_once), labels, strict=True)])
+
+    def _sample(self, n: int, y: Tensor | None, temperature: float, **choices) -> Tensor:
+        """temperature, top_k, top_p, given and known as in `causal.generate`."""
+        return generate(self.network, n, y, temperature=temperature, **choices)

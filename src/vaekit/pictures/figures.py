@@ -123,6 +123,55 @@ def sample_sheets(samples: Mapping[str, np.ndarray], *, columns: int = 8) -> Fig
     return _sheets({name: tile_rows(images, columns, zoom(images.shape[2], room)) for name, images in pixels.items()})
 
 
+@styled
+def rows_of_sheets(groups: Mapping[str, Mapping[str, np.ndarray]], *, rows: int, columns: int = 8) -> Figure:
+    """Samples of the same models under several settings: a row of sheets a setting, `rows` x `columns` images a sheet."""
+    if not groups or len({len(sheets) for sheets in groups.values()}) != 1:
+        raise ValueError("rows_of_sheets needs groups of equally many sheets, at least one")
+    width = len(next(iter(groups.values())))
+    room = min(CELL, FULL // (width * columns))
+    lines = []
+    for sheets in groups.values():
+        pixels = [as_pixels(images, f"samples of {name!r}")[: rows * columns] for name, images in sheets.items()]
+        lines.append([tile_rows(images, columns, zoom(images.shape[2], room)) for images in pixels])
+    steps = [max(line[c].shape[1] for line in lines) for c in range(width)]
+    steps = [
+        max(step, text_width([list(sheets)[c] for sheets in groups.values()], 11)) + 2 * MARGIN
+        for c, step in enumerate(steps)
+    ]
+    side = text_width(list(groups), 9) + 2 * MARGIN
+    heights = [max(len(sheet) for sheet in line) + MARGIN + LINE for line in lines]
+    figure = canvas(side + sum(steps), sum(heights) + MARGIN)
+    top = MARGIN + LINE
+    for (group, sheets), line, height in zip(groups.items(), lines, heights, strict=True):
+        left = side
+        for index, (name, sheet, step) in enumerate(zip(sheets, line, steps, strict=True)):
+            axes = place(figure, sheet, left, top)
+            axes.set_title(name)
+            if index == 0:
+                axes.set_yticks([len(sheet) / 2], [group])
+            left += step
+        top += height
+    return figure
+
+
+@styled
+def labelled_rows(rows: Mapping[str, np.ndarray]) -> Figure:
+    """Images in rows, a label before each: the same things under different settings, column by column."""
+    if not rows or len({len(images) for images in rows.values()}) != 1:
+        raise ValueError("labelled_rows needs rows of equally many images, at least one")
+    pixels = {label: as_pixels(images, f"images of {label!r}") for label, images in rows.items()}
+    side = text_width(list(rows)) + 2 * MARGIN
+    count = len(next(iter(pixels.values())))
+    scale = zoom(next(iter(pixels.values())).shape[2], min(CELL, (FULL - side) // count))
+    sheets = {label: tile(images[None], scale) for label, images in pixels.items()}
+    height, width = next(iter(sheets.values())).shape[:2]
+    figure = canvas(side + width + MARGIN, len(sheets) * (height + GUTTER) + 2 * MARGIN)
+    for row, (label, sheet) in enumerate(sheets.items()):
+        place(figure, sheet, side, MARGIN + row * (height + GUTTER)).set_yticks([height / 2], [label])
+    return figure
+
+
 def _sheets(sheets: Mapping[str, np.ndarray]) -> Figure:
     """Pictures in a row, each below its title."""
     top = MARGIN + (LINE if any(sheets) else 0)

@@ -9,7 +9,7 @@ import json
 import platform
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from vaekit.pictures import figures
 from vaekit.pictures.style import save
 from vaekit.report.page import Picture, write_page
 from vaekit.training.checkpoint import RunFolder
+from vaekit.training.prior import PriorSettings, describe_prior
 from vaekit.training.progress import describe_seconds
 from vaekit.world import write_atomically
 
@@ -34,6 +35,7 @@ BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
 PER_CLASS = 100  # samples per class that the judge sees
 SHOWN = 10  # test images in pictures of reconstructions
 MOST_CLASSES = 100  # that a scatter plot can tell apart
+TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
 
 Say = Callable[[str], None]
 
@@ -48,6 +50,7 @@ def compare(
     epochs: int | None = None,
     architecture: str | None = None,
     sweeps: bool = False,
+    priors: bool = True,
     split_seed: int = 0,
     resize: int | None = None,
     device: str = "auto",
@@ -58,7 +61,8 @@ def compare(
     """Trains `models` with `seeds` seeds each on `data`, and writes out/index.html, results.json and figures/.
 
     epochs, architecture: for all models; None lets each model choose. sweeps: also the loss against the latent
-    dimension and against beta (one seed, a quarter of the epochs). Returns what results.json holds.
+    dimension and against beta (one seed, a quarter of the epochs). priors: also a prior for the latents or codes of each
+    model, per class where there are labels. Returns what results.json holds.
     Runs that are finished under `out` are kept, unfinished ones go on; other settings there raise ValueError.
     """
     started = datetime.now(UTC)
@@ -92,9 +96,10 @@ def compare(
         for name in models:
             estimator = run(f"{name}-seed{seed}", name, seed)
             first.setdefault(name, estimator)
-            entry = evaluate_run(
-                estimator, test, out / "runs" / f"{name}-seed{seed}", judge=judge, judge_accuracy=judge_accuracy
-            )
+            folder = out / "runs" / f"{name}-seed{seed}"
+            if priors and not estimator.has_prior:
+                estimator.fit_prior_images(train, PriorSettings(), folder=str(folder))
+            entry = evaluate_run(estimator, test, folder, judge=judge, judge_accuracy=judge_accuracy)
             entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
             took = describe_seconds(entry["seconds"])
             say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
@@ -119,7 +124,8 @@ def compare(
             "split_seed": train.split_seed,
         },
         "protocol": {
-            "command": command or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps),
+            "command": command
+            or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors),
             "vaekit": __version__,
             "torch": torch.__version__,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -129,6 +135,7 @@ def compare(
             "posterior draws": entries[0]["draws"],
             "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train),
             "models": {LABELS[name]: {**first[name].settings(), **first[name].resolved_} for name in models},
+            "priors": {LABELS[name]: asdict(first[name].prior_settings_) for name in models if first[name].has_prior},
         },
         "models": entries,
         "sweeps": sweep_results,
@@ -148,7 +155,8 @@ def evaluate_run(
 ) -> dict:
     """One line of the table: cost, and everything `evaluation` measures on `test`; kept in folder/evaluation.json.
 
-    A judge adds the class consistency of `PER_CLASS` samples per class from a conditional model.
+    Rate and ELBO are under the prior in use, which `prior` names; `rate_plain` is under the one of the training. A judge adds
+    the class consistency of `PER_CLASS` samples per class where samples can be asked for by class.
     """
     if not estimator.history_:
         raise ValueError(f"{folder} has no log.jsonl, which says what its training took; train it anew")
@@ -161,22 +169,28 @@ def evaluate_run(
         "images_per_second": images / seconds,
         "latent_dim": estimator.latent_dim,
         **evaluate(estimator.model_, estimator.on_device(test, estimator.device_)),
+        "prior": _prior_name(estimator),
         "test_fingerprint": test.fingerprint,
         "split": test.split,
     }
+    if estimator.has_prior:
+        plain = evaluate(estimator.with_prior("plain"), estimator.on_device(test, estimator.device_))
+        entry |= {"rate_plain": plain["rate"], "elbo_plain": plain["elbo"]}
     if estimator.conditional:
         entry["likelihood"] += ", label given"  # log p(x|y) is no rival of log p(x)
     if test.is_table:  # the module sees standardised columns; the numbers are in the table's own units
         log_scale = estimator.log_scale_
-        entry["distortion"], entry["elbo"] = entry["distortion"] + log_scale, entry["elbo"] - log_scale
+        entry["distortion"] += log_scale
+        entry |= {key: entry[key] - log_scale for key in ("elbo", "elbo_plain") if key in entry}
         entry["mse"] = float(np.square(estimator.reconstruct(test.x, _names(estimator, test)) - test.x).mean())
     if "n_codes" in entry:
         entry["codes_used_share"] = entry["codes_used"] / entry["n_codes"]
         entry["latent_dim"] = None
-    if judge is not None and estimator.conditional:
+    classes = estimator.sampling_classes()
+    if judge is not None and classes is not None:
         # The judge numbers its classes as the data does; a model may know others besides.
         known = {str(name): index for index, name in enumerate(test.classes)}
-        asked = np.repeat([name for name in estimator.classes_ if str(name) in known], PER_CLASS)
+        asked = np.repeat([name for name in classes if str(name) in known], PER_CLASS)
         samples = estimator.sample(len(asked), asked, random_state=SCORE_SEED)
         entry["class_consistency"] = class_consistency(judge, samples, [known[str(name)] for name in asked])
         entry |= {"samples_per_class": PER_CLASS, "judge_accuracy": judge_accuracy}
@@ -185,13 +199,21 @@ def evaluate_run(
     return entry
 
 
-def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps) -> str:
+def _prior_name(estimator: Estimator) -> str:
+    if not estimator.has_prior:
+        return "uniform" if hasattr(estimator.model_.prior, "grid") else "N(0, I)"
+    classes = estimator.prior_classes_
+    return describe_prior(estimator.prior_settings_, 0 if classes is None else len(classes))
+
+
+def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors) -> str:
     """What would do the same on the command line."""
     words = ["vaekit", "compare", "--data", data, "--out", out, "--models", ",".join(models), "--seeds", seeds]
     words += ["--random-state", random_state]
     words += ["--epochs", epochs] if epochs is not None else []
     words += ["--architecture", architecture] if architecture is not None else []
     words += ["--sweeps"] if sweeps else []
+    words += [] if priors else ["--no-priors"]
     return shlex.join(map(str, words))
 
 
@@ -255,18 +277,33 @@ def draw(
         f"Training curves of {names}, one panel per term.",
     )
     _draw_sweeps(add, sweep_results)
-    samples = {LABELS[name]: model.sample(64, random_state=seed) for name, model in models.items()}
+    fitted = all(model.has_prior for model in models.values())
+    plain = {LABELS[name]: model.sample(64, random_state=seed, prior="plain") for name, model in models.items()}
+    samples = {LABELS[n]: model.sample(64, random_state=seed) for n, model in models.items()} if fitted else plain
+    noise = " A VQ-VAE's codes are then drawn uniformly, which knows nothing of images." * ("vqvae" in models)
     add(
         "samples.png",
         figures.sample_sheets(samples),
-        "Samples from the prior",
-        "64 draws per model: look for variety, and for images that could be real."
-        + (
-            " A VQ-VAE's codes are drawn here from a uniform prior, which knows nothing of images."
-            * ("vqvae" in models)
-        ),
+        "Samples",
+        f"64 draws per model from its {'fitted' if fitted else 'plain'} prior: look for variety, and for images that could be "
+        f"real.{'' if fitted else noise}",
         f"Sheets of 64 samples each from {names}.",
     )
+    if fitted:
+        add(
+            "priors.png",
+            figures.rows_of_sheets(
+                {
+                    "plain prior": plain,
+                    "fitted prior": {f"{LABELS[n]}: {_prior_name(m)}": samples[LABELS[n]] for n, m in models.items()},
+                },
+                rows=4,
+            ),
+            "Plain and fitted priors",
+            "The same decoders, above with codes from the prior of the training, below with codes from a prior fitted "
+            f"afterwards: look for fewer shapes that are no image.{noise}",
+            f"Samples from {names} under the plain prior above, and under the fitted prior below.",
+        )
     for name in models:
         save(
             figures.image_grid(samples[LABELS[name]], title=f"{LABELS[name]}: 64 samples"),
@@ -283,8 +320,11 @@ def draw(
             "that change one thing smoothly, and for rows of little KL in which nothing moves.",
             "Rows of images, each row moving one latent from -2.5 to 2.5.",
         )
-    if "cvae" in models:
-        _draw_classes(add, models["cvae"], test, seed)
+    for name, file in (("cvae", "by_class.png"), ("vqvae", "by_class_vqvae.png")):
+        if name in models and models[name].sampling_classes() is not None:
+            _draw_classes(add, file, LABELS[name], models[name], seed)
+    if "vqvae" in models and models["vqvae"].has_prior:
+        _draw_codes_prior(add, models["vqvae"], test, seed)
     shown = test.take(_spread(test, SHOWN))
     rebuilt = {LABELS[name]: model.reconstruct(shown.x, _names(model, shown)) for name, model in models.items()}
     add(
@@ -376,23 +416,60 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
         )
 
 
-def _draw_classes(add, model: Estimator, test: Images, seed: int) -> None:
-    shown = model.classes_[:20]
+def _draw_codes_prior(add, model: Estimator, test: Images, seed: int) -> None:
+    """What an autoregressive prior over codes can do besides samples: temperatures, and the rest of half an image."""
+    classes = model.sampling_classes()
+    labels = None if classes is None else np.resize(classes, SHOWN)
+    rows = {f"temperature {t:g}": model.sample(SHOWN, labels, temperature=t, random_state=seed) for t in TEMPERATURES}
+    add(
+        "temperature.png",
+        figures.labelled_rows(rows),
+        "VQ-VAE: temperature",
+        "The same random numbers at different temperatures: low ones give the likeliest, plainest images, high ones more "
+        "variety and more errors.",
+        "Rows of VQ-VAE samples, one row per temperature.",
+    )
+    shown = test.take(_spread(test, SHOWN))
+    known = np.zeros(test.x.shape[1:3], dtype=bool)
+    known[: (len(known) + 1) // 2] = True
+    # Labels as the prior knows them: the data's own classes, by index.
+    given = None if classes is None or shown.y is None else np.asarray(classes)[shown.y]
+    completed = {
+        f"completed, {turn}": model.complete(shown.x, known, given, random_state=seed + turn) for turn in (1, 2, 3)
+    }
+    hidden = np.where(known[None, :, :, None], shown.x, _grey(shown.x))
+    add(
+        "completion.png",
+        figures.labelled_rows({"image": shown.x, "given": hidden, **completed}),
+        "VQ-VAE: the rest of half an image",
+        "The prior is given the codes of the upper half of test images"
+        + (" and their class" if given is not None else "")
+        + " and draws the others three times: look whether the halves fit, and whether the lower ones differ.",
+        "Test images, their upper halves, and three completions of each.",
+    )
+
+
+def _grey(x: np.ndarray) -> np.ndarray:
+    return np.asarray(160 if x.dtype == np.uint8 else 160 / 255, dtype=x.dtype)
+
+
+def _draw_classes(add, file: str, label: str, model: Estimator, seed: int) -> None:
+    shown = model.sampling_classes()[:20]
     rows = 8
     sheet = model.sample(rows * len(shown), np.tile(shown, rows), random_state=seed)
     chosen = shown[min(8, len(shown) - 1)]
     add(
-        "by_class.png",
+        file,
         figures.by_class(
             sheet.reshape(rows, len(shown), *sheet.shape[1:]),
             shown,
-            title="CVAE samples, a column a class",
+            title=f"{label} samples, a column a class",
             chosen=model.sample(64, chosen, random_state=seed),
             chosen_title=f"64 samples of class {chosen}",
         ),
-        "Samples by class",
+        f"{label}: samples by class",
         "What comes when a class is asked for: every image in a column should be of that class, and no two alike.",
-        "A grid of CVAE samples with one column per class, and 64 samples of one class.",
+        f"A grid of {label} samples with one column per class, and 64 samples of one class.",
     )
 
 

@@ -40,6 +40,7 @@ COLUMNS = (
     Column("images_per_second", "speed", "images/s", ",.0f", "high"),
     Column("mse", "test MSE", "per pixel", ".5f", "low"),
     Column("distortion", "distortion", "nats/image", ",.2f", "low"),
+    Column("rate_plain", "rate, plain prior", "nats/image", ",.2f", ""),
     Column("rate", "rate", "nats/image", ",.2f", ""),
     Column("elbo", "ELBO", "nats/image", ",.2f", "high"),
     Column("bits_per_dim", "bits/dim", "", ".3f", "low"),
@@ -137,6 +138,13 @@ def findings(models: Sequence[dict]) -> list[str]:
             top = max(group, key=lambda row: row.cells["elbo"].mean)
             sentences.append(f"Highest ELBO under {likelihood}: {top.label}, {top.cells['elbo'].text} nats per image.")
     for row in rows:
+        if "rate_plain" in row.cells:
+            lower = row.cells["rate_plain"].mean - row.cells["rate"].mean
+            sentences.append(
+                f"A fitted prior takes {lower:.1f} nats off the rate of {row.label}: {row.cells['rate_plain'].text} to "
+                f"{row.cells['rate'].text}."
+            )
+    for row in rows:
         if "class_consistency" in row.cells:
             sentences.append(
                 f"{row.cells['class_consistency'].text} of {row.label}'s samples are judged to be what was asked for."
@@ -161,6 +169,7 @@ def write_page(path: Path, results: dict, pictures: Sequence[Picture]) -> Path:
         protocol=results["protocol"],
         groups=summarise(results["models"]),
         columns=used_columns(results["models"]),
+        fitted=sorted({(entry["label"], entry["prior"]) for entry in results["models"] if "prior" in entry}),
         findings=findings(results["models"]),
         pictures=inlined,
         pretty=lambda value: json.dumps(value, indent=1),

@@ -4,6 +4,7 @@
     log.jsonl                        one record per epoch
     checkpoint.safetensors           while training, and `checkpoint.previous.safetensors`, the one before it
     weights.safetensors              at the end; then the checkpoints are gone
+    prior.safetensors                once a prior is fitted; `prior/` is that training's folder while it lasts
 
 Every file is written to a temporary name and renamed. Tensor files carry a checksum of their contents.
 """
@@ -25,7 +26,8 @@ from vaekit.world import write_atomically
 FORMAT = 1  # of a run folder; raised when an older vaekit could not read what this one writes
 
 
-def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+def digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of tensors on the CPU, by name, and of metadata."""
     sha = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -38,7 +40,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict | None = N
     """Writes tensors and a JSON-able `state` to a safetensors file, atomically and with a checksum of both."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"state": json.dumps(state or {})}
-    data = format_safetensors(plain, {**metadata, "sha256": _digest(plain, metadata)})
+    data = format_safetensors(plain, {**metadata, "sha256": digest(plain, metadata)})
     write_atomically(path, data)
 
 
@@ -55,7 +57,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{path} is missing") from None
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged or truncated ({error})") from None
-    if _digest(tensors, metadata) != expected:
+    if digest(tensors, metadata) != expected:
         raise ValueError(f"{path} is damaged: its contents do not match its checksum")
     return tensors, state
 
@@ -69,6 +71,7 @@ class RunFolder:
         self.log_file = self.path / "log.jsonl"
         self.weights_file = self.path / "weights.safetensors"
         self.checkpoint_file = self.path / "checkpoint.safetensors"
+        self.prior_file = self.path / "prior.safetensors"
         self.previous_file = self.path / "checkpoint.previous.safetensors"
 
     @property

@@ -1,0 +1,357 @@
+"""The second stage: a prior fitted to the codes of a trained model, whose weights stay as they are.
+
+The number that is minimised is the rate, E[log q(z|x) - log p(z|y)] in nats per image: for a quantizer, whose q is certain,
+that is -log p(code).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vaekit.messages import check_number, nearest
+from vaekit.models.autoencoder import Autoencoder
+from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, start_alike
+from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, MixturePrior, StandardNormalPrior
+from vaekit.tensors import Term, gaussian_log_prob
+from vaekit.training.checkpoint import RunFolder
+from vaekit.training.loop import Data, Plan, train
+from vaekit.world import PRECISIONS, derive_seed, seeded
+
+FOR_CODES = ("pixelcnn", "transformer")
+FOR_LATENTS = ("gmm", "vamp", "flow")
+PRIORS = (*FOR_LATENTS, *FOR_CODES)
+NAMES = {"gmm": "GMM", "vamp": "VampPrior", "flow": "flow", "pixelcnn": "PixelCNN", "transformer": "transformer"}
+MOST_FOR_GMM = 50_000  # latents that the mixture is fitted to
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorSettings:
+    """What kind of prior, and how it is trained. A field that is None is filled in for the model and the data."""
+
+    prior: str | None = None
+    """gmm, vamp or flow for Gaussian latents; pixelcnn or transformer for codes. None is gmm, or pixelcnn."""
+    components: int | None = None
+    """Of a gmm or vamp, for each class; None is as many as the data can tell: 20 images per number in a component, at most
+    100 (20 with classes); 50 (10 with classes) for vamp."""
+    layers: int | None = None
+    """Depth of a flow (None is 8), a pixelcnn or transformer (6 and 4; 4 and 3 below 5,000 images). The report's PixelCNN
+    has 15."""
+    channels: int | None = None
+    """Width of a flow (None is 64), a pixelcnn (64) or a transformer (128). The report's PixelCNN has 128."""
+    dropout: float | None = None
+    """Of a pixelcnn or transformer; None is 0.1, or 0.5 below 5,000 images."""
+    epochs: int | None = None
+    """Passes over the images; None is about 4,500 steps, at most 20 epochs (flow: 4,000, 100; vamp: 1,000, 100)."""
+    batch_size: int | None = None
+    """Images per step; None is 64 for codes, 128 for latents."""
+    learning_rate: float | None = None
+    """Adam's peak learning rate, cosine to zero; None is 0.002 (flow, pixelcnn, transformer) or 0.01 (vamp)."""
+    validation_fraction: float = 0.05
+    """Share of the images held out, whose rate chooses the epoch that is kept and is reported."""
+    precision: str = "float32"
+    """float32 or bfloat16."""
+    random_state: int | None = None
+    """Seed of everything random; None is the model's own."""
+
+    def resolve(self, *, codes: bool, n: int, latent_dim: int, n_classes: int) -> PriorSettings:
+        """These settings with every None filled in, for `n` images. Raises ValueError for what can't be."""
+        fitting, kind = (FOR_CODES, "codes") if codes else (FOR_LATENTS, "Gaussian latents")
+        name = self.prior or ("pixelcnn" if codes else "gmm")
+        if name not in PRIORS:
+            raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {name!r}{nearest(name, PRIORS)}")
+        if name not in fitting:
+            raise ValueError(f"prior {name!r} does not fit {kind}; choose {' or '.join(fitting)}")
+        for field in ("components", "layers", "channels", "epochs", "batch_size"):
+            check_number(field, getattr(self, field), whole=True, above=0)
+        check_number("learning_rate", self.learning_rate, above=0)
+        for field in ("dropout", "validation_fraction"):
+            value = getattr(self, field)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{field} must be in [0, 1), got {value!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        small = n < 5000
+        batch_size = min(self.batch_size or (64 if codes else 128), n)
+        steps, most = (4500, 20) if codes else (1000 if name == "vamp" else 4000, 100)
+        per_class = n // max(1, n_classes)
+        gmm_components = max(1, min(20 if n_classes else 100, per_class // (20 * (latent_dim + 1))))
+        defaults = {
+            "prior": name,
+            "components": {"gmm": gmm_components, "vamp": min(per_class, 10 if n_classes else 50)}.get(name),
+            "layers": {"flow": 8, "pixelcnn": 4 if small else 6, "transformer": 3 if small else 4}.get(name),
+            "channels": {"flow": 64, "pixelcnn": 64, "transformer": 128}.get(name),
+            "dropout": (0.5 if small else 0.1) if codes else None,
+            "epochs": 1 if name == "gmm" else max(1, min(most, steps // max(1, n // batch_size))),
+            "batch_size": batch_size,
+            "learning_rate": 0.01 if name == "vamp" else 0.002,
+        }
+        return replace(self, **{key: value for key, value in defaults.items() if getattr(self, key) is None})
+
+
+def describe_prior(settings: PriorSettings, n_classes: int) -> str:
+    """In a table's words, such as "PixelCNN, per class"."""
+    return NAMES[settings.prior] + (", per class" if n_classes else "")
+
+
+def make_prior(settings: PriorSettings, model: Autoencoder, n_classes: int) -> LearnedPrior:
+    """The unfitted prior that resolved `settings` name, for the codes of `model`."""
+    if settings.prior in FOR_CODES:
+        kind = GatedPixelCNN if settings.prior == "pixelcnn" else CausalTransformer
+        network = kind(
+            n_values=model.latent.n_codes,
+            grid=model.prior.grid,
+            channels=settings.channels,
+            layers=settings.layers,
+            dropout=settings.dropout,
+            n_classes=n_classes,
+        )
+        return AutoregressivePrior(network)
+    latent_dim = model.latent.latent_dim
+    if settings.prior == "flow":
+        return FlowPrior(latent_dim=latent_dim, layers=settings.layers, channels=settings.channels, n_classes=n_classes)
+    return MixturePrior(latent_dim=latent_dim, components=settings.components, n_classes=n_classes)
+
+
+@dataclass(frozen=True)
+class Codes(Data):
+    """What a prior is trained on: codes (N, h, w) int64, or posterior moments (N, 2D), mean and log-variance."""
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+        return self.x[index], None if self.y is None else self.y[index]
+
+
+def fit_prior(
+    model: Autoencoder,
+    data: Data,
+    labels: Tensor | None,
+    settings: PriorSettings,
+    *,
+    n_classes: int,
+    seed: int,
+    folder: RunFolder | None = None,
+    verbose: bool = False,
+) -> tuple[LearnedPrior, list[dict], dict]:
+    """A prior for the codes that `model` gives to the images of `data`; the model is not changed.
+
+    labels: (N,) int64, for n_classes > 0. settings: resolved ones. folder: of this second stage, to go on from.
+    Returns the prior, its history (a record per epoch, `rate` in nats per image), and what else was found: the rates of the
+    held-out images, `validation_rate` under it and those under simpler priors.
+    """
+    device = data.x.device
+    codes = encode(model, data)
+    order = torch.from_numpy(np.random.default_rng(derive_seed(seed, "validation")).permutation(len(codes))).to(device)
+    held = min(len(codes) - 1, max(1, round(settings.validation_fraction * len(codes))))
+    kept, out = order[held:], order[:held]
+    if settings.validation_fraction == 0 or len(codes) < 2:
+        kept = out = order
+
+    def part(index: Tensor) -> Codes:
+        return Codes(codes[index], labels[index] if n_classes else None)
+
+    train_part, held_part = part(kept), part(out)
+    with seeded(derive_seed(seed, "prior")):
+        prior = make_prior(settings, model, n_classes).to(device)
+        if settings.prior in FOR_CODES:
+            start_alike(prior.network, model.latent.codebook.detach())
+    if n_classes:
+        counts = torch.bincount(train_part.y, minlength=n_classes).float()
+        if not (counts > 0).all():
+            missing = int((counts == 0).nonzero()[0, 0])
+            raise ValueError(f"class {missing} has no images to fit a prior to")
+        prior.class_shares.copy_(counts / counts.sum())
+    if settings.prior == "gmm":
+        with seeded(derive_seed(seed, "draws")):
+            _fit_gmm(prior, train_part, derive_seed(seed, "gmm") % 2**31)
+    else:
+        fitting = _fitting(settings, prior, model, data, labels, kept, seed)
+        per_epoch = max(1, len(train_part) // settings.batch_size)
+        plan = Plan(
+            steps=settings.epochs * per_epoch,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            warmup=min(100, settings.epochs * per_epoch // 5),
+            betas=(0.9, 0.99),
+            gradient_clip=10.0,
+            patience=settings.epochs,  # never stops early, and keeps the best weights
+            precision=settings.precision,
+            seed=seed,
+        )
+        history = train(
+            fitting,
+            _rate,
+            train_part,
+            plan,
+            validation=held_part,
+            folder=folder,
+            title=f"{NAMES[settings.prior]} prior",
+            verbose=verbose,
+        )
+        if settings.prior == "vamp":
+            fitting.pack()
+    prior.eval()
+    with seeded(derive_seed(seed, "held out")), torch.no_grad():
+        rate = (_CodeRate(prior) if settings.prior in FOR_CODES else _LatentRate(prior)).eval()
+        found = {"validation_images": len(held_part), "validation_rate": _mean_rate(rate, held_part)}
+        found |= _simpler_rates(model, train_part, held_part)
+        if settings.prior == "gmm":
+            rates = {"rate": _mean_rate(rate, train_part), "validation_rate": found["validation_rate"]}
+            history = [{"epoch": 1, "step": 0, "objective": rates["rate"], **rates}]
+    return prior, history, found
+
+
+@torch.no_grad()
+def encode(model: Autoencoder, data: Data) -> Tensor:
+    """Codes (N, h, w) int64, or moments (N, 2D), of all images, the model in eval mode."""
+    model.eval()
+    found = []
+    for start in range(0, len(data), 1000):
+        x, y = data.batch(slice(start, start + 1000))
+        draw = model.latent(model.encoder(x, y))
+        found.append(draw.mode if draw.moments is None else torch.cat(draw.moments, dim=1))
+    return torch.cat(found)
+
+
+def _rate(nats: Tensor, step: int) -> dict[str, Term]:
+    return {"rate": Term(nats)}
+
+
+class _CodeRate(nn.Module):
+    """Codes (B, h, w) -> (B,) nats, the rate of a certain q."""
+
+    def __init__(self, prior: LearnedPrior):
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, codes: Tensor, y: Tensor | None = None) -> Tensor:
+        return -self.prior.log_prob(codes, y)
+
+
+class _LatentRate(nn.Module):
+    """Moments (B, 2D) -> (B,) nats at one draw z ~ q(z|x): log q(z|x) - log p(z|y)."""
+
+    def __init__(self, prior: nn.Module):
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, moments: Tensor, y: Tensor | None = None) -> Tensor:
+        z, log_q = _draw(moments)
+        return log_q - self.prior.log_prob(z, y)
+
+
+class _VampRate(nn.Module):
+    """As `_LatentRate`, for a VampPrior (Tomczak & Welling 2018, equation 9): a mixture of the posteriors of pseudo-inputs,
+    images that are learned while the encoder stays as it is.
+    """
+
+    def __init__(self, prior: MixturePrior, model: Autoencoder, pseudo_inputs: Tensor, labels: Tensor | None):
+        super().__init__()
+        self.prior, self.images = prior, model.images
+        self._frozen = [copy.deepcopy(model).eval().requires_grad_(False)]  # in a list: its weights are not saved here
+        self.pseudo_inputs = nn.Parameter(pseudo_inputs)  # (G * M, C, H, W)
+        self.register_buffer("pseudo_labels", labels)
+
+    def _components(self) -> tuple[Tensor, Tensor]:
+        """Means and log-variances (G, M, D)."""
+        model = self._frozen[0]
+        x = self.pseudo_inputs.clamp(0, 1) if self.images else self.pseudo_inputs
+        mean, log_var = model.latent(model.encoder(x, self.pseudo_labels if model.n_classes else None)).moments
+        shape = self.prior.means.shape
+        return mean.view(shape), log_var.view(shape)
+
+    def forward(self, moments: Tensor, y: Tensor | None = None) -> Tensor:
+        z, log_q = _draw(moments)
+        means, log_vars = self._components()
+        group = torch.zeros(len(z), dtype=torch.int64, device=z.device) if y is None else y
+        log_p = gaussian_log_prob(z[:, None], means[group], log_vars[group]).sum(-1)  # (B, M)
+        return log_q - log_p.logsumexp(1) + math.log(self.prior.components)
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """Writes the components into the prior."""
+        means, log_vars = self._components()
+        self.prior.means.copy_(means)
+        self.prior.precision_cholesky.copy_(torch.diag_embed(torch.exp(-0.5 * log_vars)))
+
+
+def _fitting(settings, prior, model: Autoencoder, data: Data, labels, kept: Tensor, seed: int) -> nn.Module:
+    """The module that the loop trains."""
+    if settings.prior in FOR_CODES:
+        return _CodeRate(prior)
+    if settings.prior == "flow":
+        moments = encode(model, Data(data.x[kept], None if data.y is None else data.y[kept]))
+        mean, log_var = moments.chunk(2, dim=1)
+        prior.location.copy_(mean.mean(0))
+        prior.scale.copy_((mean.var(0, unbiased=False) + log_var.exp().mean(0)).sqrt())
+        return _LatentRate(prior)
+    # A VampPrior starts from images of the data, `components` of each class.
+    order = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(derive_seed(seed, "pseudo")))]
+    if prior.n_classes:
+        groups = [order[labels[order] == label] for label in range(prior.n_classes)]
+        chosen = torch.cat(
+            [group.repeat(-(-settings.components // len(group)))[: settings.components] for group in groups]
+        )
+        pseudo_labels = torch.arange(prior.n_classes, device=data.x.device).repeat_interleave(settings.components)
+    else:
+        chosen, pseudo_labels = order[: settings.components], None
+    images, _ = data.batch(chosen)
+    return _VampRate(prior, model, images.contiguous(), pseudo_labels)
+
+
+def _draw(moments: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 2D) -> a draw z (B, D) and log q(z|x) (B,) nats."""
+    mean, log_var = moments.chunk(2, dim=1)
+    z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+    return z, gaussian_log_prob(z, mean, log_var).sum(1)
+
+
+def _fit_gmm(prior: MixturePrior, data: Codes, seed: int) -> None:
+    """scikit-learn's mixture, full covariances, on one posterior draw per image; one mixture for each class."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    z = _draw(data.x)[0].cpu().double().numpy()
+    groups = [z] if data.y is None else [z[data.y.cpu().numpy() == label] for label in range(prior.n_classes)]
+    for index, group in enumerate(groups):
+        if len(group) > MOST_FOR_GMM:
+            group = group[np.random.default_rng(seed).permutation(len(group))[:MOST_FOR_GMM]]
+        if len(group) < max(2, prior.components):
+            raise ValueError(
+                f"a mixture of {prior.components} components needs as many images; class {index} has {len(group)}"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out rate tells how good it is
+            mixture = GaussianMixture(
+                prior.components, covariance_type="full", reg_covar=1e-3, max_iter=100, random_state=seed
+            ).fit(group)
+        prior.log_weights[index] = torch.from_numpy(np.log(np.maximum(mixture.weights_, 1e-12)))
+        prior.means[index] = torch.from_numpy(mixture.means_)
+        prior.precision_cholesky[index] = torch.from_numpy(mixture.precisions_cholesky_)
+
+
+def _mean_rate(rate: nn.Module, data: Codes) -> float:
+    total = 0.0
+    for start in range(0, len(data), 1000):
+        total += rate(*data.batch(slice(start, start + 1000))).double().sum().item()
+    return total / len(data)
+
+
+def _simpler_rates(model: Autoencoder, train_part: Codes, held_part: Codes) -> dict[str, float]:
+    """Rates of the held-out images under what a fitted prior has to beat: `plain_rate` is that of N(0, I) or of the uniform
+    prior; `position_rate` that of the frequencies of the codes at each position, counted in the training part.
+    """
+    if train_part.x.dtype != torch.int64:
+        plain = StandardNormalPrior(latent_dim=model.latent.latent_dim).to(held_part.x.device)
+        return {"plain_rate": _mean_rate(_LatentRate(plain), held_part)}
+    codes, held = train_part.x.flatten(1), held_part.x.flatten(1)
+    k, positions = model.latent.n_codes, codes.shape[1]
+    cell = torch.arange(positions, device=codes.device) * k
+    counts = torch.bincount((codes + cell).flatten(), minlength=k * positions).double().view(positions, k) + 1
+    nats = -(counts / counts.sum(1, keepdim=True)).log().flatten()[held + cell].sum(1)
+    return {"plain_rate": positions * math.log(k), "position_rate": nats.mean().item()}
