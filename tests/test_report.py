@@ -29,8 +29,19 @@ from vaekit.training.checkpoint import read_tensors
 QUICK = ("--epochs", "1", "--architecture", "mlp")
 LATENT_DIMS, BETAS = (2, 3), (1.0, 2.0)
 FIGURES = ("training", "latent_dim", "beta", "samples", "latent_space", "manifold", "traversals", "by_class",
-           "reconstructions", "codes")  # fmt: skip
-MEASURED = ("parameters", "seconds", "seconds_total", "images_per_second", "mse", "distortion", "rate", "elbo")
+           "reconstructions", "codes", "priors", "by_class_vqvae", "temperature", "completion")  # fmt: skip
+MEASURED = (
+    "parameters",
+    "seconds",
+    "seconds_total",
+    "images_per_second",
+    "mse",
+    "distortion",
+    "rate",
+    "elbo",
+    "rate_plain",
+    "elbo_plain",
+)
 
 
 class Report(NamedTuple):
@@ -172,7 +183,19 @@ def test_results_have_every_number_of_every_model(report):
         assert 0 < entry["seconds"] <= entry["seconds_total"] and entry["images_per_second"] > 0
         assert 0 < entry["mse"] < 1 and entry["rate"] > 0 and entry["likelihood"]
     judged = {entry["name"]: entry["class_consistency"] for entry in entries if "class_consistency" in entry}
-    assert list(judged) == ["cvae"] and 0 <= judged["cvae"] <= 1
+    assert list(judged) == list(MODELS) and all(0 <= share <= 1 for share in judged.values())
+    assert {entry["name"]: entry["prior"] for entry in entries} == {
+        **dict.fromkeys(("vae", "bvae", "cvae"), "GMM, per class"), "vqvae": "PixelCNN, per class",
+    }  # fmt: skip
+
+
+def test_a_comparison_without_priors_keeps_the_plain_ones(npz, tmp_path):
+    report = run(npz, tmp_path / "report", "--epochs", 1, "--models", "vae,vqvae", "--no-priors")
+    assert report.code == 0, report.err
+    entries = report.results["models"]
+    assert [entry["prior"] for entry in entries] == ["N(0, I)", "uniform"]
+    assert not any("rate_plain" in entry for entry in entries)
+    assert not {"priors.png", "temperature.png", "completion.png"} & report.figures
 
 
 def test_results_say_which_data_and_which_protocol(report, npz):

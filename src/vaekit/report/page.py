@@ -40,7 +40,7 @@ COLUMNS = (
     Column("images_per_second", "speed", "images/s", ",.0f", "high"),
     Column("mse", "test MSE", "per pixel", ".5f", "low"),
     Column("distortion", "distortion", "nats/image", ",.2f", "low"),
-    Column("rate_plain", "rate, plain prior", "nats/image", ",.2f", ""),
+    Column("rate_plain", "plain rate", "nats/image", ",.2f", ""),
     Column("rate", "rate", "nats/image", ",.2f", ""),
     Column("elbo", "ELBO", "nats/image", ",.2f", "high"),
     Column("bits_per_dim", "bits/dim", "", ".3f", "low"),
@@ -137,18 +137,18 @@ def findings(models: Sequence[dict]) -> list[str]:
         if len(group) > 1:
             top = max(group, key=lambda row: row.cells["elbo"].mean)
             sentences.append(f"Highest ELBO under {likelihood}: {top.label}, {top.cells['elbo'].text} nats per image.")
-    for row in rows:
-        if "rate_plain" in row.cells:
-            lower = row.cells["rate_plain"].mean - row.cells["rate"].mean
-            sentences.append(
-                f"A fitted prior takes {lower:.1f} nats off the rate of {row.label}: {row.cells['rate_plain'].text} to "
-                f"{row.cells['rate'].text}."
-            )
-    for row in rows:
-        if "class_consistency" in row.cells:
-            sentences.append(
-                f"{row.cells['class_consistency'].text} of {row.label}'s samples are judged to be what was asked for."
-            )
+    changed = [
+        f"{row.label} {row.cells['rate_plain'].text} to {row.cells['rate'].text}"
+        for row in rows
+        if "rate_plain" in row.cells
+    ]
+    if changed:
+        sentences.append(f"Rates under the plain and the fitted prior, nats per image: {', '.join(changed)}.")
+    judged = [
+        f"{row.cells['class_consistency'].text} of {row.label}'s" for row in rows if "class_consistency" in row.cells
+    ]
+    if judged:
+        sentences.append(f"Samples judged to be of the class asked for: {', '.join(judged)}.")
     return sentences
 
 
