@@ -518,6 +518,7 @@ class Estimator(TransformerMixin, BaseEstimator):
             "settings": asdict(resolved),
             "seed": seed,
             "data": images.fingerprint,
+            "images": len(images),
             **self._prior_identity(classes),
         }
         stage = RunFolder(Path(folder) / "prior") if folder else None
