@@ -48,7 +48,8 @@ class GatedPixelCNN(nn.Module):
             raise ValueError(f"kernel must be an odd number >= 3, got {kernel}")
         self.n_values, self.grid, self.n_classes = n_values, tuple(grid), n_classes
         self.embedding = nn.Embedding(n_values, channels)
-        self.place = nn.Parameter(0.02 * torch.randn(channels, *self.grid))
+        # What stands where: a bias for each position, and of each class where there are classes (the paper's equation 5).
+        self.place = nn.Parameter(0.02 * torch.randn(max(1, n_classes), channels, *self.grid))
         self.layers = nn.ModuleList(
             _GatedLayer(channels=channels, kernel=kernel, n_classes=n_classes, dropout=dropout, depth=layers)
             for _ in range(layers)
@@ -59,11 +60,16 @@ class GatedPixelCNN(nn.Module):
     def forward(self, codes: Tensor, y: Tensor | None = None) -> Tensor:
         """codes (N, h, w) int64, y (N,) -> logits (N, K, h, w); those of a position do not depend on it or later ones."""
         embedded = self.embedding(codes).movedim(-1, 1)
-        vertical = F.pad(embedded, (0, 0, 1, 0))[:, :, :-1] + self.place  # row i sees rows < i
-        horizontal = F.pad(embedded, (1, 0))[..., :-1] + self.place  # column j sees columns < j
+        place = self.place_of(y)
+        vertical = F.pad(embedded, (0, 0, 1, 0))[:, :, :-1] + place  # row i sees rows < i
+        horizontal = F.pad(embedded, (1, 0))[..., :-1] + place  # column j sees columns < j
         for layer in self.layers:
             vertical, horizontal = layer(vertical, horizontal, y)
         return self.logits(F.silu(self.hidden(F.silu(horizontal))))
+
+    def place_of(self, y: Tensor | None) -> Tensor:
+        """The positions' biases for labels y: (N, channels, h, w), or (1, channels, h, w) without classes."""
+        return self.place[y] if self.n_classes else self.place
 
     def start(self, n: int, y: Tensor | None = None) -> PixelCNNCache:
         """The cache of `n` grids of which no position is known yet."""
@@ -117,7 +123,7 @@ class PixelCNNCache:
         self.network, self.n = network, n
         width, reach = network.grid[1], network.layers[0].reach
         channels = network.embedding.embedding_dim
-        self.place = network.place.movedim(0, -1)  # (h, w, channels)
+        self.place = network.place_of(y).permute(2, 3, 0, 1).expand(-1, -1, n, -1)  # (h, w, N, channels)
         self.layers = [_CachedLayer(layer, y) for layer in network.layers]
         # Rows above the grid are zero and are left out; the columns beside it are zeros in front of each row.
         self.above: list[list[Tensor]] = [[] for _ in self.layers]
@@ -127,7 +133,7 @@ class PixelCNNCache:
     def begin_row(self, row: int, codes: Tensor) -> None:
         """The vertical stack's next row, for all columns at once."""
         width = self.network.grid[1]
-        vertical = self.place[row, :, None].expand(-1, self.n, -1)  # (w, N, channels)
+        vertical = self.place[row]  # (w, N, channels)
         if row:
             vertical = vertical + self.network.embedding(codes[:, row - 1]).transpose(0, 1)
         self.given = []
@@ -141,7 +147,7 @@ class PixelCNNCache:
     def logits(self, row: int, column: int, codes: Tensor) -> Tensor:
         """(N, K) logits of the next position of the row."""
         network = self.network
-        h = self.place[row, column].expand(self.n, -1)
+        h = self.place[row, column]
         if column:
             h = h + network.embedding(codes[:, row, column - 1])
         for layer, seen, given in zip(self.layers, self.row, self.given, strict=True):
