@@ -29,7 +29,7 @@ FLOORS = [
         "evaluation",
     ],
     ["pictures.style", "pictures.figures", "pictures"],
-    ["estimator", "estimators", "files"],
+    ["second_stage", "estimator", "estimators", "files"],
     ["report.page", "report.compare", "report.sweep", "report.doctor", "report"],
     ["explorer", "commands", "cli", "__main__"],
 ]

@@ -7,11 +7,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 import warnings
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -28,18 +26,17 @@ from vaekit.models.objectives import Elbo, distortion_and_rate
 from vaekit.parts.latents import GaussianLatent
 from vaekit.parts.likelihoods import LIKELIHOODS, make_likelihood
 from vaekit.parts.networks import ARCHITECTURES, make_networks
-from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior
-from vaekit.training.checkpoint import RunFolder, digest, read_tensors, write_tensors
+from vaekit.parts.priors import StandardNormalPrior
+from vaekit.second_stage import BATCH, SecondStage
+from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import SCHEDULES, Data, Objective, Plan, rehearse, to_input, train
-from vaekit.training.prior import PriorSettings, fit_prior, make_prior
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, pick_device, seeded
 
-BATCH = 1000  # images at once outside training
 SCORE_SEED = 2023  # of the fixed noise in score_samples
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class Estimator(TransformerMixin, BaseEstimator):
+class Estimator(SecondStage, TransformerMixin, BaseEstimator):
     """What every model shares. Images are uint8, or floats in [0, 1], of shape (N, H, W) or (N, H, W, C); tables are
     (N, D) finite reals, standardised inside. After `fit`: `model_` (the nn.Module), `history_` (a record per epoch),
     `n_parameters_`, `image_shape_`, `resolved_` (the fields whose None was filled in, and with what).
@@ -165,7 +162,6 @@ class Estimator(TransformerMixin, BaseEstimator):
     def _fit(self, images: Images, *, validation=None, folder=None, resume=False, time_budget=None):
         run = RunFolder(folder) if folder else None
         self.check(images)
-        self._forget_prior()
         seed = check_random_state(self.random_state)
         if time_budget is not None and not 0 < time_budget < math.inf:
             raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
@@ -194,6 +190,7 @@ class Estimator(TransformerMixin, BaseEstimator):
         resolved = self.filled_in()
         self._warn_about_likelihood(resolved.likelihood, images)
         per_epoch = max(1, len(data) // min(resolved.batch_size, len(data)))
+        self._forget_prior()
         self.model_ = self._make_module(seed).to(device)
         steps = steps or resolved.epochs * per_epoch
         objective, plan = resolved._course(steps, seed, per_epoch, device)
@@ -472,194 +469,6 @@ class Estimator(TransformerMixin, BaseEstimator):
         run.write(self._config(), self.history_, self._weights())
         if self.has_prior:
             self._save_prior(run)
-
-    # ---- the second stage --------------------------------------------------------------------------------------
-
-    def fit_prior(self, X, y=None, **settings):
-        """Fits a prior to the latents or codes of X, which `sample` and the ELBO then use. Returns self.
-
-        y: labels make the prior class-conditional, p(z|y); a conditional model needs them.
-        settings: the fields of `PriorSettings`, such as prior="flow", epochs=20, layers=15, channels=128.
-        Afterwards: `prior_history_` (a record per epoch: `rate` in nats per image), `prior_facts_` (rates of held-out images
-        under it and under simpler priors), `prior_settings_`, `prior_classes_`.
-        """
-        x = self._check_input(X)
-        labels, classes = (None, ()) if y is None else check_labels(y, len(x))
-        return self.fit_prior_images(
-            Images(x, labels, classes, "array", fingerprint(x, labels)), PriorSettings(**settings)
-        )
-
-    def fit_prior_images(self, images: Images, settings: PriorSettings, *, folder: str | None = None):
-        """`fit_prior` on `images`, by class where they have labels: what `vaekit fit-prior` calls. Returns self.
-
-        folder: the model's run folder; the prior is written there, a prior before it replaced, and a training that was
-        interrupted gone on with.
-        """
-        self._check_fitted()
-        if images.x.shape[1:] != self.image_shape_:
-            raise ValueError(
-                f"{images.name} has samples of shape {images.x.shape[1:]}, but the model was fitted on {self.image_shape_}"
-            )
-        data = self.on_device(images, self.device_)
-        labels, classes = data.y, self.classes_ if self.conditional else None
-        if not self.conditional and images.y is not None:
-            labels, classes = torch.from_numpy(images.y).to(self.device_), np.asarray(images.classes)
-        n_classes = 0 if classes is None else len(classes)
-        plain = self.with_prior("plain")
-        seed = self.facts_["seed"] if settings.random_state is None else check_random_state(settings.random_state)
-        resolved = settings.resolve(
-            codes=hasattr(plain.prior, "grid"),
-            n=len(images),
-            latent_dim=getattr(plain.latent, "latent_dim", 0),
-            n_classes=n_classes,
-        )
-        # What a half-trained prior must have in common with this one to be gone on with.
-        identity = {
-            "settings": asdict(resolved),
-            "seed": seed,
-            "data": images.fingerprint,
-            "images": len(images),
-            **self._prior_identity(classes),
-        }
-        stage = RunFolder(Path(folder) / "prior") if folder else None
-        if stage:
-            if stage.path.exists() and not (stage.started and stage.config().get("identity") == identity):
-                shutil.rmtree(stage.path)
-            stage.start({"identity": identity})
-        learned, history, found = fit_prior(
-            plain, data, labels, resolved, n_classes=n_classes, seed=seed, folder=stage, verbose=self.verbose
-        )
-        facts = {**found, "images": len(images), "data": images.name, "fingerprint": images.fingerprint, "seed": seed}
-        self._attach_prior(learned, resolved, classes, history, facts)
-        if stage:
-            self._save_prior(RunFolder(folder))
-            shutil.rmtree(stage.path)
-        return self
-
-    def prior_log_prob(self, codes, y=None) -> np.ndarray:
-        """Codes as `encode` gives them -> (N,) log p(code), or log p(code|y), in nats under the prior in use."""
-        self._check_fitted()
-        z = self._as_codes(codes)
-        index = self._label_index(y, len(z), self.sampling_classes())
-        with torch.inference_mode():
-            parts = [
-                self.model_.prior.log_prob(
-                    z[start : start + BATCH].to(self.device_),
-                    None if index is None else index[start : start + BATCH].to(self.device_),
-                ).cpu()
-                for start in range(0, len(z), BATCH)
-            ]
-        return torch.cat(parts).numpy()
-
-    def load_prior(self, path):
-        """Attaches the prior in the file `path` (a run's prior.safetensors). Returns self.
-
-        Raises ValueError where it was fitted to the codes of another model, another codebook or latent width, or to other
-        classes.
-        """
-        self._check_fitted()
-        tensors, state = read_tensors(Path(path))
-        try:
-            settings, classes = PriorSettings(**state["settings"]), state["identity"]["classes"]
-            self._check_prior_fits(path, state["identity"])
-            learned = make_prior(settings, self.with_prior("plain"), len(classes or ()))
-            learned.load_state_dict(tensors)
-            history, facts = state["history"], state["facts"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{path} is damaged, or from another vaekit ({str(error).splitlines()[0]})") from None
-        classes = None if classes is None else np.asarray(classes)
-        self._attach_prior(learned.to(self.device_).eval(), settings, classes, history, facts)
-        return self
-
-    @property
-    def has_prior(self) -> bool:
-        """Whether a prior has been fitted since `fit`."""
-        return hasattr(self, "prior_settings_")
-
-    def _forget_prior(self) -> None:
-        for name in ("prior_settings_", "prior_classes_", "prior_history_", "prior_facts_"):
-            self.__dict__.pop(name, None)
-
-    def _attach_prior(self, learned: nn.Module, settings, classes, history: list[dict], facts: dict) -> None:
-        self.model_.prior = learned
-        self.prior_settings_, self.prior_classes_ = settings, classes
-        self.prior_history_, self.prior_facts_ = history, facts
-
-    def with_prior(self, prior: str | None) -> Autoencoder:
-        """The module with its prior in use (None), or with the one it was trained with ("plain"); weights are shared."""
-        if prior not in (None, "plain"):
-            raise ValueError(f"prior must be None or 'plain', got {prior!r}")
-        if prior is None:
-            return self.model_
-        module = copy.copy(self.model_)
-        module._modules = dict(self.model_._modules)
-        module.prior = self._plain_prior().to(self.device_)
-        return module
-
-    def _plain_prior(self) -> nn.Module:
-        return StandardNormalPrior(latent_dim=self.latent_dim)
-
-    def _as_codes(self, codes) -> Tensor:
-        """What `encode` gives, checked, as the prior takes it."""
-        return self._check_latents(codes, self.latent_dim)
-
-    def _check_choices(self, prior: nn.Module, temperature: float, top_k, top_p) -> dict:
-        if not temperature > 0:
-            raise ValueError(f"temperature must be > 0, got {temperature}")
-        if top_k is None and top_p is None:
-            return {}
-        if not isinstance(prior, AutoregressivePrior):
-            raise ValueError("top_k and top_p need an autoregressive prior over codes; this model's prior has none")
-        check_number("top_k", top_k, whole=True, above=0)
-        if top_p is not None and not 0 < top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-        return {"top_k": top_k, "top_p": top_p}
-
-    def _weights(self) -> dict[str, Tensor]:
-        """The module's state without a learned prior, which has a file of its own."""
-        state = self.model_.state_dict()
-        return {name: tensor for name, tensor in state.items() if not name.startswith("prior.")}
-
-    def _prior_identity(self, classes) -> dict:
-        """What a prior has to have in common with the model it is attached to."""
-        plain = self.with_prior("plain")
-        weights = {name: tensor.cpu().contiguous() for name, tensor in self._weights().items()}
-        return {
-            "n_codes": getattr(plain.prior, "n_codes", None),
-            "grid": list(plain.prior.grid) if hasattr(plain.prior, "grid") else None,
-            "latent_dim": getattr(plain.latent, "latent_dim", None),
-            "classes": None if classes is None else np.asarray(classes).tolist(),
-            "weights": digest(weights, {}),
-        }
-
-    def _check_prior_fits(self, path, theirs: dict) -> None:
-        mine = self._prior_identity(self.classes_ if self.conditional else theirs["classes"])
-        for key, what in (
-            ("n_codes", "codebook size"),
-            ("grid", "code grid"),
-            ("latent_dim", "latent_dim"),
-            ("classes", "classes"),
-        ):
-            if mine[key] != theirs[key]:
-                raise ValueError(
-                    f"{path} holds a prior for another {what}: {theirs[key]}, and the model has {mine[key]}; fit one for "
-                    "this model with `vaekit fit-prior`"
-                )
-        if mine["weights"] != theirs["weights"]:
-            raise ValueError(
-                f"{path} holds a prior fitted to the codes of another model (its weights differ from this one's); fit one "
-                "for this model with `vaekit fit-prior`"
-            )
-
-    def _save_prior(self, run: RunFolder) -> None:
-        state = {
-            "settings": asdict(self.prior_settings_),
-            "identity": self._prior_identity(self.prior_classes_),
-            "history": self.prior_history_,
-            "facts": self.prior_facts_,
-            "version": __version__,
-        }
-        write_tensors(run.prior_file, self.model_.prior.state_dict(), state)
 
     # ---- inside ------------------------------------------------------------------------------------------------
 

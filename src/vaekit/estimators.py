@@ -243,6 +243,10 @@ class VQVAE(Estimator):
             raise ValueError(
                 f"known must be booleans of shape {self.image_shape_[:2]}, got {known.dtype} of shape {known.shape}"
             )
+        if self.filled_in().architecture == "mlp":
+            raise ValueError(
+                "the codes of an 'mlp' have no place in the image, so that no part of it can be kept: use 'conv'"
+            )
         if not self.has_prior:
             raise NotFittedError("completing needs a prior of the codes: call fit_prior first")
         choices = self._check_choices(self.model_.prior, temperature, top_k, top_p)
@@ -294,8 +298,11 @@ class VQVAE(Estimator):
 
 
 def _whole_cells(known: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(H, W) -> (h, w): whether all pixels of a cell are known."""
-    rows, columns = (np.arange(side) * cells // side for side, cells in zip(known.shape, grid, strict=True))
+    """(H, W) -> (h, w): whether all pixels of a cell are known. Networks halve, rounding up: a cell's side is a power of 2."""
+    halvings = [
+        next(n for n in range(32) if -(-side // 2**n) <= cells) for side, cells in zip(known.shape, grid, strict=True)
+    ]
+    rows, columns = (np.arange(side) // 2**n for side, n in zip(known.shape, halvings, strict=True))
     whole = np.ones(grid, dtype=bool)
     np.logical_and.at(whole, (rows[:, None], columns[None]), known)
     return whole

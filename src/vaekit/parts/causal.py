@@ -354,7 +354,8 @@ def generate(
 def _draw(logits: Tensor, noise: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
     """(N, K) logits and (N,) uniform noise -> (N,) values, by inverting the cumulative distribution."""
     if top_k is not None and top_k < logits.shape[1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
+        kept, values = logits.topk(top_k)
+        logits = torch.full_like(logits, -math.inf).scatter(1, values, kept)
     if top_p is not None and top_p < 1:
         shares, order = logits.softmax(1).sort(descending=True)
         beyond = shares.cumsum(1) - shares >= top_p  # the value that crosses the line stays in

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -133,18 +134,19 @@ def fit_prior(
     labels: Tensor | None,
     settings: PriorSettings,
     *,
-    n_classes: int,
+    classes: Sequence,
     seed: int,
     folder: RunFolder | None = None,
     verbose: bool = False,
 ) -> tuple[LearnedPrior, list[dict], dict]:
     """A prior for the codes that `model` gives to the images of `data`; the model is not changed.
 
-    labels: (N,) int64, for n_classes > 0. settings: resolved ones. folder: of this second stage, to go on from.
+    labels: (N,) int64 indices of `classes`, which are empty for a prior without classes. settings: resolved ones. folder: of
+        this second stage, to go on from.
     Returns the prior, its history (a record per epoch, `rate` in nats per image), and what else was found: the rates of the
     held-out images, `validation_rate` under it and those under simpler priors.
     """
-    device = data.x.device
+    device, n_classes = data.x.device, len(classes)
     codes = encode(model, data)
     order = torch.from_numpy(np.random.default_rng(derive_seed(seed, "validation")).permutation(len(codes))).to(device)
     held = min(len(codes) - 1, max(1, round(settings.validation_fraction * len(codes))))
@@ -162,13 +164,13 @@ def fit_prior(
             start_alike(prior.network, model.latent.codebook.detach())
     if n_classes:
         counts = torch.bincount(train_part.y, minlength=n_classes).float()
-        if not (counts > 0).all():
-            missing = int((counts == 0).nonzero()[0, 0])
-            raise ValueError(f"class {missing} has no images to fit a prior to")
+        for name, count in zip(classes, counts.tolist(), strict=True):
+            if not count:
+                raise ValueError(f"class {name} has no images to fit a prior to")
         prior.class_shares.copy_(counts / counts.sum())
     if settings.prior == "gmm":
         with seeded(derive_seed(seed, "draws")):
-            _fit_gmm(prior, train_part, derive_seed(seed, "gmm") % 2**31)
+            _fit_gmm(prior, train_part, classes, derive_seed(seed, "gmm") % 2**31)
     else:
         fitting = _fitting(settings, prior, model, data, labels, kept, seed)
         per_epoch = max(1, len(train_part) // settings.batch_size)
@@ -211,10 +213,11 @@ def encode(model: Autoencoder, data: Data) -> Tensor:
     """Codes (N, h, w) int64, or moments (N, 2D), of all images, the model in eval mode."""
     model.eval()
     found = []
-    for start in range(0, len(data), 1000):
-        x, y = data.batch(slice(start, start + 1000))
-        draw = model.latent(model.encoder(x, y))
-        found.append(draw.mode if draw.moments is None else torch.cat(draw.moments, dim=1))
+    with seeded(0):  # a latent draws, though only its moments are wanted
+        for start in range(0, len(data), 1000):
+            x, y = data.batch(slice(start, start + 1000))
+            draw = model.latent(model.encoder(x, y))
+            found.append(draw.mode if draw.moments is None else torch.cat(draw.moments, dim=1))
     return torch.cat(found)
 
 
@@ -275,7 +278,8 @@ class _VampRate(nn.Module):
     @torch.no_grad()
     def pack(self) -> None:
         """Writes the components into the prior."""
-        means, log_vars = self._components()
+        with seeded(0):  # as in `encode`
+            means, log_vars = self._components()
         self.prior.means.copy_(means)
         self.prior.precision_cholesky.copy_(torch.diag_embed(torch.exp(-0.5 * log_vars)))
 
@@ -294,14 +298,17 @@ def _fitting(settings, prior, model: Autoencoder, data: Data, labels, kept: Tens
     order = kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(derive_seed(seed, "pseudo")))]
     if prior.n_classes:
         groups = [order[labels[order] == label] for label in range(prior.n_classes)]
-        chosen = torch.cat(
-            [group.repeat(-(-settings.components // len(group)))[: settings.components] for group in groups]
-        )
+        chosen = torch.cat([_first(group, settings.components) for group in groups])
         pseudo_labels = torch.arange(prior.n_classes, device=data.x.device).repeat_interleave(settings.components)
     else:
-        chosen, pseudo_labels = order[: settings.components], None
+        chosen, pseudo_labels = _first(order, settings.components), None
     images, _ = data.batch(chosen)
     return _VampRate(prior, model, images.contiguous(), pseudo_labels)
+
+
+def _first(index: Tensor, n: int) -> Tensor:
+    """The first n, from the start again where there are fewer."""
+    return index.repeat(-(-n // len(index)))[:n]
 
 
 def _draw(moments: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,7 +318,7 @@ def _draw(moments: Tensor) -> tuple[Tensor, Tensor]:
     return z, gaussian_log_prob(z, mean, log_var).sum(1)
 
 
-def _fit_gmm(prior: MixturePrior, data: Codes, seed: int) -> None:
+def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int) -> None:
     """scikit-learn's mixture, full covariances, on one posterior draw per image; one mixture for each class."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
@@ -322,9 +329,9 @@ def _fit_gmm(prior: MixturePrior, data: Codes, seed: int) -> None:
         if len(group) > MOST_FOR_GMM:
             group = group[np.random.default_rng(seed).permutation(len(group))[:MOST_FOR_GMM]]
         if len(group) < max(2, prior.components):
-            raise ValueError(
-                f"a mixture of {prior.components} components needs as many images; class {index} has {len(group)}"
-            )
+            whose = f"class {classes[index]} has" if len(classes) else "there are"
+            needed = max(2, prior.components)
+            raise ValueError(f"a mixture of {prior.components} components needs {needed} images; {whose} {len(group)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out rate tells how good it is
             mixture = GaussianMixture(
