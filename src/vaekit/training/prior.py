@@ -40,7 +40,7 @@ class PriorSettings:
     """gmm, vamp or flow for Gaussian latents; pixelcnn or transformer for codes. None is gmm, or pixelcnn."""
     components: int | None = None
     """Of a gmm or vamp, for each class; None is as many as the data can tell: 20 images per number in a component, at most
-    100 (20 with classes); 50 (10 with classes) for vamp."""
+    100 (20 with classes); 200 (50 with classes) for vamp, whose components are narrow."""
     layers: int | None = None
     """Depth of a flow (None is 8), a pixelcnn or transformer (6 and 4; 4 and 3 below 5,000 images). The report's PixelCNN
     has 15."""
@@ -49,7 +49,7 @@ class PriorSettings:
     dropout: float | None = None
     """Of a pixelcnn or transformer; None is 0.1, or 0.5 below 5,000 images."""
     epochs: int | None = None
-    """Passes over the images; None is about 4,500 steps, at most 20 epochs (flow: 4,000, 100; vamp: 1,000, 100)."""
+    """Passes over the images; None is about 4,500 steps, at most 20 epochs (flow: 4,000, 100; vamp: 400, 20)."""
     batch_size: int | None = None
     """Images per step; None is 64 for codes, 128 for latents."""
     learning_rate: float | None = None
@@ -80,12 +80,12 @@ class PriorSettings:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         small = n < 5000
         batch_size = min(self.batch_size or (64 if codes else 128), n)
-        steps, most = (4500, 20) if codes else (1000 if name == "vamp" else 4000, 100)
+        steps, most = {"flow": (4000, 100), "vamp": (400, 20)}.get(name, (4500, 20))
         per_class = n // max(1, n_classes)
         gmm_components = max(1, min(20 if n_classes else 100, per_class // (20 * (latent_dim + 1))))
         defaults = {
             "prior": name,
-            "components": {"gmm": gmm_components, "vamp": min(per_class, 10 if n_classes else 50)}.get(name),
+            "components": {"gmm": gmm_components, "vamp": min(per_class, 50 if n_classes else 200)}.get(name),
             "layers": {"flow": 8, "pixelcnn": 4 if small else 6, "transformer": 3 if small else 4}.get(name),
             "channels": {"flow": 64, "pixelcnn": 64, "transformer": 128}.get(name),
             "dropout": (0.5 if small else 0.1) if codes else None,
