@@ -47,13 +47,13 @@ class PriorSettings:
     channels: int | None = None
     """Width of a flow (None is 64), a pixelcnn (64) or a transformer (128). The report's PixelCNN has 128."""
     dropout: float | None = None
-    """Of a pixelcnn or transformer; None is 0.1, or 0.5 below 5,000 images."""
+    """Of a pixelcnn or transformer; None is 0, or 0.5 below 5,000 images."""
     epochs: int | None = None
-    """Passes over the images; None is about 4,500 steps, at most 20 epochs (flow: 4,000, 100; vamp: 400, 20)."""
+    """Passes over the images; None is about 5,500 steps, at most 20 epochs (flow: 4,000, 100; vamp: 400, 20)."""
     batch_size: int | None = None
     """Images per step; None is 64 for codes, 128 for latents."""
     learning_rate: float | None = None
-    """Adam's peak learning rate, cosine to zero; None is 0.002 (flow, pixelcnn, transformer) or 0.01 (vamp)."""
+    """Adam's peak learning rate, cosine to zero; None is 0.003 (pixelcnn), 0.002 (transformer, flow) or 0.01 (vamp)."""
     validation_fraction: float = 0.05
     """Share of the images held out, whose rate chooses the epoch that is kept and is reported."""
     precision: str = "float32"
@@ -80,7 +80,7 @@ class PriorSettings:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         small = n < 5000
         batch_size = min(self.batch_size or (64 if codes else 128), n)
-        steps, most = {"flow": (4000, 100), "vamp": (400, 20)}.get(name, (4500, 20))
+        steps, most = {"flow": (4000, 100), "vamp": (400, 20)}.get(name, (5500, 20))
         per_class = n // max(1, n_classes)
         gmm_components = max(1, min(20 if n_classes else 100, per_class // (20 * (latent_dim + 1))))
         defaults = {
@@ -88,10 +88,10 @@ class PriorSettings:
             "components": {"gmm": gmm_components, "vamp": min(per_class, 50 if n_classes else 200)}.get(name),
             "layers": {"flow": 8, "pixelcnn": 4 if small else 6, "transformer": 3 if small else 4}.get(name),
             "channels": {"flow": 64, "pixelcnn": 64, "transformer": 128}.get(name),
-            "dropout": (0.5 if small else 0.1) if codes else None,
+            "dropout": (0.5 if small else 0.0) if codes else None,
             "epochs": 1 if name == "gmm" else max(1, min(most, steps // max(1, n // batch_size))),
             "batch_size": batch_size,
-            "learning_rate": 0.01 if name == "vamp" else 0.002,
+            "learning_rate": {"vamp": 0.01, "pixelcnn": 0.003}.get(name, 0.002),
         }
         return replace(self, **{key: value for key, value in defaults.items() if getattr(self, key) is None})
 
