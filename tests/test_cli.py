@@ -1158,3 +1158,12 @@ def test_a_training_process_that_is_stopped_keeps_a_checkpoint(npz, tmp_path, nu
     assert folder.started and not folder.finished and not leftovers(tmp_path)
     _, state = folder.load_checkpoint()
     assert 0 < state["step"] < 100_000
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback():
+    with subprocess.Popen(
+        [sys.executable, "-m", "vaekit", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

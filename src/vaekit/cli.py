@@ -4,6 +4,7 @@ or input, 130 and 143 after Ctrl-C and SIGTERM. Nothing heavy is imported before
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -28,7 +29,15 @@ MODEL_NAMES = {
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the `vaekit` command."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        _main(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         raise SystemExit(0 if arguments else 2)
@@ -49,6 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         _fail("stopped; a run in a folder goes on with --resume", 130)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         _fail(str(error), 2)
+    except BrokenPipeError:
+        raise
     except OSError as error:  # a full disk, no permission, no mirror: the machine's fault, not the command line's
         _fail(str(error), 1)
     except RuntimeError as error:
