@@ -49,7 +49,7 @@ class PriorSettings:
     dropout: float | None = None
     """Of a pixelcnn or transformer; None is 0, or 0.5 below 5,000 images."""
     epochs: int | None = None
-    """Passes over the images; None is about 5,500 steps, at most 20 epochs (flow: 4,000, 100; vamp: 400, 20)."""
+    """Passes over the images; None is about 7,000 steps, at most 20 epochs (flow: 4,000, 100; vamp: 400, 20)."""
     batch_size: int | None = None
     """Images per step; None is 64 for codes, 128 for latents."""
     learning_rate: float | None = None
@@ -80,7 +80,7 @@ class PriorSettings:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         small = n < 5000
         batch_size = min(self.batch_size or (64 if codes else 128), n)
-        steps, most = {"flow": (4000, 100), "vamp": (400, 20)}.get(name, (5500, 20))
+        steps, most = {"flow": (4000, 100), "vamp": (400, 20)}.get(name, (7000, 20))
         per_class = n // max(1, n_classes)
         gmm_components = max(1, min(20 if n_classes else 100, per_class // (20 * (latent_dim + 1))))
         defaults = {
