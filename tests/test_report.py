@@ -29,7 +29,7 @@ from vaekit.training.checkpoint import read_tensors
 QUICK = ("--epochs", "1", "--architecture", "mlp")
 LATENT_DIMS, BETAS = (2, 3), (1.0, 2.0)
 FIGURES = ("training", "latent_dim", "beta", "samples", "latent_space", "manifold", "traversals", "by_class",
-           "reconstructions", "codes", "priors", "by_class_vqvae", "temperature", "completion")  # fmt: skip
+           "reconstructions", "codes", "priors", "by_class_vqvae", "temperature")  # fmt: skip
 MEASURED = (
     "parameters",
     "seconds",
@@ -187,6 +187,15 @@ def test_results_have_every_number_of_every_model(report):
     assert {entry["name"]: entry["prior"] for entry in entries} == {
         **dict.fromkeys(("vae", "bvae", "cvae"), "GMM, per class"), "vqvae": "PixelCNN, per class",
     }  # fmt: skip
+
+
+def test_codes_with_a_place_in_the_image_complete_it(npz, tmp_path):
+    report = run(npz, tmp_path / "report", "--epochs", 1, "--models", "vqvae", "--architecture", "conv")
+    assert report.code == 0, report.err
+    assert "completion.png" in report.figures
+    with Image.open(report.path / "figures" / "completion.png") as image:
+        assert len(image.convert("L").getcolors()) > 20
+    assert "the rest of half an image" in report.page
 
 
 def test_a_comparison_without_priors_keeps_the_plain_ones(npz, tmp_path):

@@ -429,6 +429,8 @@ def _draw_codes_prior(add, model: Estimator, test: Images, seed: int) -> None:
         "variety and more errors.",
         "Rows of VQ-VAE samples, one row per temperature.",
     )
+    if model.filled_in().architecture == "mlp":
+        return  # its codes have no place in the image
     shown = test.take(_spread(test, SHOWN))
     known = np.zeros(test.x.shape[1:3], dtype=bool)
     known[: (len(known) + 1) // 2] = True
