@@ -55,7 +55,9 @@ def _main(arguments: list[str]) -> None:
             warnings.showwarning = _show_warning
             _run(*arguments)
     except KeyboardInterrupt:
-        _fail("stopped; a run in a folder goes on with --resume", 130)
+        _fail(
+            "stopped; a run in a folder goes on with --resume, and fit-prior and compare when they are run again", 130
+        )
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         _fail(str(error), 2)
     except BrokenPipeError:

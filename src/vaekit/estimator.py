@@ -414,6 +414,7 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         Raises NotFittedError for a VQ-VAE that has no fitted prior, ValueError for what doesn't fit.
         """
         self._check_fitted()
+        self._check_has_samples(prior)
         module = self.with_prior(prior)
         choices = self._check_choices(module.prior, temperature, top_k, top_p)
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:

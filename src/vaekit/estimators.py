@@ -200,26 +200,6 @@ class VQVAE(Estimator):
             lambda x, y: self.model_.latent.embed(self.model_.encode(x, y)).movedim(1, -1).flatten(1), X, y
         )
 
-    def sample(
-        self,
-        n: int = 1,
-        y=None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        random_state=None,
-        prior: str | None = None,
-    ) -> np.ndarray:
-        self._check_fitted()
-        if prior is None and not self.has_prior:
-            raise NotFittedError(
-                "a VQ-VAE can't be sampled before it has a prior of its codes: run `vaekit fit-prior RUN --data DATA`, or "
-                "call fit_prior(X, y); prior='plain' (--plain-prior) draws the codes uniformly, which gives noise"
-            )
-        return super().sample(n, y, temperature, top_k, top_p, random_state, prior)
-
-    sample.__doc__ = Estimator.sample.__doc__
-
     def complete(
         self,
         X,

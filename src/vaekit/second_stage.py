@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from vaekit import __version__
 from vaekit.data.images import Images, check_labels, fingerprint
 from vaekit.messages import check_number
 from vaekit.models.autoencoder import Autoencoder
-from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior
+from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior, UniformPrior
 from vaekit.training.checkpoint import RunFolder, digest, read_tensors, write_tensors
 from vaekit.training.prior import PriorSettings, fit_prior, make_prior
 from vaekit.world import check_random_state
@@ -165,6 +166,13 @@ class SecondStage:
     def _as_codes(self, codes) -> Tensor:
         """What `encode` gives, checked, as the prior takes it."""
         return self._check_latents(codes, self.latent_dim)
+
+    def _check_has_samples(self, prior: str | None) -> None:
+        if prior is None and isinstance(self.model_.prior, UniformPrior):
+            raise NotFittedError(
+                "a VQ-VAE can't be sampled before it has a prior of its codes: run `vaekit fit-prior RUN --data DATA`, or "
+                "call fit_prior(X, y); prior='plain' (--plain-prior) draws the codes uniformly, which gives noise"
+            )
 
     def _check_choices(self, prior: nn.Module, temperature: float, top_k, top_p) -> dict:
         if not temperature > 0:

@@ -294,8 +294,7 @@ class _Block(nn.Module):
 @torch.no_grad()
 def start_alike(network: nn.Module, vectors: Tensor) -> None:
     """Starts the network's values, at its input and at its output, at random linear maps of their `vectors` (K, D), such as
-    a codebook's: values with like vectors then begin alike, and what is learned of one holds for its neighbours. On the
-    codes of 1,365 digits it lowered the held-out rate from 74 to 60 nats.
+    a codebook's: values with like vectors then begin alike, and what is learned of one holds for its neighbours.
     """
     vectors = (vectors - vectors.mean(0)) / vectors.std(0).clamp(min=1e-8)
     for weight in (network.embedding.weight, network.logits.weight):
