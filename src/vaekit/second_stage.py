@@ -64,6 +64,7 @@ class SecondStage:
             n=len(images),
             latent_dim=getattr(plain.latent, "latent_dim", 0),
             n_classes=n_classes,
+            device=self.device_,
         )
         # What a half-trained prior must have in common with this one to be gone on with.
         identity = {

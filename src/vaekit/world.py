@@ -40,6 +40,13 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype) if dtype is not None else contextlib.nullcontext()
 
 
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware, so that it is faster than float32 there."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
 def derive_seed(seed: int, *keys: int | str) -> int:
     """A 63-bit seed from a run's seed and a place in it, such as ("noise", epoch, step); no two places share one."""
     digest = hashlib.blake2b(repr((int(seed), *keys)).encode(), digest_size=8).digest()

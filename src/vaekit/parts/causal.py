@@ -71,10 +71,12 @@ class GatedPixelCNN(nn.Module):
         """The positions' biases for labels y: (N, channels, h, w), or (1, channels, h, w) without classes."""
         return self.place[y] if self.n_classes else self.place
 
+    @torch.no_grad()
     def start(self, n: int, y: Tensor | None = None) -> PixelCNNCache:
         """The cache of `n` grids of which no position is known yet."""
         return PixelCNNCache(self, n, y)
 
+    @torch.no_grad()
     def step(self, cache: PixelCNNCache, position: int, codes: Tensor) -> Tensor:
         """Logits (N, K) of `position` (0 to h*w - 1), given codes (N, h, w) before it; positions are asked for in order."""
         row, column = divmod(position, self.grid[1])
@@ -116,82 +118,118 @@ class PixelCNNCache:
     """What a PixelCNN has worked out for the positions so far: each layer's last rows of the vertical stack, what these
     give to the row at hand, and the row's own activations of the horizontal stack.
 
-    Columns come first, (w, N, channels), so that a convolution over a row is a matrix product.
+    Columns come first, (w, N, channels), so that a convolution is a sum of matrix products of neighbouring columns.
     """
 
-    def __init__(self, network: GatedPixelCNN, n: int, y: Tensor | None):
-        self.network, self.n = network, n
-        width, reach = network.grid[1], network.layers[0].reach
-        channels = network.embedding.embedding_dim
-        self.place = network.place_of(y).permute(2, 3, 0, 1).expand(-1, -1, n, -1)  # (h, w, N, channels)
-        self.layers = [_CachedLayer(layer, y) for layer in network.layers]
-        # Rows above the grid are zero and are left out; the columns beside it are zeros in front of each row.
+    def __init__(self, network: GatedPixelCNN, n: int, y: Tensor | None, layers: list[_CachedLayer] | None = None):
+        self.network, self.n, self.y = network, n, y
+        self.layers = layers or [_CachedLayer(layer) for layer in network.layers]
+        self.conditions = [layer.conditions(y) for layer in self.layers]
+        place = network.place.permute(2, 3, 0, 1)
+        self.place = place.expand(-1, -1, n, -1) if y is None else place[:, :, y]  # (h, w, N, channels)
         self.above: list[list[Tensor]] = [[] for _ in self.layers]
-        self.row = [network.place.new_zeros(n, width + reach, channels) for _ in self.layers]
+        self.row = [network.place.new_zeros(n, network.grid[1], network.place.shape[1]) for _ in self.layers]
         self.given: list[Tensor] = []
 
     def begin_row(self, row: int, codes: Tensor) -> None:
         """The vertical stack's next row, for all columns at once."""
-        width = self.network.grid[1]
-        vertical = self.place[row]  # (w, N, channels)
+        if row == 0 and self._begin_alike(codes):
+            return
+        vertical = self.place[row].clone()  # (w, N, channels)
         if row:
-            vertical = vertical + self.network.embedding(codes[:, row - 1]).transpose(0, 1)
+            vertical += self.network.embedding(codes[:, row - 1]).transpose(0, 1)
         self.given = []
-        for layer, rows in zip(self.layers, self.above, strict=True):
-            rows.append(layer.unfold(vertical))
+        for layer, (condition, _), rows in zip(self.layers, self.conditions, self.above, strict=True):
+            rows.append(vertical)
             del rows[: -layer.reach - 1]
-            below = layer.below(rows, self.n)
-            self.given.append(torch.addmm(layer.link_bias, below, layer.link).view(width, self.n, -1))
-            vertical = vertical + gate(below).view_as(vertical)
+            below = _scale_and_shift(layer.below(rows), *condition)
+            self.given.append(below @ layer.link)
+            vertical = vertical + _gate_in_place(below)
+
+    def _begin_alike(self, codes: Tensor) -> bool:
+        """Row 0, which knows no code and is the same for all grids of a label, worked out once for each label."""
+        if self.y is None:
+            labels, which = None, torch.zeros(self.n, dtype=torch.int64, device=codes.device)
+        else:
+            labels, which = self.y.unique(return_inverse=True)
+        n = 1 if labels is None else len(labels)
+        if n == self.n:
+            return False
+        few = PixelCNNCache(self.network, n, labels, self.layers)
+        few.begin_row(0, codes)
+        self.above = [[row[:, which] for row in rows] for rows in few.above]
+        self.given = [given[:, which] for given in few.given]
+        return True
 
     def logits(self, row: int, column: int, codes: Tensor) -> Tensor:
         """(N, K) logits of the next position of the row."""
         network = self.network
-        h = self.place[row, column]
+        h = self.place[row, column].clone()
         if column:
-            h = h + network.embedding(codes[:, row, column - 1])
-        for layer, seen, given in zip(self.layers, self.row, self.given, strict=True):
-            seen[:, column + layer.reach] = h
-            h = h + layer.beside(seen[:, column : column + layer.reach + 1], given[column])
+            h += network.embedding(codes[:, row, column - 1])
+        for layer, (_, condition), seen, given in zip(self.layers, self.conditions, self.row, self.given, strict=True):
+            seen[:, column] = h
+            beside = layer.beside(seen[:, max(0, column - layer.reach) : column + 1], given[column])
+            h.addmm_(_gate_in_place(_scale_and_shift(beside, *condition)), layer.out).add_(layer.out_bias)
         h = F.silu(F.linear(F.silu(h), network.hidden.weight[:, :, 0, 0], network.hidden.bias))
         return F.linear(h, network.logits.weight[:, :, 0, 0], network.logits.bias)
 
 
 class _CachedLayer:
-    """A layer's convolutions as matrices (channels in, channels out), and its conditions looked up for the labels `y`."""
+    """A layer's convolutions as matrices (channels in, channels out). What lies outside the grid is zero and is left out."""
 
-    def __init__(self, layer: _GatedLayer, y: Tensor | None):
-        self.reach = layer.reach
-        # (reach + 1) of (kernel * channels, 2 * channels), and ((reach + 1) * channels, 2 * channels)
-        self.down = layer.down.weight.permute(2, 3, 1, 0).flatten(1, 2).contiguous()
+    def __init__(self, layer: _GatedLayer):
+        self.layer, self.reach = layer, layer.reach
+        self.down = layer.down.weight.permute(2, 3, 1, 0).contiguous()  # (reach + 1, kernel, channels, 2 * channels)
+        # ((reach + 1) * channels, 2 * channels)
         self.right = layer.right.weight[:, :, 0].permute(2, 1, 0).flatten(0, 1).contiguous()
         self.link = layer.link.weight[:, :, 0, 0].T.contiguous()
-        self.out = layer.out.weight[:, :, 0, 0].T.contiguous()
-        self.down_bias, self.out_bias = layer.down.bias, layer.out.bias
-        self.link_bias = layer.link.bias + layer.right.bias
-        self.condition_down, self.condition_right = layer.condition_down.factors(y), layer.condition_right.factors(y)
+        self.out, self.out_bias = layer.out.weight[:, :, 0, 0].T.contiguous(), layer.out.bias
 
-    def unfold(self, row: Tensor) -> Tensor:
-        """A row (w, N, channels) -> (w * N, kernel * channels), each column with its neighbours."""
-        padded = F.pad(row, (0, 0, 0, 0, self.reach, self.reach))
-        shifts = range(2 * self.reach + 1)
-        return torch.cat([padded[shift : shift + len(row)] for shift in shifts], dim=-1).flatten(0, 1)
+    def conditions(self, y: Tensor | None) -> tuple[tuple[Tensor | None, Tensor], tuple[Tensor | None, Tensor]]:
+        """What scales and shifts the sums of `below` and of `beside`: the conditions of labels `y`, with the biases in them."""
+        layer = self.layer
+        return (
+            _with_bias(layer.condition_down.factors(y), layer.down.bias),
+            _with_bias(layer.condition_right.factors(y), layer.link.bias + layer.right.bias),
+        )
 
-    def below(self, rows: list[Tensor], n: int) -> Tensor:
-        """The newest of these unfolded rows of the vertical stack, mixed with those above: (w * N, 2 * channels)."""
-        mixed = torch.addmm(self.down_bias, rows[-1], self.down[-1])
-        for age, row in enumerate(rows[:-1][::-1], start=2):
-            mixed.addmm_(row, self.down[-age])
-        return _conditioned(mixed.view(-1, n, mixed.shape[1]), self.condition_down).flatten(0, 1)
+    def below(self, rows: list[Tensor]) -> Tensor:
+        """The newest of these rows (w, N, channels) of the vertical stack mixed with those above: (w, N, 2 * channels)."""
+        width, n = rows[-1].shape[:2]
+        mixed = rows[-1].flatten(0, 1) @ self.down[-1, self.reach]
+        for age, row in enumerate(reversed(rows)):
+            row = row.flatten(0, 1)
+            for shift in range(-self.reach, self.reach + 1):
+                if (age or shift) and abs(shift) < width:
+                    into, out_of = (max(0, -shift) * n, max(0, shift) * n)
+                    length = (width - abs(shift)) * n
+                    matrix = self.down[-1 - age, self.reach + shift]
+                    mixed[into : into + length].addmm_(row[out_of : out_of + length], matrix)
+        return mixed.view(width, n, -1)
 
     def beside(self, window: Tensor, given: Tensor) -> Tensor:
-        """The last columns (N, reach + 1, channels) of the horizontal stack and the vertical one's part: (N, channels)."""
-        mixed = torch.addmm(given, window.flatten(1), self.right)
-        return torch.addmm(self.out_bias, gate(_conditioned(mixed, self.condition_right)), self.out)
+        """Adds the mix of the last columns (N, up to reach + 1, channels) of the horizontal stack to what is `given` by the
+        vertical one, (N, 2 * channels), in place.
+        """
+        window = window.flatten(1)
+        return given.addmm_(window, self.right[-window.shape[1] :])
 
 
-def _conditioned(h: Tensor, factors: tuple[Tensor, Tensor] | None) -> Tensor:
-    return h if factors is None else torch.addcmul(factors[1], h, factors[0])
+def _with_bias(factors: tuple[Tensor, Tensor] | None, bias: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Scale and shift such that h * scale + shift is what the condition makes of h + bias."""
+    return (None, bias) if factors is None else (factors[0], torch.addcmul(factors[1], factors[0], bias))
+
+
+def _scale_and_shift(h: Tensor, scale: Tensor | None, shift: Tensor) -> Tensor:
+    """In place."""
+    return h.add_(shift) if scale is None else torch.addcmul(shift, h, scale, out=h)
+
+
+def _gate_in_place(h: Tensor) -> Tensor:
+    """`gate` of the last dimension, whose input is lost."""
+    a, b = h.chunk(2, dim=-1)
+    return a.tanh_() * b.sigmoid_()
 
 
 class CausalTransformer(nn.Module):

@@ -23,7 +23,7 @@ from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, Mi
 from vaekit.tensors import Term, gaussian_log_prob
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import Data, Plan, train
-from vaekit.world import PRECISIONS, derive_seed, seeded
+from vaekit.world import PRECISIONS, derive_seed, fast_bfloat16, seeded
 
 FOR_CODES = ("pixelcnn", "transformer")
 FOR_LATENTS = ("gmm", "vamp", "flow")
@@ -56,12 +56,12 @@ class PriorSettings:
     """Adam's peak learning rate, cosine to zero; None is 0.003 (pixelcnn), 0.002 (transformer, flow) or 0.01 (vamp)."""
     validation_fraction: float = 0.05
     """Share of the images held out, whose rate chooses the epoch that is kept and is reported."""
-    precision: str = "float32"
-    """float32 or bfloat16."""
+    precision: str | None = None
+    """float32 or bfloat16; None is bfloat16 for codes of 5,000 images or more where the processor has it in hardware."""
     random_state: int | None = None
     """Seed of everything random; None is the model's own."""
 
-    def resolve(self, *, codes: bool, n: int, latent_dim: int, n_classes: int) -> PriorSettings:
+    def resolve(self, *, codes: bool, n: int, latent_dim: int, n_classes: int, device: torch.device) -> PriorSettings:
         """These settings with every None filled in, for `n` images. Raises ValueError for what can't be."""
         fitting, kind = (FOR_CODES, "codes") if codes else (FOR_LATENTS, "Gaussian latents")
         name = self.prior or ("pixelcnn" if codes else "gmm")
@@ -76,7 +76,7 @@ class PriorSettings:
             value = getattr(self, field)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{field} must be in [0, 1), got {value!r}")
-        if self.precision not in PRECISIONS:
+        if self.precision is not None and self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
         small = n < 5000
         batch_size = min(self.batch_size or (64 if codes else 128), n)
@@ -92,6 +92,7 @@ class PriorSettings:
             "epochs": 1 if name == "gmm" else max(1, min(most, steps // max(1, n // batch_size))),
             "batch_size": batch_size,
             "learning_rate": {"vamp": 0.01, "pixelcnn": 0.003}.get(name, 0.002),
+            "precision": "bfloat16" if codes and not small and fast_bfloat16(device) else "float32",
         }
         return replace(self, **{key: value for key, value in defaults.items() if getattr(self, key) is None})
 
