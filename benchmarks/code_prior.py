@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.harness import OUT, Findings, mean_std, trained
 from vaekit.data import open_data
-from vaekit.evaluation.generation import class_consistency, frechet_distance, get_judge
+from vaekit.evaluation.distances import frechet_distance
+from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.training.prior import PriorSettings
 
@@ -43,7 +44,7 @@ def run(argv):
             tested["rate"],
             tested["elbo"],
             100 * class_consistency(judge, samples, asked),
-            frechet_distance(judge, samples, test.x),
+            frechet_distance(judge.embed(samples), judge.embed(test.x)),
             sum(record["seconds"] for record in model.prior_history_),
         )
         for name, value in zip(names, values, strict=True):

@@ -13,7 +13,8 @@ import numpy as np
 from benchmarks.harness import Findings, mean_std, progress, trained
 from vaekit.data import open_data
 from vaekit.estimators import LABELS
-from vaekit.evaluation.generation import class_consistency, frechet_distance, get_judge
+from vaekit.evaluation.distances import frechet_distance
+from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.training.prior import NAMES, PriorSettings
 
 KINDS = ("plain", "gmm", "vamp", "flow")
@@ -31,7 +32,8 @@ def run(argv):
     train, test = open_data("mnist", "train"), open_data("mnist", "test")
     judge, _ = get_judge(train, test, verbose=True)
     asked = np.repeat(np.arange(10), len(test) // 10)
-    floor = frechet_distance(judge, train.x[np.random.default_rng(0).permutation(len(train))[: len(test)]], test.x)
+    real, chosen = judge.embed(test.x), np.random.default_rng(0).permutation(len(train))[: len(test)]
+    floor = frechet_distance(judge.embed(train.x[chosen]), real)
     distance, consistency, rate = {}, {}, {}
     for seed in seeds:
         for name, (folder, fields) in RUNS.items():
@@ -45,7 +47,7 @@ def run(argv):
                 # A prior of each class, with all classes equally often, as in the test images; and the plain prior.
                 labels = None if model.sampling_classes(prior) is None else np.asarray(train.classes)[asked]
                 samples = model.sample(len(asked), labels, random_state=seed, prior=prior)
-                distance.setdefault((name, kind), []).append(frechet_distance(judge, samples, test.x))
+                distance.setdefault((name, kind), []).append(frechet_distance(judge.embed(samples), real))
                 if labels is not None:
                     consistency.setdefault((name, kind), []).append(100 * class_consistency(judge, samples, asked))
                 progress(f"{name} seed {seed} {kind}: Frechet distance {distance[name, kind][-1]:.2f}")

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.linalg import sqrtm
 from scipy.stats import chi2
 from sklearn.datasets import load_wine
 from sklearn.exceptions import NotFittedError
@@ -23,7 +22,6 @@ from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from vaekit import CVAE, VAE, VQVAE, Images, load, open_data
-from vaekit.evaluation.generation import frechet_distance
 from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, _draw, generate, log_prob, start_alike
 from vaekit.parts.networks import Condition
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior
@@ -1358,24 +1356,3 @@ def test_a_code_is_kept_only_where_all_its_pixels_are_known(monkeypatch, side):
         cells = np.arange(-(-side // factor)) * factor
         expected = [[known[i : i + factor, j : j + factor].all() for j in cells] for i in cells]
         np.testing.assert_array_equal(kept, expected, err_msg=f"{rows} rows, {columns} columns")
-
-
-# Distance between samples and data
-
-
-class Pixels:
-    """A judge whose features are the pixels."""
-
-    def embed(self, x):
-        return x.flatten(1).float()
-
-
-def test_the_frechet_distance_is_that_of_two_gaussians():
-    rng = np.random.default_rng(0)
-    one, other = rng.normal(size=(500, 2, 2, 1)), 0.3 + rng.normal(size=(400, 2, 2, 1)) * [[[2.0]], [[0.5]]]
-    flat = [images.reshape(len(images), -1) for images in (one, other)]
-    (a, b), (c, d) = ((part.mean(0), np.cov(part.T)) for part in flat)
-    expected = np.square(a - c).sum() + np.trace(b + d - 2 * sqrtm(b @ d).real)
-    assert frechet_distance(Pixels(), one, other) == pytest.approx(expected, rel=1e-4)
-    assert frechet_distance(Pixels(), other, one) == pytest.approx(expected, rel=1e-4)
-    assert frechet_distance(Pixels(), one, one) == pytest.approx(0, abs=1e-6)

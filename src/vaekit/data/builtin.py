@@ -17,6 +17,7 @@ import numpy as np
 
 from vaekit.data.images import PARTS, Images, check_array, check_labels, fingerprint, split_indices
 from vaekit.data.readers import IMAGE_SUFFIXES, read_folder, read_idx, read_images, read_npy, read_npz, same_channels
+from vaekit.data.sprites import is_dsprites, read_dsprites, sprites
 from vaekit.messages import check_number, nearest
 
 
@@ -57,7 +58,8 @@ IDX_SETS = {
         },
     ),
 }
-NAMES = ("digits", *IDX_SETS)
+NAMES = ("digits", *IDX_SETS, "sprites")
+SPRITES = 20_000  # images of the generated set, and those taken from the file of dSprites
 
 
 def cache_dir() -> Path:
@@ -70,11 +72,12 @@ def cache_dir() -> Path:
 def open_data(name_or_path, split: str = "train", *, split_seed: int = 0, resize: int | None = None) -> Images:
     """The part `split` of a data set: "train", "validation", "test", or "all".
 
-    name_or_path: digits, mnist, fashion-mnist; a folder of images with a sub-folder per class, or of the four idx
-        files; a .npy, .npz (`x`, `y`) or idx file; or a glob of images. A folder with `train/` and `test/` in it (and
-        perhaps `val/`, which stands in for a missing `test/`) comes with its split.
+    name_or_path: digits, mnist, fashion-mnist, sprites (20,000 of them); a folder of images with a sub-folder per class,
+        or of the four idx files; a .npy, .npz (`x`, `y`) or idx file, or that of dSprites (20,000 of its images); or a glob
+        of images. A folder with `train/` and `test/` in it (and perhaps `val/`, which stands in for a missing `test/`)
+        comes with its split.
     split_seed: data without a published test part is split 80/10/10 by this seed, stratified by class.
-    resize: side in pixels that image files are brought to; other data is read as it is.
+    resize: side in pixels that image files are brought to, and sprites drawn at (None: 64); other data is read as it is.
 
     Raises FileNotFoundError for a path that isn't there, ValueError for data that can't be used, and ConnectionError
     where a built-in set can't be downloaded; all say why.
@@ -108,6 +111,8 @@ def _open_whole(name: str, resize: int | None) -> tuple[Images, dict[str, slice 
         bunch = load_digits()
         x = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
         return _images(x, bunch.target.astype(np.int64), tuple("0123456789"), name), None
+    if name == "sprites":
+        return sprites(SPRITES, size=resize or 64)[0], None
     if name in IDX_SETS:
         return _idx_parts(_find_idx_set(name), IDX_SETS[name].classes, name)
     if path.is_dir():
@@ -146,6 +151,8 @@ def _open_file(path: Path) -> Images:
     suffix = path.suffix.lower()
     if suffix == ".npy":
         return _labelled(read_npy(path), None, str(path))
+    if suffix == ".npz" and is_dsprites(path):
+        return read_dsprites(path, SPRITES)[0]
     if suffix == ".npz":
         return _labelled(*read_npz(path), str(path))
     if "idx" in path.name or suffix == ".gz":

@@ -449,3 +449,76 @@ def codes(originals: np.ndarray, rebuilt: np.ndarray, code_maps: np.ndarray, usa
         xlim=(0.5, len(usage) + 0.5),
     )
     return figure
+
+
+@styled
+def neighbours(
+    samples: np.ndarray, nearest: np.ndarray, distances: Sequence[float], *, rows: int = 2, columns: int = 8
+) -> Figure:
+    """Samples above their nearest training images, the least distant first: `rows` x `columns` pairs, or all if fewer.
+
+    samples, nearest: (N, H, W, C). distances: (N,) root mean squared differences per pixel of intensities from 0 to 1.
+    """
+    distances = np.asarray(distances, dtype=float)
+    if not len(samples) == len(nearest) == len(distances):
+        raise ValueError(
+            f"neighbours needs a training image and a distance per sample, got {len(samples)} samples, "
+            f"{len(nearest)} training images and {len(distances)} distances"
+        )
+    order = np.argsort(distances, kind="stable")[: rows * columns]
+    above, below = (
+        as_pixels(np.asarray(images)[order], name)
+        for images, name in ((samples, "samples"), (nearest, "training images"))
+    )
+    if above.shape != below.shape:
+        raise ValueError(f"neighbours needs images of one shape, got {above.shape[1:3]} and {below.shape[1:3]}")
+    labels, texts = ["sample", "nearest"], [f"{distances[index]:.3f}" for index in order]
+    side, count = text_width(labels) + 2 * MARGIN, min(columns, len(order))
+    scale = zoom(above.shape[2], max(min(CELL, (FULL - side) // count), text_width(texts) + 6))
+    sheets = [
+        tile(np.stack([above[start : start + columns], below[start : start + columns]]), scale)
+        for start in range(0, len(order), columns)
+    ]
+    title = "RMS difference per pixel to the nearest training image"
+    height, width = sheets[0].shape[:2]
+    cell_height, cell_width = above.shape[1] * scale, above.shape[2] * scale
+    top, step = MARGIN + LINE, height + LINE + MARGIN
+    figure = canvas(side + max(width, text_width([title], 12)) + MARGIN, top + len(sheets) * step + MARGIN)
+    for row, sheet in enumerate(sheets):
+        axes = place(figure, sheet, side, top + row * step)
+        axes.set_yticks(centres(2, cell_height), labels)
+        shown = texts[row * columns : (row + 1) * columns]
+        axes.set_xticks(centres(len(shown), cell_width), shown)
+        if row == 0:
+            axes.set_title(title)
+    return figure
+
+
+@styled
+def augmentation_gain(arms: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> Figure:
+    """Accuracy against labelled images per class: a line and the band of its interval for each arm.
+
+    arms: name -> (labelled images per class, accuracy, low and high end of its interval), shares; NaN where there is no
+    interval.
+    """
+    if not arms or not all(arms.values()):
+        raise ValueError("augmentation_gain needs at least one point of at least one arm")
+    figure = new_figure(8.4, 4.4)
+    axes = figure.subplots()
+    for index, (name, points) in enumerate(arms.items()):
+        number, *shares = np.array(sorted(points), dtype=float).T
+        accuracy, low, high = (100 * share for share in shares)
+        look = {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)]}
+        axes.plot(number, accuracy, ms=4, lw=1.4, ls="-" if index < len(SERIES) else "--", label=name, **look)
+        axes.fill_between(number, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    ticks = sorted({point[0] for points in arms.values() for point in points})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set(
+        title="Samples as augmentation: mean accuracy and its 95 % interval",
+        xlabel="labelled images per class",
+        ylabel="accuracy on test images (%)",
+    )
+    figure.legend(loc="outside right center", fontsize=8)
+    return figure

@@ -320,12 +320,17 @@ def _draw(moments: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int) -> None:
-    """scikit-learn's mixture, full covariances, on one posterior draw per image; one mixture for each class."""
+    """scikit-learn's mixture, full covariances, on one posterior draw per image; one mixture for each class.
+
+    Each covariance counts D + 1 images of the pooled one, that of all components, besides its own: n images that are fewer
+    than latents span n - 1 directions, and samples would stay in them.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     z = _draw(data.x)[0].cpu().double().numpy()
     groups = [z] if data.y is None else [z[data.y.cpu().numpy() == label] for label in range(prior.n_classes)]
+    counts, covariances = [], []
     for index, group in enumerate(groups):
         if len(group) > MOST_FOR_GMM:
             group = group[np.random.default_rng(seed).permutation(len(group))[:MOST_FOR_GMM]]
@@ -340,7 +345,12 @@ def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int) -> 
             ).fit(group)
         prior.log_weights[index] = torch.from_numpy(np.log(np.maximum(mixture.weights_, 1e-12)))
         prior.means[index] = torch.from_numpy(mixture.means_)
-        prior.precision_cholesky[index] = torch.from_numpy(mixture.precisions_cholesky_)
+        counts.append(len(group) * mixture.weights_)
+        covariances.append(mixture.covariances_)
+    n, covariance = np.stack(counts)[..., None, None], np.stack(covariances)  # (G, M, 1, 1), (G, M, D, D)
+    pooled, extra = (n * covariance).sum((0, 1)) / n.sum(), prior.latent_dim + 1
+    cholesky = np.linalg.cholesky((n * covariance + extra * pooled) / (n + extra))
+    prior.precision_cholesky.copy_(torch.from_numpy(np.linalg.inv(cholesky)).mT)
 
 
 def _mean_rate(rate: nn.Module, data: Codes) -> float:
