@@ -14,7 +14,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from torch import nn
 
-from vaekit import CVAE, VAE, VQVAE, BetaVAE
+from vaekit import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE
 from vaekit.parts import (
     BernoulliLikelihood,
     DiscretizedLogisticLikelihood,
@@ -33,6 +33,8 @@ MODELS = {
     "bvae": BetaVAE(beta=1.5),
     "bvae-epsilon": BetaVAE(epsilon=3.0),
     "cvae": CVAE(),
+    "iwae": IWAE(k=3),
+    "btcvae": BetaTCVAE(),
     "vqvae-ema": VQVAE(n_codes=6, code_dim=3, ema=0.9),
     "vqvae-gradient": VQVAE(n_codes=6, code_dim=3, ema=0.0),
 }

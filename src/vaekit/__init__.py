@@ -12,13 +12,27 @@ _HOME = {
     "BetaVAE": "vaekit.estimators",
     "CVAE": "vaekit.estimators",
     "VQVAE": "vaekit.estimators",
+    "IWAE": "vaekit.estimators",
+    "BetaTCVAE": "vaekit.estimators",
     "load": "vaekit.files",
     "open_data": "vaekit.data",
     "Images": "vaekit.data",
     "TrainingFailed": "vaekit.training.loop",
 }
 
-__all__ = ["BetaVAE", "CVAE", "Images", "TrainingFailed", "VAE", "VQVAE", "__version__", "load", "open_data"]
+__all__ = [
+    "VAE",
+    "BetaVAE",
+    "CVAE",
+    "VQVAE",
+    "IWAE",
+    "BetaTCVAE",
+    "Images",
+    "TrainingFailed",
+    "__version__",
+    "load",
+    "open_data",
+]
 
 
 def __getattr__(name: str):

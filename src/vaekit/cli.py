@@ -24,6 +24,8 @@ MODEL_NAMES = {
     "bvae": "beta-VAE: fixed --beta, or the rate held at --epsilon nats",
     "cvae": "conditional VAE: needs labels",
     "vqvae": "VQ-VAE: a grid of discrete codes",
+    "iwae": "importance-weighted autoencoder: the bound of --k draws",
+    "btcvae": "beta-TCVAE: the total correlation of the latents weighted by --beta",
 }
 
 
@@ -113,6 +115,6 @@ def _overview() -> str:
     return (
         "usage: vaekit COMMAND ...\n\nThe workbench for variational autoencoders: train, sample, represent, compare.\n\n"
         f"commands (each has --help):\n{_rows(COMMANDS)}\n\nmodels:\n{_rows(MODEL_NAMES)}\n\n"
-        "data: digits, mnist, fashion-mnist, a folder of images (a sub-folder per class), .npy, .npz (x, y) or idx files\n\n"
+        "data: digits, mnist, fashion-mnist, sprites, a folder of images (a sub-folder a class), .npy, .npz or idx files\n\n"
         "start with:\n  vaekit compare --data digits --out report\n  vaekit train vae --data FOLDER --out runs/vae"
     )

@@ -28,7 +28,7 @@ class Source:
     """Which images a command works on."""
 
     data: str
-    """digits, mnist, fashion-mnist, a folder, a .npy, .npz or idx file, or a glob of images."""
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz or idx file, or a glob of images."""
     split_seed: int | None = None
     """Seed of the 80/10/10 split of data without a test part; None is the run's own, or 0."""
     resize: int | None = None
@@ -49,7 +49,7 @@ class Data:
     """What is in a data set, and what is wrong with it."""
 
     data: Folder
-    """digits, mnist, fashion-mnist, a folder, a .npy, .npz or idx file, or a glob of images."""
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz or idx file, or a glob of images."""
     resize: int | None = None
     """Side in pixels that images from files are brought to."""
     json: bool = False

@@ -569,7 +569,9 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
     def _elbo(self, X, y, n_draws: int) -> np.ndarray:
         def elbo(x: Tensor, labels: Tensor | None) -> Tensor:
             with seeded(SCORE_SEED):
-                draws = [torch.stack(distortion_and_rate(self.model_(x, labels))).sum(0) for _ in range(n_draws)]
+                draws = [
+                    torch.stack(distortion_and_rate(self.model_(x, labels, samples=1))).sum(0) for _ in range(n_draws)
+                ]
             return -torch.stack(draws).mean(0)
 
         nats = self._map(elbo, X, y).astype(np.float64)

@@ -15,7 +15,7 @@ from vaekit.data.images import Images
 from vaekit.estimator import BATCH, Estimator
 from vaekit.messages import check_number
 from vaekit.models.autoencoder import Autoencoder
-from vaekit.models.objectives import ConstrainedElbo
+from vaekit.models.objectives import BetaTc, ConstrainedElbo, Iwae
 from vaekit.parts.networks import make_networks
 from vaekit.parts.priors import UniformPrior
 from vaekit.parts.quantizers import VectorQuantizer
@@ -109,6 +109,62 @@ class CVAE(Estimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class IWAE(Estimator):
+    """Importance-weighted autoencoder (Burda, Grosse & Salakhutdinov 2016): a VAE trained with the tighter bound of `k` draws.
+    Its ELBO in tables and `score_samples` is that of one draw, as for every model; `vaekit evaluate` has the NLL of many.
+    """
+
+    k: int = 5
+    """Importance-weighted draws per image, >= 1; the decoder works k times. 1 is the VAE."""
+
+    def check(self, images: Images) -> None:
+        super().check(images)
+        check_number("k", self.k, whole=True, above=0)
+        if self.rate_warmup_epochs:
+            raise ValueError(
+                f"an IWAE has no rate_warmup_epochs, since its bound has no weight on the rate; got {self.rate_warmup_epochs}"
+            )
+
+    def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
+        module = super().build(shape, n_classes=n_classes, images=images)
+        module.samples = self.k
+        return module
+
+    def _defaults(self, *, wang2023: bool) -> dict:
+        return {"rate_warmup_epochs": 0.0}
+
+    def _make_objective(self, steps_per_epoch: int) -> Iwae:
+        return Iwae()
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class BetaTCVAE(Estimator):
+    """beta-TCVAE (Chen, Li, Grosse & Duvenaud 2018): of the rate, only the total correlation of the latents is weighted."""
+
+    alpha: float = 1.0
+    """Weight of the mutual information of image and latents, >= 0."""
+    beta: float = 6.0
+    """Weight of the total correlation, >= 0; 6 is the paper's."""
+    gamma: float = 1.0
+    """Weight of the latents' own KLs from the prior, >= 0."""
+
+    def check(self, images: Images) -> None:
+        super().check(images)
+        for name in ("alpha", "beta", "gamma"):
+            check_number(name, getattr(self, name))
+
+    def _make_objective(self, steps_per_epoch: int) -> BetaTc:
+        # Epochs leave out the last, smaller batch, and so does the number of images.
+        return BetaTc(
+            n=steps_per_epoch * self.batch_size,
+            alpha=self.alpha,
+            beta=self.beta,
+            gamma=self.gamma,
+            warmup=round(self.rate_warmup_epochs * steps_per_epoch),
+        )
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -288,5 +344,12 @@ def _whole_cells(known: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return whole
 
 
-MODELS = {"vae": VAE, "bvae": BetaVAE, "cvae": CVAE, "vqvae": VQVAE}
-LABELS = {"vae": "VAE", "bvae": "beta-VAE", "cvae": "CVAE", "vqvae": "VQ-VAE"}
+MODELS = {"vae": VAE, "bvae": BetaVAE, "cvae": CVAE, "vqvae": VQVAE, "iwae": IWAE, "btcvae": BetaTCVAE}
+LABELS = {
+    "vae": "VAE",
+    "bvae": "beta-VAE",
+    "cvae": "CVAE",
+    "vqvae": "VQ-VAE",
+    "iwae": "IWAE",
+    "btcvae": "beta-TCVAE",
+}

@@ -38,7 +38,7 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
         with seeded(derive_seed(seed, start)), independent_noise(model):
             passes = []
             for _ in range(draws):
-                trace = model(x, y)
+                trace = model(x, y, samples=1)
                 passes.append(torch.stack(distortion_and_rate(trace)))
         terms = torch.stack(passes).mean(0).cpu().double()  # (2, B)
         distortion, rate = distortion + terms[0].sum().item(), rate + terms[1].sum().item()

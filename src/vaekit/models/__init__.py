@@ -1,6 +1,6 @@
 """Models as compositions of parts, and the objectives they are trained with."""
 
 from vaekit.models.autoencoder import Autoencoder
-from vaekit.models.objectives import ConstrainedElbo, Elbo
+from vaekit.models.objectives import BetaTc, ConstrainedElbo, Elbo, Iwae
 
-__all__ = ["Autoencoder", "ConstrainedElbo", "Elbo"]
+__all__ = ["Autoencoder", "BetaTc", "ConstrainedElbo", "Elbo", "Iwae"]

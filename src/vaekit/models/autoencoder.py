@@ -16,6 +16,7 @@ class Autoencoder(nn.Module):
 
     Images are x (B, C, H, W) floats in [0, 1] (or standardised tables, with images=False), labels y (B,) int64. Parts
     are handed in already built: see `vaekit.parts`. n_classes > 0 makes y compulsory, 0 forbids it.
+    samples: draws per image where `forward` isn't told, such as in training.
     """
 
     def __init__(
@@ -28,14 +29,16 @@ class Autoencoder(nn.Module):
         likelihood: nn.Module,
         n_classes: int = 0,
         images: bool = True,
+        samples: int = 1,
     ):
         super().__init__()
         self.encoder, self.latent, self.decoder = encoder, latent, decoder
         self.prior, self.likelihood = prior, likelihood
-        self.n_classes, self.images = n_classes, images
+        self.n_classes, self.images, self.samples = n_classes, images, samples
 
-    def forward(self, x: Tensor, y: Tensor | None = None, samples: int = 1) -> Trace:
+    def forward(self, x: Tensor, y: Tensor | None = None, samples: int | None = None) -> Trace:
         """x (B, C, H, W), y (B,) -> the Trace of `samples` draws per image."""
+        samples = samples or self.samples
         self._check_labels(y)
         draw = self.latent(self.encoder(x, y), samples)
         batch = len(x)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.parts.latents import Trace
-from vaekit.tensors import Term
+from vaekit.tensors import Term, gaussian_log_prob, log_mean_exp
 
 
 def distortion_and_rate(trace: Trace) -> tuple[Tensor, Tensor]:
@@ -66,3 +66,86 @@ class ConstrainedElbo(nn.Module):
             with torch.no_grad():
                 self.beta.add_(self.ascent * (1 + self.beta) * (rate.mean() / self.epsilon - 1)).clamp_(min=0)
         return {"distortion": Term(distortion), "rate": Term(rate, beta), **trace.penalties}
+
+
+def log_weights(trace: Trace) -> Tensor:
+    """(S, B) log of the importance weights p(x, z) / q(z|x) of the draws, in nats."""
+    return -(trace.nll + torch.stack(list(trace.rates.values())).sum(0))
+
+
+@dataclass(frozen=True)
+class Iwae:
+    """The importance-weighted bound -log 1/k sum_i p(x, z_i) / q(z_i|x) (Burda, Grosse & Salakhutdinov 2016, equation 8),
+    over the k draws that the trace holds; k=1 is the ELBO by sampling.
+
+    Terms: distortion and rate, averages over the draws, and `tightening` <= 0, what the bound gains over their ELBO.
+    """
+
+    def __call__(self, trace: Trace, step: int) -> dict[str, Term]:
+        weights = log_weights(trace)
+        distortion, rate = trace.nll.mean(0), torch.stack(list(trace.rates.values())).sum(0).mean(0)
+        tightening = weights.mean(0) - log_mean_exp(weights)
+        return {"distortion": Term(distortion), "rate": Term(rate), "tightening": Term(tightening), **trace.penalties}
+
+
+@dataclass(frozen=True)
+class BetaTc:
+    """The ELBO with its rate taken apart into mutual information, total correlation and the latents' own KLs, each weighted
+    (Chen, Li, Grosse & Duvenaud 2018, equations 2 and 4); weights of 1 are the ELBO.
+
+    n: images in the data set: q(z), an average over all of them, is estimated from the batch by the paper's minibatch
+    stratified sampling (appendix C.2).
+    alpha, beta, gamma: weights, >= 0, of `mutual_information` KL[q(z, n) || q(z) p(n)], `total_correlation`
+    KL[q(z) || prod q(z_j)] and `dimension_kl` sum_j KL[q(z_j) || p(z_j)], whose sum is the rate. The terms are the rate,
+    in closed form where it is known, and its three parts with what their weights exceed 1 by.
+    warmup: steps over which the weights of all of them rise linearly from 0.
+    """
+
+    n: int
+    alpha: float = 1.0
+    beta: float = 6.0
+    gamma: float = 1.0
+    warmup: int = 0
+
+    def __post_init__(self):
+        for name in ("alpha", "beta", "gamma"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number >= 0, got {getattr(self, name)}")
+        if self.n < 1 or not self.warmup >= 0:
+            raise ValueError(f"n must be >= 1 image and warmup >= 0 steps, got {self.n} and {self.warmup}")
+
+    def __call__(self, trace: Trace, step: int) -> dict[str, Term]:
+        (draw,) = trace.draws
+        if draw.moments is None:
+            raise ValueError("the total correlation is of Gaussian latents; these have no mean and variance")
+        mean, log_var = draw.moments
+        batch = len(mean)
+        log_p = draw.log_q - trace.rates["z"]  # (S, B)
+        pairs = gaussian_log_prob(draw.z[:, :, None], mean, log_var)  # (S, B, B, D): log q(z_ij | x_l)
+        log_share = _stratified(max(self.n, batch), batch).log().to(mean)
+        log_q_z = (pairs.sum(-1) + log_share).logsumexp(2)  # (S, B)
+        log_q_each = (pairs + log_share[:, :, None]).logsumexp(2).sum(-1)
+        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        distortion, rate = distortion_and_rate(trace)
+        return {
+            "distortion": Term(distortion),
+            "rate": Term(rate, warm),
+            "mutual_information": Term((draw.log_q - log_q_z).mean(0), warm * (self.alpha - 1)),
+            "total_correlation": Term((log_q_z - log_q_each).mean(0), warm * (self.beta - 1)),
+            "dimension_kl": Term((log_q_each - log_p).mean(0), warm * (self.gamma - 1)),
+            **trace.penalties,
+        }
+
+
+def _stratified(n: int, batch: int) -> Tensor:
+    """(B, B) what share of the data set's n images each image of the batch stands for, seen from each; rows sum to 1: itself
+    for one, one other for the n - B + 1 that are left over, and the rest evenly.
+    """
+    if batch == 1:
+        return torch.ones(1, 1)
+    others = batch - 1
+    shares = torch.full((batch, batch), 1 / others)
+    shares.fill_diagonal_(1 / n)
+    rows = torch.arange(batch)
+    shares[rows, (rows + 1) % batch] = (n - others) / (n * others)
+    return shares
