@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
 
 from vaekit.models.autoencoder import Autoencoder
-from vaekit.models.objectives import distortion_and_rate
+from vaekit.models.objectives import distortion_and_rate, log_weights
 from vaekit.parts.latents import independent_noise
 from vaekit.parts.likelihoods import DiscretizedLogisticLikelihood, describe_likelihood
 from vaekit.parts.quantizers import VectorQuantizer, usage
@@ -14,6 +17,7 @@ from vaekit.training.loop import Data
 from vaekit.world import derive_seed, seeded
 
 BATCH = 1000
+ROWS = 2000  # images times draws that are decoded at once
 ACTIVE = 0.01  # variance of the posterior mean above which a latent is active (Burda, Grosse & Salakhutdinov 2016)
 
 
@@ -26,12 +30,13 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     the same); elbo = -(distortion + rate). The rate is under the model's prior, fitted or plain.
     Of a conditional model they are of log p(x|y), the label given.
     elbo_se: standard error of the ELBO over images and draws. bits_per_dim: for a discretised likelihood only.
-    kl_per_latent (D nats), active_units: for a Gaussian latent. codes_used, perplexity: for a quantizer, over the set.
+    kl_per_latent (D nats), active_units, aggregate_kl_at_least, collapse: for a Gaussian latent; see `aggregate_kl_at_least`,
+    and `collapse` is a sentence. codes_used, perplexity: for a quantizer, over the set.
     """
     model.eval()
     draws = 1 if isinstance(model.latent, VectorQuantizer) else draws
     squared = distortion = rate = elbo_sum = elbo_squares = 0.0
-    latents, kls, counts = [], 0.0, 0
+    means, variances, kls, counts = [], [], 0.0, 0
     for start in range(0, len(data), BATCH):
         x, y = data.batch(slice(start, start + BATCH))
         squared += (model.reconstruct(x, y) - x).square().flatten(1).sum(1).cpu().double().sum().item()
@@ -45,7 +50,8 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
         elbo_sum, elbo_squares = elbo_sum - terms.sum().item(), elbo_squares + terms.sum(0).square().sum().item()
         draw = trace.draws[0]
         if draw.moments is not None:
-            latents.append(draw.moments[0])
+            means.append(draw.moments[0])
+            variances.append(draw.moments[1].exp())
             kls = kls + gaussian_kl(*draw.moments).sum(0)
         elif isinstance(model.latent, VectorQuantizer):
             counts = counts + torch.bincount(draw.mode.flatten(), minlength=model.latent.n_codes)
@@ -63,9 +69,78 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     }
     if isinstance(model.likelihood, DiscretizedLogisticLikelihood):
         result["bits_per_dim"] = bits_per_dim(-mean, pixels)
-    if latents:
+    if means:
+        mean, variance = torch.cat(means), torch.cat(variances)
+        active = int((mean.var(0) > ACTIVE).sum())
         result["kl_per_latent"] = (kls / n).tolist()
-        result["active_units"] = int((torch.cat(latents).var(0) > ACTIVE).sum())
+        result["active_units"] = active
+        result["aggregate_kl_at_least"] = aggregate_kl_at_least(mean, variance)
+        result["collapse"] = _collapse(active, mean.shape[1])
     if isinstance(model.latent, VectorQuantizer):
         result |= {"n_codes": model.latent.n_codes, **usage(counts)}
+    return result
+
+
+def _collapse(active: int, latents: int) -> str:
+    """Posterior collapse in plain words, by the criterion of `ACTIVE`."""
+    if active == latents:
+        return f"none: all {latents} latents carry something of the image"
+    if active == 0:
+        return f"complete: none of the {latents} latents carries anything of the image"
+    return f"partial: {latents - active} of {latents} latents carry nothing of the image"
+
+
+def aggregate_kl_at_least(mean: Tensor, variance: Tensor) -> float:
+    """What KL[q(z) || N(0, I)] is at least, in nats, for the aggregate posterior q(z) = 1/N sum_n q(z|x_n) of moments
+    (N, D): how far the codes that the decoder was trained on lie from those that it is sampled with.
+
+    It is the KL of the Gaussian with q(z)'s mean and covariance; the rest of it, how far q(z) is from a Gaussian, has no
+    closed form. The mutual information of image and latent is therefore at most the rate less this.
+    """
+    mean, variance = mean.double().cpu(), variance.double().cpu()
+    centre = mean.mean(0)
+    centred = mean - centre
+    covariance = centred.T @ centred / len(mean) + torch.diag(variance.mean(0))
+    return 0.5 * (covariance.trace() + centre.square().sum() - len(centre) - torch.logdet(covariance)).item()
+
+
+@torch.inference_mode()
+def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0) -> dict:
+    """-log p(x) in nats per image by importance sampling from q(z|x): -log 1/k sum_i p(x, z_i) / q(z_i|x) (Burda et al. 2016,
+    equation 8). In expectation it is an upper bound that falls with k, to the NLL itself; its prior is the one in use.
+
+    Draws come in parts, so that memory does not grow with k. Of a conditional model it is -log p(x|y), the label given.
+    nll, nll_se (standard error over images), nll_k, nll_images; nll_by_k: (draws, NLL by the first so many of them) pairs.
+    bits_per_dim_nll: for a discretised likelihood only.
+    Raises ValueError for a quantizer, whose q holds one code: there the ELBO is all that can be had this way.
+    """
+    if isinstance(model.latent, VectorQuantizer):
+        raise ValueError("a quantizer gives every image one code for certain: other codes can't be weighed from it")
+    if k < 1:
+        raise ValueError(f"k must be >= 1 draw, got {k}")
+    model.eval()
+    looks = sorted({1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, k} & set(range(k + 1)))
+    batch = max(1, min(100, ROWS // min(k, 20), len(data)))
+    found = []
+    for start in range(0, len(data), batch):
+        x, y = data.batch(slice(start, start + batch))
+        with seeded(derive_seed(seed, "nll", start)), independent_noise(model):
+            log_sum, at = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device), []
+            for before, until in zip([0, *looks], looks, strict=False):
+                for first in range(before, until, ROWS // batch):
+                    trace = model(x, y, samples=min(until - first, ROWS // batch))
+                    log_sum = torch.logaddexp(log_sum, log_weights(trace).double().logsumexp(0))
+                at.append(math.log(until) - log_sum)
+        found.append(torch.stack(at, 1).cpu())
+    nats = torch.cat(found)  # (N, looks)
+    n, nll = len(nats), nats[:, -1].mean().item()
+    result = {
+        "nll": nll,
+        "nll_se": (nats[:, -1].std().item() if n > 1 else 0.0) / n**0.5,
+        "nll_k": k,
+        "nll_images": n,
+        "nll_by_k": [[draws, value] for draws, value in zip(looks, nats.mean(0).tolist(), strict=True)],
+    }
+    if isinstance(model.likelihood, DiscretizedLogisticLikelihood):
+        result["bits_per_dim_nll"] = bits_per_dim(nll, data.x[0].numel())
     return result
