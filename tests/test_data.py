@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from vaekit import VAE, load
 from vaekit.data import Images, cache_dir, check_array, check_labels, describe, open_data
 from vaekit.data.builtin import IDX_FILES, IDX_SETS, IdxSet, download_idx_set
 from vaekit.data.images import PARTS, fingerprint, split_indices
@@ -692,3 +693,56 @@ def test_importing_data_is_light():
     code = "import sys, vaekit.data; print(sorted({'torch', 'sklearn', 'PIL', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Black-and-white images
+
+
+def test_fixed_binarisation_is_one_draw_with_the_intensity_as_probability():
+    grey, once, again = (open_data("digits", "all", binarize=kind) for kind in ("none", "fixed", "fixed"))
+    assert once.x.dtype == np.uint8 and set(np.unique(once.x)) == {0, 255}
+    np.testing.assert_array_equal(once.x, again.x)
+    for low in range(0, 256, 64):
+        chosen = (grey.x >= low) & (grey.x < low + 64)
+        share, expected = (once.x[chosen] / 255).mean(), (grey.x[chosen] / 255).mean()
+        assert abs(share - expected) < 5 * (0.25 / chosen.sum()) ** 0.5
+    assert once.fingerprint == again.fingerprint != grey.fingerprint
+    np.testing.assert_array_equal(once.y, grey.y)
+
+
+def test_dynamic_binarisation_draws_training_images_anew_and_the_others_once():
+    import torch
+
+    train, test = (open_data("digits", split, binarize="dynamic") for split in ("train", "test"))
+    assert train.binarize == "dynamic" and test.binarize == "fixed"
+    assert train.fingerprint == test.fingerprint
+    np.testing.assert_array_equal(train.x, open_data("digits", "train").x)
+    np.testing.assert_array_equal(test.x, open_data("digits", "test", binarize="fixed").x)
+    data = VAE().on_device(train, torch.device("cpu"))
+    one, other = (data.batch(slice(0, 500))[0] for _ in range(2))
+    assert set(one.unique().tolist()) == {0.0, 1.0}
+    assert 0.02 < (one != other).float().mean() < 0.5
+    many = torch.stack([data.batch(slice(0, 50))[0] for _ in range(400)]).mean(0)
+    expected = torch.from_numpy(train.x[:50]).permute(0, 3, 1, 2) / 255
+    assert (many - expected).abs().max() < 6 * (0.25 / 400) ** 0.5
+
+
+def test_binarised_runs_are_evaluated_as_they_were_trained(tmp_path, capsys):
+    from vaekit.cli import main
+
+    run = str(tmp_path / "run")
+    main([*"train vae --data digits --binarize dynamic --likelihood bernoulli --epochs 1 --out".split(), run])
+    model = load(run)
+    assert model.facts_["data"]["binarize"] == "dynamic"
+    assert "bernoulli' is a probability for" not in capsys.readouterr().err
+    main(["evaluate", run, "--data", "digits"])
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert found["test_fingerprint"] == open_data("digits", "test", binarize="dynamic").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"), [("digits", "dyn", "binarize must be one of none, fixed, dynamic")]
+)
+def test_other_binarisations_are_refused(name, kind, message):
+    with pytest.raises(ValueError, match=message):
+        open_data(name, binarize=kind)

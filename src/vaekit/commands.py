@@ -33,15 +33,26 @@ class Source:
     """Seed of the 80/10/10 split of data without a test part; None is the run's own, or 0."""
     resize: int | None = None
     """Side in pixels that images from files are brought to."""
+    binarize: Literal["none", "fixed", "dynamic"] | None = None
+    """Black-or-white pixels, drawn with the intensity as their probability: once, or anew in each epoch of training. None is
+    the run's own, or none."""
 
-    def open(self, split: str) -> Images:
-        return open_data(self.data, split, split_seed=self.split_seed or 0, resize=self.resize)
+    def open(self, split: str, trained_on: dict | None = None) -> Images:
+        """The part `split`; binarised as what a model was `trained_on` where the command line says nothing."""
+        as_then = trained_on or {}
+        return open_data(
+            self.data,
+            split,
+            split_seed=self.split_seed or 0,
+            resize=self.resize,
+            binarize=self.binarize or as_then.get("binarize", "none"),
+        )
 
     def open_for(self, model, split: str) -> Images:
         """The part `split`; the data a model was trained on is split as it was then, whatever --split-seed says."""
         trained_on = model.facts_["data"]
-        as_then = open_data(self.data, split, split_seed=trained_on["split_seed"] or 0, resize=self.resize)
-        return as_then if as_then.fingerprint == trained_on["fingerprint"] else self.open(split)
+        as_then = replace(self, split_seed=trained_on["split_seed"] or 0).open(split, trained_on)
+        return as_then if as_then.fingerprint == trained_on["fingerprint"] else self.open(split, trained_on)
 
 
 @dataclass(kw_only=True)
@@ -376,6 +387,7 @@ class Compare(Source):
             priors=self.priors,
             split_seed=self.split_seed or 0,
             resize=self.resize,
+            binarize=self.binarize or "none",
             device=self.device,
             command=shlex.join(["vaekit", *sys.argv[1:]]),
             say=lambda text: print(text, flush=True),

@@ -212,6 +212,7 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
                 "fingerprint": images.fingerprint,
                 "split": images.split,
                 "split_seed": images.split_seed,
+                "binarize": images.binarize,
                 "images": len(images),
             },
             "plan": asdict(plan),
@@ -352,7 +353,7 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
             if images.y is None:
                 raise ValueError(f"{type(self).__name__} is conditional, and {images.name} has no labels")
             labels = self._label_index(np.asarray(images.classes)[images.y], len(images)).to(device)
-        return Data(self._stored(images.x).to(device), labels)
+        return Data(self._stored(images.x).to(device), labels, dynamic=images.binarize == "dynamic")
 
     def _stored(self, x: np.ndarray) -> Tensor:
         """(N, H, W, C) images, or a table as standardised images (N, 1, D, 1)."""
@@ -361,7 +362,7 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         return torch.from_numpy(np.require(x, requirements=("C", "W")))
 
     def _warn_about_likelihood(self, likelihood: str, images: Images) -> None:
-        if likelihood == "bernoulli":
+        if likelihood == "bernoulli" and images.binarize == "none":
             top = 255 if images.x.dtype == np.uint8 else 1
             part = images.x[:1000]
             if not np.isin(part, (0, top)).all():

@@ -15,7 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vaekit.data.images import PARTS, Images, check_array, check_labels, fingerprint, split_indices
+from vaekit.data.images import (
+    BINARIZE,
+    PARTS,
+    Images,
+    binarized,
+    check_array,
+    check_labels,
+    fingerprint,
+    split_indices,
+)
 from vaekit.data.readers import IMAGE_SUFFIXES, read_folder, read_idx, read_images, read_npy, read_npz, same_channels
 from vaekit.data.sprites import is_dsprites, read_dsprites, sprites
 from vaekit.messages import check_number, nearest
@@ -69,7 +78,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
 
 
-def open_data(name_or_path, split: str = "train", *, split_seed: int = 0, resize: int | None = None) -> Images:
+def open_data(
+    name_or_path,
+    split: str = "train",
+    *,
+    split_seed: int = 0,
+    resize: int | None = None,
+    binarize: str = "none",
+) -> Images:
     """The part `split` of a data set: "train", "validation", "test", or "all".
 
     name_or_path: digits, mnist, fashion-mnist, sprites (20,000 of them); a folder of images with a sub-folder per class,
@@ -78,6 +94,8 @@ def open_data(name_or_path, split: str = "train", *, split_seed: int = 0, resize
         comes with its split.
     split_seed: data without a published test part is split 80/10/10 by this seed, stratified by class.
     resize: side in pixels that image files are brought to, and sprites drawn at (None: 64); other data is read as it is.
+    binarize: "fixed" draws each pixel black or white once, by a seed that is always the same; "dynamic" does so for the other
+        parts and leaves the training images grey, to be drawn anew in each epoch (Burda et al. 2016's protocol for MNIST).
 
     Raises FileNotFoundError for a path that isn't there, ValueError for data that can't be used, and ConnectionError
     where a built-in set can't be downloaded; all say why.
@@ -86,9 +104,18 @@ def open_data(name_or_path, split: str = "train", *, split_seed: int = 0, resize
         raise ValueError(f"split must be one of {', '.join(PARTS)} or all, got {split!r}")
     check_number("split_seed", split_seed, whole=True)
     check_number("resize", resize, whole=True, above=0)
+    if binarize not in BINARIZE:
+        raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, got {binarize!r}")
     whole, published = _open_whole(str(name_or_path), resize)
     if resize is not None and whole.image_shape[:2] != (resize, resize):
         raise ValueError(f"{whole.name} has samples of shape {whole.image_shape}; only image files can be resized")
+    if binarize != "none":
+        if whole.is_table:
+            raise ValueError(f"{whole.name} is a table of vectors; only images can be binarised")
+        mark = hashlib.sha256(f"{whole.fingerprint} {binarize}".encode()).hexdigest()
+        grey = binarize == "dynamic" and split == "train"
+        whole = replace(whole, binarize="dynamic") if grey else binarized(whole)
+        whole = replace(whole, fingerprint=mark)
     if split == "all":
         return whole
     if published is None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 PARTS = ("train", "validation", "test")
+BINARIZE = ("none", "fixed", "dynamic")
+BINARIZE_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +21,8 @@ class Images:
     fingerprint: SHA-256 of the whole data set this was cut from, before any split.
     split: "train", "validation", "test" or "all"; split_seed: None where the split is the published one.
     notes: what a person should be told, such as files that were passed over.
+    binarize: "none"; "fixed", black or white pixels drawn once; "dynamic", pixels that training draws anew in each epoch, with
+        the intensity as the probability of white.
     """
 
     x: np.ndarray
@@ -29,6 +33,7 @@ class Images:
     split: str = "all"
     split_seed: int | None = None
     notes: tuple[str, ...] = ()
+    binarize: str = "none"
 
     def __len__(self) -> int:
         return len(self.x)
@@ -147,6 +152,13 @@ def fingerprint(x: np.ndarray, y: np.ndarray | None) -> str:
             sha.update(f"{part.dtype} {part.shape}".encode())
             sha.update(np.ascontiguousarray(part).view(np.uint8).data)
     return sha.hexdigest()
+
+
+def binarized(images: Images) -> Images:
+    """`images` with each pixel black or white, drawn with its intensity as the probability of white, once by a fixed seed."""
+    shares = images.x if images.x.dtype != np.uint8 else images.x.astype(np.float32) / 255
+    white = np.random.default_rng(BINARIZE_SEED).random(shares.shape, dtype=np.float32) < shares
+    return replace(images, x=white.astype(np.uint8) * np.uint8(255), binarize="fixed")
 
 
 def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarray]:

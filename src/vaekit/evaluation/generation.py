@@ -110,7 +110,8 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
         except (ValueError, RuntimeError, KeyError):
             path.unlink(missing_ok=True)  # a damaged cache entry costs a new training, nothing else
     judge.to(memory_format=torch.channels_last)
-    data = Data(torch.from_numpy(train_images.x), torch.from_numpy(train_images.y))
+    dynamic = train_images.binarize == "dynamic"
+    data = Data(torch.from_numpy(train_images.x), torch.from_numpy(train_images.y), dynamic=dynamic)
     batch_size = 128 if len(data) >= 5000 else 32
     per_epoch = max(1, len(data) // batch_size)
     steps = max(4 * per_epoch, min(30 * per_epoch, 2000))

@@ -53,6 +53,7 @@ def compare(
     priors: bool = True,
     split_seed: int = 0,
     resize: int | None = None,
+    binarize: str = "none",
     device: str = "auto",
     command: str = "",
     verbose: bool = True,
@@ -67,7 +68,9 @@ def compare(
     """
     started = datetime.now(UTC)
     out = Path(out)
-    train, test = (open_data(data, split, split_seed=split_seed, resize=resize) for split in ("train", "test"))
+    train, test = (
+        open_data(data, split, split_seed=split_seed, resize=resize, binarize=binarize) for split in ("train", "test")
+    )
     if train.is_table:
         raise ValueError(
             f"{data} is a table of vectors; `vaekit compare` draws images. Train on it with `vaekit train`"
@@ -125,7 +128,7 @@ def compare(
         },
         "protocol": {
             "command": command
-            or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors),
+            or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, binarize),
             "vaekit": __version__,
             "torch": torch.__version__,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -214,7 +217,7 @@ def _prior_name(estimator: Estimator) -> str:
     return describe_prior(estimator.prior_settings_, 0 if classes is None else len(classes))
 
 
-def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors) -> str:
+def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, binarize) -> str:
     """What would do the same on the command line."""
     words = ["vaekit", "compare", "--data", data, "--out", out, "--models", ",".join(models), "--seeds", seeds]
     words += ["--random-state", random_state]
@@ -222,6 +225,7 @@ def _command(data, out, models, seeds, random_state, epochs, architecture, sweep
     words += ["--architecture", architecture] if architecture is not None else []
     words += ["--sweeps"] if sweeps else []
     words += [] if priors else ["--no-priors"]
+    words += ["--binarize", binarize] if binarize != "none" else []
     return shlex.join(map(str, words))
 
 

@@ -66,17 +66,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set on the device: x (N, H, W, C) uint8 or float, y (N,) int64 or None."""
+    """A data set on the device: x (N, H, W, C) uint8 or float, y (N,) int64 or None. dynamic: pixels are probabilities of
+    white, and drawn anew whenever they are looked at.
+    """
 
     x: Tensor
     y: Tensor | None = None
+    dynamic: bool = False
 
     def __len__(self) -> int:
         return len(self.x)
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) as floats in [0, 1] and their labels (B,)."""
-        return to_input(self.x[index]), None if self.y is None else self.y[index]
+        x = to_input(self.x[index])
+        return torch.bernoulli(x) if self.dynamic else x, None if self.y is None else self.y[index]
 
 
 def to_input(x: Tensor) -> Tensor:

@@ -290,7 +290,7 @@ def _fitting(settings, prior, model: Autoencoder, data: Data, labels, kept: Tens
     if settings.prior in FOR_CODES:
         return _CodeRate(prior)
     if settings.prior == "flow":
-        moments = encode(model, Data(data.x[kept], None if data.y is None else data.y[kept]))
+        moments = encode(model, replace(data, x=data.x[kept], y=None if data.y is None else data.y[kept]))
         mean, log_var = moments.chunk(2, dim=1)
         prior.location.copy_(mean.mean(0))
         prior.scale.copy_((mean.var(0, unbiased=False) + log_var.exp().mean(0)).sqrt())
