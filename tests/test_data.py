@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import itertools
 import json
 import re
 import struct
@@ -731,7 +732,8 @@ def test_binarised_runs_are_evaluated_as_they_were_trained(tmp_path, capsys):
     from vaekit.cli import main
 
     run = str(tmp_path / "run")
-    main([*"train vae --data digits --binarize dynamic --likelihood bernoulli --epochs 1 --out".split(), run])
+    flags = {"--data": "digits", "--binarize": "dynamic", "--likelihood": "bernoulli", "--epochs": "1", "--out": run}
+    main(["train", "vae", *itertools.chain.from_iterable(flags.items())])
     model = load(run)
     assert model.facts_["data"]["binarize"] == "dynamic"
     assert "bernoulli' is a probability for" not in capsys.readouterr().err

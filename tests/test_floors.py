@@ -32,7 +32,7 @@ FLOORS = [
     ],
     ["pictures.style", "pictures.figures", "pictures"],
     ["second_stage", "estimator", "estimators", "files"],
-    ["report.page", "report.compare", "report.sweep", "report.doctor", "report"],
+    ["report.page", "report.measure", "report.compare", "report.sweep", "report.doctor", "report"],
     ["explorer", "commands", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]

@@ -320,23 +320,28 @@ class Evaluate(Source):
     split: Split = "test"
     """Which part of the data."""
     judge: bool = True
-    """Where samples have a class: train or fetch the judge, and measure the class consistency of samples."""
+    """Where there are labels: train or fetch the judge, a small CNN, and measure samples with its features."""
+    full: bool = False
+    """Also what takes longer: the NLL of 500 draws on all images, copies of training images, a classifier trained on samples
+    alone, and whether the latent of a conditional model is independent of the class."""
 
     def run(self) -> None:
         from vaekit.evaluation.generation import get_judge
         from vaekit.files import load
-        from vaekit.report.compare import evaluate_run
+        from vaekit.report.measure import check_history, measure_run
 
         model = load(self.run_folder)
-        images = self.open_for(model, self.split)
+        images, train = self.open_for(model, self.split), self.open_for(model, "train")
         if images.x.shape[1:] != model.image_shape_:
             raise ValueError(
                 f"{self.data} has samples of shape {images.x.shape[1:]}, but the model was fitted on {model.image_shape_}"
             )
+        check_history(model, self.run_folder)
         judge, accuracy = (None, None)
-        if self.judge and model.sampling_classes() is not None and images.y is not None:
-            judge, accuracy = get_judge(self.open_for(model, "train"), self.open_for(model, "test"), verbose=True)
-        entry = evaluate_run(model, images, Path(self.run_folder), judge=judge, judge_accuracy=accuracy)
+        if self.judge and images.y is not None and not images.is_table:
+            judge, accuracy = get_judge(train, self.open_for(model, "test"), verbose=True)
+        folder = Path(self.run_folder)
+        entry = measure_run(model, train, images, folder, judge=judge, judge_accuracy=accuracy, full=self.full)
         print_table(f"{self.run_folder} on {self.data} ({images.split}, nats per image)", entry)
 
 

@@ -18,21 +18,20 @@ import torch
 
 from vaekit import __version__
 from vaekit.data import Images, open_data
-from vaekit.estimator import SCORE_SEED, Estimator
+from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS, MODELS
-from vaekit.evaluation.generation import class_consistency, get_judge
+from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
+from vaekit.report.measure import PER_CLASS, label_names, measure_run, prior_name
 from vaekit.report.page import Picture, write_page
-from vaekit.training.checkpoint import RunFolder
-from vaekit.training.prior import PriorSettings, describe_prior
+from vaekit.training.prior import PriorSettings
 from vaekit.training.progress import describe_seconds
 from vaekit.world import write_atomically
 
 LATENT_DIMS = (2, 4, 6, 8, 10, 12, 14, 16)
 BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
-PER_CLASS = 100  # samples per class that the judge sees
 SHOWN = 10  # test images in pictures of reconstructions
 MOST_CLASSES = 100  # that a scatter plot can tell apart
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
@@ -102,7 +101,7 @@ def compare(
             folder = out / "runs" / f"{name}-seed{seed}"
             if priors and not estimator.has_prior:
                 estimator.fit_prior_images(train, PriorSettings(), folder=str(folder))
-            entry = evaluate_run(estimator, test, folder, judge=judge, judge_accuracy=judge_accuracy)
+            entry = measure_run(estimator, train, test, folder, judge=judge, judge_accuracy=judge_accuracy)
             entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
             took = describe_seconds(entry["seconds"])
             say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
@@ -146,75 +145,6 @@ def compare(
     write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
     write_page(out / "index.html", results, pictures)
     return results
-
-
-def evaluate_run(
-    estimator: Estimator,
-    test: Images,
-    folder: Path | None = None,
-    *,
-    judge=None,
-    judge_accuracy: float | None = None,
-) -> dict:
-    """One line of the table: cost, and everything `evaluation` measures on `test`; kept in folder/evaluation.json.
-
-    Rate and ELBO are under the prior in use, which `prior` names; `rate_plain` is under the one of the training. A judge adds
-    the class consistency of `PER_CLASS` samples per class where samples can be asked for by class.
-    """
-    if not estimator.history_:
-        raise ValueError(f"{folder} has no log.jsonl, which says what its training took; train it anew")
-    seconds = sum(record["seconds"] for record in estimator.history_)
-    images = sum(record["seconds"] * record["images_per_second"] for record in estimator.history_)
-    entry = {
-        "parameters": estimator.n_parameters_,
-        "seconds": seconds,
-        "seconds_total": estimator.history_[-1].get("seconds_total", seconds),
-        "images_per_second": images / seconds,
-        "latent_dim": estimator.latent_dim,
-        **evaluate(estimator.model_, estimator.on_device(test, estimator.device_)),
-        "prior": _prior_name(estimator),
-        "test_fingerprint": test.fingerprint,
-        "split": test.split,
-    }
-    if estimator.has_prior:
-        plain = _plain_rate(estimator, entry)
-        entry |= {"rate_plain": plain, "elbo_plain": -(entry["distortion"] + plain)}
-    if estimator.conditional:
-        entry["likelihood"] += ", label given"  # log p(x|y) is no rival of log p(x)
-    if test.is_table:  # the module sees standardised columns; the numbers are in the table's own units
-        log_scale = estimator.log_scale_
-        entry["distortion"] += log_scale
-        entry |= {key: entry[key] - log_scale for key in ("elbo", "elbo_plain") if key in entry}
-        entry["mse"] = float(np.square(estimator.reconstruct(test.x, _names(estimator, test)) - test.x).mean())
-    if "n_codes" in entry:
-        entry["codes_used_share"] = entry["codes_used"] / entry["n_codes"]
-        entry["latent_dim"] = None
-    classes = estimator.sampling_classes()
-    if judge is not None and classes is not None:
-        # The judge numbers its classes as the data does; a model may know others besides.
-        known = {str(name): index for index, name in enumerate(test.classes)}
-        asked = np.repeat([name for name in classes if str(name) in known], PER_CLASS)
-        samples = estimator.sample(len(asked), asked, random_state=SCORE_SEED)
-        entry["class_consistency"] = class_consistency(judge, samples, [known[str(name)] for name in asked])
-        entry |= {"samples_per_class": PER_CLASS, "judge_accuracy": judge_accuracy}
-    if folder is not None:
-        write_atomically(RunFolder(folder).path / "evaluation.json", json.dumps(entry, indent=1) + "\n")
-    return entry
-
-
-def _plain_rate(estimator: Estimator, entry: dict) -> float:
-    """Nats per image under the prior of the training: the KL that `evaluate` has found already, or that of uniform codes."""
-    if "kl_per_latent" in entry:
-        return sum(entry["kl_per_latent"])
-    prior = estimator.with_prior("plain").prior
-    return -prior.log_prob(torch.zeros(1, *prior.grid)).item()
-
-
-def _prior_name(estimator: Estimator) -> str:
-    if not estimator.has_prior:
-        return "uniform" if hasattr(estimator.model_.prior, "grid") else "N(0, I)"
-    classes = estimator.prior_classes_
-    return describe_prior(estimator.prior_settings_, 0 if classes is None else len(classes))
 
 
 def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, binarize) -> str:
@@ -307,7 +237,7 @@ def draw(
             figures.rows_of_sheets(
                 {
                     "plain prior": plain,
-                    "fitted prior": {f"{LABELS[n]}: {_prior_name(m)}": samples[LABELS[n]] for n, m in models.items()},
+                    "fitted prior": {f"{LABELS[n]}: {prior_name(m)}": samples[LABELS[n]] for n, m in models.items()},
                 },
                 rows=4,
             ),
@@ -338,7 +268,7 @@ def draw(
     if "vqvae" in models and models["vqvae"].has_prior:
         _draw_codes_prior(add, models["vqvae"], test, seed)
     shown = test.take(_spread(test, SHOWN))
-    rebuilt = {LABELS[name]: model.reconstruct(shown.x, _names(model, shown)) for name, model in models.items()}
+    rebuilt = {LABELS[name]: model.reconstruct(shown.x, label_names(model, shown)) for name, model in models.items()}
     add(
         "reconstructions.png",
         figures.reconstructions(shown.x, rebuilt),
@@ -392,7 +322,8 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
     if len(test.classes) > MOST_CLASSES:
         part = replace(part, y=None)  # there are no more colours and markers
     spaces = {
-        f"{LABELS[name]}, d=2": (model.transform(part.x, _names(model, part)), part.y) for name, model in planar.items()
+        f"{LABELS[name]}, d=2": (model.transform(part.x, label_names(model, part)), part.y)
+        for name, model in planar.items()
     }
     looks = {
         "vae": "does a VAE separate classes it was never told?",
@@ -530,8 +461,3 @@ def _spread(test: Images, n: int) -> np.ndarray:
     firsts = [np.flatnonzero(test.y == index) for index in range(len(test.classes))]
     rounds = [index[turn] for turn in range(n) for index in firsts if turn < len(index)]
     return np.array(rounds[:n])
-
-
-def _names(model: Estimator, images: Images) -> np.ndarray | None:
-    """Labels as a conditional model wants them."""
-    return np.asarray(model.classes_)[images.y] if model.conditional else None

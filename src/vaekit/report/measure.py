@@ -1,0 +1,229 @@
+"""Everything `vaekit evaluate` finds out about one run, and what a line of the comparison's table is made of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vaekit.data.images import Images, binarized
+from vaekit.estimator import SCORE_SEED, Estimator
+from vaekit.evaluation.augmentation import classification_accuracy_score
+from vaekit.evaluation.generation import (
+    CopyCheck,
+    Judge,
+    class_consistency,
+    copy_check,
+    measure_samples,
+    pick_features,
+)
+from vaekit.evaluation.likelihood import evaluate, importance_nll
+from vaekit.evaluation.representation import (
+    can_probe,
+    class_independence,
+    measure_representation,
+    reconstruction_quality,
+)
+from vaekit.training.checkpoint import RunFolder
+from vaekit.training.prior import describe_prior, encode
+from vaekit.world import seeded, write_atomically
+
+PER_CLASS = 100  # samples per class that the judge sees
+SAMPLES = 10_000  # that are compared with real images, at most
+NLL_IMAGES, NLL_DRAWS = 2000, 50
+FULL_NLL_DRAWS = 500
+
+
+def measure_run(
+    estimator: Estimator,
+    train: Images,
+    test: Images,
+    folder: Path | None = None,
+    *,
+    judge: Judge | None = None,
+    judge_accuracy: float | None = None,
+    full: bool = False,
+) -> dict:
+    """One line of the table, as a flat dictionary; kept in folder/evaluation.json.
+
+    Cost; likelihood (`evaluation.likelihood`) on `test`, the NLL of 50 draws on at most 2,000 of its images; reconstructions
+    and representation (`evaluation.representation`), probes learnt on at most 10,000 images of `train`; with a judge, samples
+    (`evaluation.generation`), at most 10,000, and the class consistency of `PER_CLASS` samples per class where samples can be
+    asked for by class. Which parts there are depends on the data and the model: see `vaekit.report.page` for their units.
+    full: also the NLL of 500 draws on all of `test`, the copy check, whether the latent is independent of the class, and the
+    classification accuracy score.
+
+    Rate and ELBO are under the prior in use, which `prior` names; `rate_plain` is under the one of the training.
+    """
+    check_history(estimator, folder)
+    seconds = sum(record["seconds"] for record in estimator.history_)
+    images = sum(record["seconds"] * record["images_per_second"] for record in estimator.history_)
+    entry = {
+        "parameters": estimator.n_parameters_,
+        "seconds": seconds,
+        "seconds_total": estimator.history_[-1].get("seconds_total", seconds),
+        "images_per_second": images / seconds,
+        "latent_dim": estimator.latent_dim,
+        **_likelihood(estimator, test, full=full),
+        "prior": prior_name(estimator),
+        "test_fingerprint": test.fingerprint,
+        "split": test.split,
+    }
+    if estimator.has_prior:
+        plain = _plain_rate(estimator, entry)
+        entry |= {"rate_plain": plain, "elbo_plain": -(entry["distortion"] + plain)}
+    if estimator.conditional:
+        entry["likelihood"] += ", label given"  # log p(x|y) is no rival of log p(x)
+    if test.is_table:
+        _in_own_units(entry, estimator, test)
+    if "n_codes" in entry:
+        entry["codes_used_share"] = entry["codes_used"] / entry["n_codes"]
+        entry["latent_dim"] = None
+    train = binarized(train) if train.binarize == "dynamic" else train
+    entry |= _representation(estimator, train, test, full=full)
+    if not test.is_table and judge is not None and _can_sample(estimator):
+        entry |= _generation(estimator, train, test, judge, full=full)
+        entry["judge_accuracy"] = judge_accuracy
+    if folder is not None:
+        write_atomically(RunFolder(folder).path / "evaluation.json", json.dumps(entry, indent=1) + "\n")
+    return entry
+
+
+def check_history(estimator: Estimator, folder: Path | None) -> None:
+    if not estimator.history_:
+        raise ValueError(f"{folder} has no log.jsonl, which says what its training took; train it anew")
+
+
+def prior_name(estimator: Estimator) -> str:
+    """The prior in use, such as "GMM, per class"."""
+    if not estimator.has_prior:
+        return "uniform" if hasattr(estimator.model_.prior, "grid") else "N(0, I)"
+    classes = estimator.prior_classes_
+    return describe_prior(estimator.prior_settings_, 0 if classes is None else len(classes))
+
+
+def label_names(estimator: Estimator, images: Images) -> np.ndarray | None:
+    """The images' labels as their names, where the model wants them."""
+    return np.asarray(images.classes)[images.y] if estimator.conditional else None
+
+
+def copies(estimator: Estimator, train: Images, test: Images) -> tuple[np.ndarray, CopyCheck]:
+    """As many samples as test images, at most 10,000, and what `copy_check` says of them."""
+    samples = _samples(estimator, min(SAMPLES, len(test)))
+    return samples, copy_check(samples, train.x, test.x)
+
+
+def _likelihood(estimator: Estimator, test: Images, *, full: bool) -> dict:
+    data = estimator.on_device(test, estimator.device_)
+    found = evaluate(estimator.model_, data)
+    if "n_codes" in found:
+        return found  # a quantizer's q is certain: its NLL is bounded by -ELBO alone
+    if full:
+        return found | importance_nll(estimator.model_, data, k=FULL_NLL_DRAWS)
+    part = test.take(_some(len(test), NLL_IMAGES))
+    return found | importance_nll(estimator.model_, estimator.on_device(part, estimator.device_), k=NLL_DRAWS)
+
+
+def _in_own_units(entry: dict, estimator: Estimator, test: Images) -> None:
+    """The module sees standardised columns; the numbers are in the table's own units."""
+    log_scale = estimator.log_scale_
+    for key in ("distortion", "nll"):
+        entry |= {key: entry[key] + log_scale} if key in entry else {}
+    for key in ("elbo", "elbo_plain"):
+        entry |= {key: entry[key] - log_scale} if key in entry else {}
+    if "nll_by_k" in entry:
+        entry["nll_by_k"] = [[k, value + log_scale] for k, value in entry["nll_by_k"]]
+    rebuilt = estimator.reconstruct(test.x, label_names(estimator, test))
+    entry["mse"] = float(np.square(rebuilt - test.x).mean())
+
+
+def _plain_rate(estimator: Estimator, entry: dict) -> float:
+    """Nats per image under the prior of the training: the KL that `evaluate` has found already, or that of uniform codes."""
+    if "kl_per_latent" in entry:
+        return sum(entry["kl_per_latent"])
+    prior = estimator.with_prior("plain").prior
+    return -prior.log_prob(torch.zeros(1, *prior.grid)).item()
+
+
+def _representation(estimator: Estimator, train: Images, test: Images, *, full: bool) -> dict:
+    """Reconstruction quality, and where there are labels what a probe reads from the latents."""
+    found = {}
+    if not test.is_table:
+        rebuilt = estimator.reconstruct(test.x, label_names(estimator, test))
+        found |= _without(reconstruction_quality(test.x, rebuilt.reshape(test.x.shape)), "images")
+    some = train.take(_some(len(train), SAMPLES))
+    if test.y is None or some.y is None or not can_probe(some.y):
+        return found
+    codes, known = (estimator.transform(part.x, label_names(estimator, part)) for part in (test, some))
+    found |= measure_representation(known, some.y, codes, test.y, train_x=some.x, x=test.x, seed=SCORE_SEED)
+    if full and estimator.conditional and can_probe(test.y):
+        independence = class_independence(_draws(estimator, test), test.y, seed=SCORE_SEED)
+        found |= {f"independence_{name}": value for name, value in independence.items()}
+    return found
+
+
+def _draws(estimator: Estimator, test: Images) -> np.ndarray:
+    """(N, D) a draw of q(z|x) for each image: means of a latent that is all but unused may tell what no draw does."""
+    moments = encode(estimator.model_, estimator.on_device(test, estimator.device_))
+    mean, log_var = moments.cpu().chunk(2, dim=1)
+    with seeded(SCORE_SEED):
+        return (mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)).numpy()
+
+
+def _generation(estimator: Estimator, train: Images, test: Images, judge: Judge, *, full: bool) -> dict:
+    n = min(SAMPLES, len(train), len(test))
+    samples = _samples(estimator, n)
+    embed, features = pick_features(judge)
+    reference = train.x[_some(len(train), n)]
+    found = measure_samples(embed, samples, test.x, reference, seed=SCORE_SEED) | {"features": features}
+    classes = estimator.sampling_classes()
+    # The judge numbers its classes as the data does; a model may know others besides.
+    known = {str(name): index for index, name in enumerate(test.classes)}
+    names = [name for name in (() if classes is None else classes) if str(name) in known]
+    if names:
+        asked = np.repeat(names, PER_CLASS)
+        numbers = np.array([known[str(name)] for name in asked])
+        drawn = _with_channels(estimator.sample(len(asked), asked, random_state=SCORE_SEED))
+        found |= {"class_consistency": class_consistency(judge, drawn, numbers), "samples_per_class": PER_CLASS}
+    if full:
+        check = copy_check(samples, train.x, test.x)
+        found |= {
+            "copies_share": check.share,
+            "copies_share_held_out": check.held_out_share,
+            "copies_threshold": check.threshold,
+        }
+        if len(names) == len(test.classes) > 1:
+            asked = np.resize(names, n)
+            numbers = np.array([known[str(name)] for name in asked])
+            drawn = _with_channels(estimator.sample(n, asked, random_state=SCORE_SEED + 1))
+            score = classification_accuracy_score((drawn, numbers), (test.x, test.y), seed=SCORE_SEED)
+            found["classification_accuracy_score"] = score
+    return found
+
+
+def _can_sample(estimator: Estimator) -> bool:
+    return estimator.has_prior or not hasattr(estimator.model_.prior, "grid")
+
+
+def _samples(estimator: Estimator, n: int) -> np.ndarray:
+    """n samples (n, H, W, C), labels as frequent as in training."""
+    classes = estimator.sampling_classes()
+    asked = None
+    if classes is not None:
+        asked = np.random.default_rng(SCORE_SEED).choice(classes, n, p=estimator.sampling_shares())
+    return _with_channels(estimator.sample(n, asked, random_state=SCORE_SEED))
+
+
+def _with_channels(images: np.ndarray) -> np.ndarray:
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _some(n: int, most: int) -> np.ndarray:
+    """Indices of `most` of n images, or of all if fewer; the same every time."""
+    return np.sort(np.random.default_rng(SCORE_SEED).permutation(n)[:most])
+
+
+def _without(found: dict, name: str) -> dict:
+    return {key: value for key, value in found.items() if key != name}
