@@ -332,3 +332,18 @@ def test_the_page_has_table_protocol_and_notes(page):
     for expected in ("likelihood: Bernoulli", "likelihood: Gaussian", "\N{MINUS SIGN}102.00 ± 2.83", "a note",
                      "vaekit compare --data digits", '"latent_dim": 10', "f00d"):  # fmt: skip
         assert expected in words
+
+
+def test_rate_and_distortion_marks_every_run_between_lines_of_equal_elbo():
+    figure = figures.rate_distortion({"VAE": [(10.0, 80.0), (11.0, 79.0)], "VQ-VAE": [(60.0, 20.0)]})
+    axes = figure.axes[0]
+    marks = {line.get_label(): line.get_xydata() for line in axes.lines if not line.get_label().startswith("_")}
+    np.testing.assert_array_equal(marks["VAE"], [(10, 80), (11, 79)])
+    np.testing.assert_array_equal(marks["VQ-VAE"], [(60, 20)])
+    lines = [line.get_xydata() for line in axes.lines if line.get_label().startswith("_")]
+    assert len(lines) >= 3
+    for ends in lines:
+        assert ends[0].sum() == pytest.approx(ends[1].sum())  # rate + distortion is -ELBO
+    assert "nats" in axes.get_xlabel() and "nats" in axes.get_ylabel()
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert all(left < x < right and bottom < y < top for points in marks.values() for x, y in points)

@@ -31,7 +31,7 @@ COMPARED = [LABELS[name] for name in NAMES]
 
 QUICK = ("--epochs", "1", "--architecture", "mlp")
 LATENT_DIMS, BETAS = (2, 3), (1.0, 2.0)
-FIGURES = ("training", "latent_dim", "beta", "samples", "latent_space", "manifold", "traversals", "by_class",
+FIGURES = ("training", "rate_distortion", "latent_dim", "beta", "samples", "latent_space", "manifold", "traversals", "by_class",
            "reconstructions", "codes", "priors", "by_class_vqvae", "temperature")  # fmt: skip
 MEASURED = (
     "parameters",

@@ -417,20 +417,27 @@ def print_table(title: str, rows: dict) -> None:
 
 
 def print_comparison(models: list[dict]) -> None:
-    """The report's table on a terminal."""
+    """The report's tables on a terminal."""
+    from vaekit.report.page import QUALITY_COLUMNS, quality, summarise, used_columns
+
+    for likelihood, rows in summarise(models).items():
+        columns = used_columns([entry for entry in models if entry["likelihood"] == likelihood])
+        _print_rows(f"likelihood: {likelihood}", rows, columns)
+    columns = used_columns(models, QUALITY_COLUMNS)
+    if columns:
+        _print_rows("reconstructions, latents and samples", quality(models), columns)
+
+
+def _print_rows(title: str, rows: list, columns: list) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from vaekit.report.page import summarise, used_columns
-
-    for likelihood, rows in summarise(models).items():
-        table = Table(title=f"likelihood: {likelihood}", title_justify="left")
-        columns = used_columns([entry for entry in models if entry["likelihood"] == likelihood])
-        for heading in ("model", *(f"{column.heading}\n{column.unit}" for column in columns)):
-            table.add_column(heading, justify="left" if heading == "model" else "right")
-        for row in rows:
-            table.add_row(row.label, *(row.cells[c.key].text if c.key in row.cells else "" for c in columns))
-        Console(width=max(Console().width, 150)).print(table)
+    table = Table(title=title, title_justify="left")
+    for heading in ("model", *(f"{column.heading}\n{column.unit}" for column in columns)):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for row in rows:
+        table.add_row(row.label, *(row.cells[c.key].text if c.key in row.cells else "" for c in columns))
+    Console(width=max(Console().width, 170)).print(table)
 
 
 def _plain(value) -> str:

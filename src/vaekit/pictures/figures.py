@@ -107,6 +107,43 @@ def curve(x: Sequence[float], ys: Mapping[str, Sequence[float]], *, xlabel: str,
 
 
 @styled
+def rate_distortion(models: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
+    """Points (rate, distortion) in nats per image, a mark a run, over lines of equal ELBO (Alemi et al. 2018)."""
+    figure = new_figure(6.2, 4.4)
+    axes = figure.subplots()
+    points = np.array([point for runs in models.values() for point in runs], dtype=float)
+    for index, (name, runs) in enumerate(models.items()):
+        rates, distortions = zip(*runs, strict=True)
+        axes.plot(
+            rates,
+            distortions,
+            MARKERS[index % len(MARKERS)],
+            ms=8,
+            alpha=0.85,
+            color=SERIES[index % len(SERIES)],
+            label=name,
+        )
+    low, high = points.min(0), points.max(0)
+    room = np.maximum(0.12 * (high - low), 0.5)
+    left, right = low[0] - room[0], high[0] + room[0]
+    bottom, top = low[1] - room[1], high[1] + room[1]
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    for elbo in MaxNLocator(7).tick_values(-(right + top), -(left + bottom)):
+        axes.plot([left, right], [-elbo - left, -elbo - right], color="#bbbbbb", lw=0.8, ls="--", zorder=0)
+        place = max(left, -elbo - top)  # where the line enters from above, or from the left
+        if place < right - 0.1 * (right - left) and bottom < -elbo - place:
+            axes.annotate(
+                _number(elbo, ".0f"), (place, -elbo - place), xytext=(3, -9), textcoords="offset points",
+                fontsize=7, color="#888888", clip_on=True,
+            )  # fmt: skip
+    axes.set(
+        xlabel="rate, nats per image (test)", ylabel="distortion, nats per image (test)", title="Rate and distortion"
+    )
+    axes.legend()
+    return figure
+
+
+@styled
 def image_grid(images: np.ndarray, *, columns: int = 8, title: str | None = None) -> Figure:
     """Images side by side in rows of `columns`; missing ones at the end stay white."""
     pixels = as_pixels(images)

@@ -114,7 +114,7 @@ def compare(
     }
     sweep_results = _sweep(run, test, first, random_state) if sweeps else {}
     say("drawing")
-    pictures = draw(first, planar, sweep_results, test, out / "figures", random_state)
+    pictures = draw(first, planar, sweep_results, test, out / "figures", random_state, entries)
     results = {
         "data": {
             "name": train.name,
@@ -202,8 +202,11 @@ def draw(
     test: Images,
     folder: Path,
     seed: int,
+    entries: Sequence[dict],
 ) -> list[Picture]:
-    """Every figure of the report, from fitted models and test images: saves the PNGs, returns them with their words."""
+    """Every figure of the report, from fitted models, test images and what was measured of every run: saves the PNGs, returns
+    them with their words.
+    """
     pictures: list[Picture] = []
 
     def add(file: str, figure, title: str, text: str, alt: str) -> None:
@@ -218,6 +221,7 @@ def draw(
         "and for a rate that neither vanishes (posterior collapse) nor still climbs.",
         f"Training curves of {names}, one panel per term.",
     )
+    _draw_plane_of_rates(add, entries)
     _draw_sweeps(add, sweep_results)
     fitted = all(model.has_prior for model in models.values())
     plain = {LABELS[name]: model.sample(64, random_state=seed, prior="plain") for name, model in models.items()}
@@ -288,6 +292,23 @@ def draw(
             "Test images, their code maps and reconstructions, and a bar chart of codebook usage.",
         )
     return pictures
+
+
+def _draw_plane_of_rates(add, entries: Sequence[dict]) -> None:
+    """Under one likelihood, the first model's; a CVAE's, which is given the label, is shown beside it."""
+    base = entries[0]["likelihood"].removesuffix(", label given")
+    points: dict[str, list[tuple[float, float]]] = {}
+    for entry in entries:
+        if entry["likelihood"].removesuffix(", label given") == base:
+            points.setdefault(f"{entry['label']}, {entry['prior']}", []).append((entry["rate"], entry["distortion"]))
+    add(
+        "rate_distortion.png",
+        figures.rate_distortion(points),
+        "Rate and distortion",
+        f"What each model pays in the latent (rate) for what it explains of the image (distortion), likelihood {base}: further "
+        "down and to the left is better, and points on one dashed line have the same ELBO.",
+        "Distortion against rate, a point per run, with lines of equal ELBO.",
+    )
 
 
 def _draw_sweeps(add, sweep_results: dict) -> None:

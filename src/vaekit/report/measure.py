@@ -12,7 +12,6 @@ from vaekit.data.images import Images, binarized
 from vaekit.estimator import SCORE_SEED, Estimator
 from vaekit.evaluation.augmentation import classification_accuracy_score
 from vaekit.evaluation.generation import (
-    CopyCheck,
     Judge,
     class_consistency,
     copy_check,
@@ -26,6 +25,8 @@ from vaekit.evaluation.representation import (
     measure_representation,
     reconstruction_quality,
 )
+from vaekit.pictures.figures import neighbours
+from vaekit.pictures.style import save
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.prior import describe_prior, encode
 from vaekit.world import seeded, write_atomically
@@ -52,8 +53,8 @@ def measure_run(
     and representation (`evaluation.representation`), probes learnt on at most 10,000 images of `train`; with a judge, samples
     (`evaluation.generation`), at most 10,000, and the class consistency of `PER_CLASS` samples per class where samples can be
     asked for by class. Which parts there are depends on the data and the model: see `vaekit.report.page` for their units.
-    full: also the NLL of 500 draws on all of `test`, the copy check, whether the latent is independent of the class, and the
-    classification accuracy score.
+    full: also the NLL of 500 draws on all of `test`, the copy check with its picture in folder/neighbours.png, whether the
+    latent is independent of the class, and the classification accuracy score.
 
     Rate and ELBO are under the prior in use, which `prior` names; `rate_plain` is under the one of the training.
     """
@@ -84,7 +85,9 @@ def measure_run(
     train = binarized(train) if train.binarize == "dynamic" else train
     entry |= _representation(estimator, train, test, full=full)
     if not test.is_table and judge is not None and _can_sample(estimator):
-        entry |= _generation(estimator, train, test, judge, full=full)
+        entry |= _generation(estimator, train, test, judge)
+        if full:
+            entry |= _generation_in_full(estimator, train, test, folder)
         entry["judge_accuracy"] = judge_accuracy
     if folder is not None:
         write_atomically(RunFolder(folder).path / "evaluation.json", json.dumps(entry, indent=1) + "\n")
@@ -107,12 +110,6 @@ def prior_name(estimator: Estimator) -> str:
 def label_names(estimator: Estimator, images: Images) -> np.ndarray | None:
     """The images' labels as their names, where the model wants them."""
     return np.asarray(images.classes)[images.y] if estimator.conditional else None
-
-
-def copies(estimator: Estimator, train: Images, test: Images) -> tuple[np.ndarray, CopyCheck]:
-    """As many samples as test images, at most 10,000, and what `copy_check` says of them."""
-    samples = _samples(estimator, min(SAMPLES, len(test)))
-    return samples, copy_check(samples, train.x, test.x)
 
 
 def _likelihood(estimator: Estimator, test: Images, *, full: bool) -> dict:
@@ -172,35 +169,48 @@ def _draws(estimator: Estimator, test: Images) -> np.ndarray:
         return (mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)).numpy()
 
 
-def _generation(estimator: Estimator, train: Images, test: Images, judge: Judge, *, full: bool) -> dict:
+def _generation(estimator: Estimator, train: Images, test: Images, judge: Judge) -> dict:
     n = min(SAMPLES, len(train), len(test))
-    samples = _samples(estimator, n)
     embed, features = pick_features(judge)
     reference = train.x[_some(len(train), n)]
-    found = measure_samples(embed, samples, test.x, reference, seed=SCORE_SEED) | {"features": features}
-    classes = estimator.sampling_classes()
-    # The judge numbers its classes as the data does; a model may know others besides.
-    known = {str(name): index for index, name in enumerate(test.classes)}
-    names = [name for name in (() if classes is None else classes) if str(name) in known]
-    if names:
-        asked = np.repeat(names, PER_CLASS)
-        numbers = np.array([known[str(name)] for name in asked])
+    found = measure_samples(embed, _samples(estimator, n), test.x, reference, seed=SCORE_SEED) | {"features": features}
+    asked, numbers = _asked(estimator, test)
+    if len(asked):
         drawn = _with_channels(estimator.sample(len(asked), asked, random_state=SCORE_SEED))
         found |= {"class_consistency": class_consistency(judge, drawn, numbers), "samples_per_class": PER_CLASS}
-    if full:
-        check = copy_check(samples, train.x, test.x)
-        found |= {
-            "copies_share": check.share,
-            "copies_share_held_out": check.held_out_share,
-            "copies_threshold": check.threshold,
-        }
-        if len(names) == len(test.classes) > 1:
-            asked = np.resize(names, n)
-            numbers = np.array([known[str(name)] for name in asked])
-            drawn = _with_channels(estimator.sample(n, asked, random_state=SCORE_SEED + 1))
-            score = classification_accuracy_score((drawn, numbers), (test.x, test.y), seed=SCORE_SEED)
-            found["classification_accuracy_score"] = score
     return found
+
+
+def _generation_in_full(estimator: Estimator, train: Images, test: Images, folder: Path | None) -> dict:
+    samples = _samples(estimator, min(SAMPLES, len(train), len(test)))
+    check = copy_check(samples, train.x, test.x)
+    if folder is not None:
+        figure = neighbours(samples, train.x[check.index], check.distance)
+        save(figure, RunFolder(folder).path / "neighbours.png")
+    found = {
+        "copies_share": check.share,
+        "copies_share_held_out": check.held_out_share,
+        "copies_threshold": check.threshold,
+    }
+    asked, numbers = _asked(estimator, test)
+    if len(set(numbers)) == len(test.classes) > 1:
+        times = max(1, len(samples) // len(asked))
+        asked, numbers = np.tile(asked, times), np.tile(numbers, times)
+        drawn = _with_channels(estimator.sample(len(asked), asked, random_state=SCORE_SEED + 1))
+        score = classification_accuracy_score((drawn, numbers), (test.x, test.y), seed=SCORE_SEED)
+        found |= {"classification_accuracy_score": score, "classification_accuracy_samples": len(drawn)}
+    return found
+
+
+def _asked(estimator: Estimator, test: Images) -> tuple[np.ndarray, np.ndarray]:
+    """`PER_CLASS` labels of every class that the model and the data know, and what the judge calls them: it numbers its
+    classes as the data does, and a model may know others besides.
+    """
+    classes = estimator.sampling_classes()
+    known = {str(name): index for index, name in enumerate(test.classes)}
+    names = [name for name in (() if classes is None else classes) if str(name) in known]
+    asked = np.repeat(np.asarray(names), PER_CLASS)
+    return asked, np.array([known[str(name)] for name in asked], dtype=np.int64)
 
 
 def _can_sample(estimator: Estimator) -> bool:

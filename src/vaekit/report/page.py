@@ -43,10 +43,21 @@ COLUMNS = (
     Column("rate_plain", "plain rate", "nats/image", ",.2f", ""),
     Column("rate", "rate", "nats/image", ",.2f", ""),
     Column("elbo", "ELBO", "nats/image", ",.2f", "high"),
+    Column("nll", "NLL", "nats/image", ",.2f", "low"),
     Column("bits_per_dim", "bits/dim", "", ".3f", "low"),
-    Column("class_consistency", "class as asked", "of samples", ".1%", "high"),
-    Column("codes_used_share", "codes in use", "test set", ".1%", "high"),
+)
+QUALITY_COLUMNS = (
+    Column("ssim", "SSIM", "", ".3f", "high"),
+    Column("probe_accuracy", "linear probe", "latents", ".1%", "high"),
+    Column("knn_accuracy", "5-NN", "latents", ".1%", "high"),
+    Column("kmeans_ari", "k-means", "ARI", ".2f", "high"),
     Column("active_units", "active latents", "", ".1f", ""),
+    Column("codes_used_share", "codes in use", "", ".1%", "high"),
+    Column("frechet", "Frechet", "samples", ",.2f", "low"),
+    Column("precision", "precision", "samples", ".2f", "high"),
+    Column("recall", "recall", "samples", ".2f", "high"),
+    Column("coverage", "coverage", "samples", ".2f", "high"),
+    Column("class_consistency", "as asked", "samples", ".1%", "high"),
 )
 
 
@@ -76,9 +87,49 @@ def summarise(models: Sequence[dict]) -> dict[str, list[Row]]:
     return {likelihood: _rows(entries) for likelihood, entries in groups.items()}
 
 
+def quality(models: Sequence[dict]) -> list[Row]:
+    """The same for the second table, whose figures compare whatever the likelihood."""
+    by_label: dict[str, list[dict]] = {}
+    for entry in models:
+        by_label.setdefault(entry["label"], []).append(entry)
+    return _rows(by_label)
+
+
+def references(models: Sequence[dict]) -> list[str]:
+    """What the second table's figures are to be held against: PCA and pixels, and real images in the samples' place."""
+    sentences = []
+    probed = [entry for entry in models if "probe_accuracy_pca" in entry]
+    if probed:
+        widths = {entry["pca_width"]: entry for entry in probed}
+        pca = ", ".join(f"{entry['probe_accuracy_pca']:.1%} of {width}" for width, entry in sorted(widths.items()))
+        first = probed[0]
+        sentences.append(
+            f"A linear probe of as many principal components of the images gets {pca} components, one of their pixels "
+            f"{first['probe_accuracy_pixels']:.1%}; 5 neighbours in pixels {first['knn_accuracy_pixels']:.1%}. Probes learn "
+            f"from {first['probe_train']:,} training images and are asked of {first['probe_test']:,} test images."
+        )
+    judged = [entry for entry in models if "frechet_floor" in entry]
+    if judged:
+        first = judged[0]
+        floors = ", ".join(f"{name} {first[f'{name}_floor']:.2f}" for name in ("precision", "recall", "coverage"))
+        sentences.append(
+            f"Samples are compared with {first['real']:,} test images, {first['samples']:,} of each model; as many real "
+            f"training images in their place get Frechet {first['frechet_floor']:.2f}, {floors}: the best to be expected. "
+            f"Measured in {first['features']}."
+        )
+    weighed = [entry for entry in models if "nll_k" in entry]
+    if weighed:
+        first = weighed[0]
+        sentences.append(
+            f"NLL: importance-weighted, {first['nll_k']} draws, {first['nll_images']:,} test images; a VQ-VAE's code is "
+            "certain, and its NLL is bounded by the ELBO alone."
+        )
+    return sentences
+
+
 def _rows(entries: dict[str, list[dict]]) -> list[Row]:
     means: dict[str, dict[str, float]] = {}
-    for column in COLUMNS:
+    for column in (*COLUMNS, *QUALITY_COLUMNS):
         for label, runs in entries.items():
             values = [run[column.key] for run in runs if run.get(column.key) is not None]
             if values:
@@ -86,7 +137,7 @@ def _rows(entries: dict[str, list[dict]]) -> list[Row]:
     rows = []
     for label, runs in entries.items():
         cells = {}
-        for column in COLUMNS:
+        for column in (*COLUMNS, *QUALITY_COLUMNS):
             if label not in means.get(column.key, {}):
                 continue
             values = [run[column.key] for run in runs if run.get(column.key) is not None]
@@ -100,9 +151,9 @@ def _rows(entries: dict[str, list[dict]]) -> list[Row]:
     return rows
 
 
-def used_columns(models: Sequence[dict]) -> list[Column]:
-    """The columns for which at least one model has a number."""
-    return [column for column in COLUMNS if any(entry.get(column.key) is not None for entry in models)]
+def used_columns(models: Sequence[dict], columns: Sequence[Column] = COLUMNS) -> list[Column]:
+    """Those of `columns` for which at least one model has a number."""
+    return [column for column in columns if any(entry.get(column.key) is not None for entry in models)]
 
 
 def findings(models: Sequence[dict]) -> list[str]:
@@ -149,6 +200,25 @@ def findings(models: Sequence[dict]) -> list[str]:
     ]
     if judged:
         sentences.append(f"Samples judged to be of the class asked for: {', '.join(judged)}.")
+    sentences += _quality_findings(rows)
+    return sentences
+
+
+def _quality_findings(rows: Sequence[Row]) -> list[str]:
+    """Whose latents tell most of the class, and whose samples are nearest to real images."""
+    sentences = []
+    for key, text, pick in (
+        (
+            "probe_accuracy",
+            "A linear probe reads the class best from the latents of {label}: {value} of test images.",
+            max,
+        ),
+        ("frechet", "Nearest to real images, by Frechet distance: samples of {label}, {value}.", min),
+    ):
+        measured = [row for row in rows if key in row.cells]
+        if len(measured) > 1:
+            best = pick(measured, key=lambda row: row.cells[key].mean)
+            sentences.append(text.format(label=best.label, value=best.cells[key].text))
     return sentences
 
 
@@ -169,6 +239,9 @@ def write_page(path: Path, results: dict, pictures: Sequence[Picture]) -> Path:
         protocol=results["protocol"],
         groups=summarise(results["models"]),
         columns=used_columns(results["models"]),
+        quality=quality(results["models"]),
+        quality_columns=used_columns(results["models"], QUALITY_COLUMNS),
+        references=references(results["models"]),
         fitted=sorted({(entry["label"], entry["prior"]) for entry in results["models"] if "prior" in entry}),
         findings=findings(results["models"]),
         pictures=inlined,
