@@ -23,6 +23,7 @@ class Images:
     notes: what a person should be told, such as files that were passed over.
     binarize: "none"; "fixed", black or white pixels drawn once; "dynamic", pixels that training draws anew in each epoch, with
         the intensity as the probability of white.
+    factors: (N, F) int64, what each image was made from, where that is known.
     """
 
     x: np.ndarray
@@ -34,6 +35,7 @@ class Images:
     split_seed: int | None = None
     notes: tuple[str, ...] = ()
     binarize: str = "none"
+    factors: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -49,7 +51,8 @@ class Images:
 
     def take(self, indices) -> Images:
         """The images at `indices`."""
-        return replace(self, x=self.x[indices], y=None if self.y is None else self.y[indices])
+        parts = {"x": self.x, "y": self.y, "factors": self.factors}
+        return replace(self, **{name: None if part is None else part[indices] for name, part in parts.items()})
 
 
 def check_array(X, name: str = "X") -> np.ndarray:

@@ -220,4 +220,4 @@ def _check_range(values: np.ndarray, name: str) -> None:
 
 def _with_labels(x: np.ndarray, factors: Factors, name: str) -> tuple[Images, Factors]:
     y = factors.values[:, 0].copy()
-    return Images(x, y, SHAPES, name, fingerprint(x, y)), factors
+    return Images(x, y, SHAPES, name, fingerprint(x, y), factors=factors.values), factors

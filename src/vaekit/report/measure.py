@@ -11,6 +11,7 @@ import torch
 from vaekit.data.images import Images, binarized
 from vaekit.estimator import SCORE_SEED, Estimator
 from vaekit.evaluation.augmentation import classification_accuracy_score
+from vaekit.evaluation.disentanglement import disentanglement
 from vaekit.evaluation.generation import (
     Judge,
     class_consistency,
@@ -50,7 +51,8 @@ def measure_run(
     """One line of the table, as a flat dictionary; kept in folder/evaluation.json.
 
     Cost; likelihood (`evaluation.likelihood`) on `test`, the NLL of 50 draws on at most 2,000 of its images; reconstructions
-    and representation (`evaluation.representation`), probes learnt on at most 10,000 images of `train`; with a judge, samples
+    and representation (`evaluation.representation`), probes learnt on at most 10,000 images of `train`, disentanglement where
+    the images' factors are known; with a judge, samples
     (`evaluation.generation`), at most 10,000, and the class consistency of `PER_CLASS` samples per class where samples can be
     asked for by class. Which parts there are depends on the data and the model: see `vaekit.report.page` for their units.
     full: also the NLL of 500 draws on all of `test`, the copy check with its picture in folder/neighbours.png, whether the
@@ -150,6 +152,10 @@ def _representation(estimator: Estimator, train: Images, test: Images, *, full: 
     if not test.is_table:
         rebuilt = estimator.reconstruct(test.x, label_names(estimator, test))
         found |= _without(reconstruction_quality(test.x, rebuilt.reshape(test.x.shape)), "images")
+    if test.factors is not None and hasattr(estimator.model_.latent, "latent_dim"):
+        codes = estimator.transform(test.x, label_names(estimator, test))
+        scores = disentanglement(codes, test.factors, seed=SCORE_SEED)
+        found |= {**_without(scores, "samples"), "disentanglement_samples": scores["samples"]}
     some = train.take(_some(len(train), SAMPLES))
     if test.y is None or some.y is None or not can_probe(some.y):
         return found
