@@ -7,15 +7,11 @@ from q(z|x, y), which is what the decoder is trained on and what has p(z) as its
 import argparse
 from typing import NamedTuple
 
-import torch
-
 from benchmarks.harness import Findings, mean_std, progress, trained
 from vaekit.data import open_data
+from vaekit.evaluation.likelihood import posterior
 from vaekit.evaluation.representation import class_independence
-from vaekit.parts.latents import independent_noise
-from vaekit.world import derive_seed, seeded
 
-BATCH = 1000
 ERRORS = 2  # standard errors above chance up to which a probe is at chance
 
 
@@ -52,22 +48,8 @@ def run(argv):
 
 def measure(estimator, images, seed):
     """What the probes find in the posterior means of `images`, and in one draw each: "means" and "draws" -> figures."""
-    codes = posterior(estimator, images, seed)
-    return {name: class_independence(z, images.y, seed=seed) for name, z in zip(CODES, codes, strict=True)}
-
-
-@torch.inference_mode()
-def posterior(estimator, images, seed):
-    """Mean (N, D) of q(z|x, y), or of q(z|x), and a draw (N, D) from it, for each image under its own label."""
-    data, model = estimator.on_device(images, estimator.device_), estimator.model_
-    means, draws = [], []
-    for start in range(0, len(data), BATCH):
-        x, y = data.batch(slice(start, start + BATCH))
-        with seeded(derive_seed(seed, "independence", start)), independent_noise(model):
-            draw = model.latent(model.encoder(x, y))
-        means.append(draw.moments[0].cpu())
-        draws.append(draw.z[0].cpu())
-    return torch.cat(means).numpy(), torch.cat(draws).numpy()
+    codes = posterior(estimator.model_, estimator.on_device(images, estimator.device_), seed=seed)
+    return {name: class_independence(z.numpy(), images.y, seed=seed) for name, z in zip(CODES, codes, strict=True)}
 
 
 def report(found):

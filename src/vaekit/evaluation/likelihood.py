@@ -144,3 +144,17 @@ def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0
     if isinstance(model.likelihood, DiscretizedLogisticLikelihood):
         result["bits_per_dim_nll"] = bits_per_dim(nll, data.x[0].numel())
     return result
+
+
+@torch.inference_mode()
+def posterior(model: Autoencoder, data: Data, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean (N, D) of q(z|x), or of q(z|x, y) for a conditional model, and a draw (N, D) from it, for each image; on the CPU."""
+    model.eval()
+    means, draws = [], []
+    for start in range(0, len(data), BATCH):
+        x, y = data.batch(slice(start, start + BATCH))
+        with seeded(derive_seed(seed, "posterior", start)), independent_noise(model):
+            draw = model.latent(model.encoder(x, y))
+        means.append(draw.moments[0].cpu())
+        draws.append(draw.z[0].cpu())
+    return torch.cat(means), torch.cat(draws)

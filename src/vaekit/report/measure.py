@@ -19,7 +19,7 @@ from vaekit.evaluation.generation import (
     measure_samples,
     pick_features,
 )
-from vaekit.evaluation.likelihood import evaluate, importance_nll
+from vaekit.evaluation.likelihood import evaluate, importance_nll, posterior
 from vaekit.evaluation.representation import (
     can_probe,
     class_independence,
@@ -29,8 +29,8 @@ from vaekit.evaluation.representation import (
 from vaekit.pictures.figures import neighbours
 from vaekit.pictures.style import save
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.prior import describe_prior, encode
-from vaekit.world import seeded, write_atomically
+from vaekit.training.prior import describe_prior
+from vaekit.world import write_atomically
 
 PER_CLASS = 100  # samples per class that the judge sees
 SAMPLES = 10_000  # that are compared with real images, at most
@@ -162,17 +162,11 @@ def _representation(estimator: Estimator, train: Images, test: Images, *, full: 
     codes, known = (estimator.transform(part.x, label_names(estimator, part)) for part in (test, some))
     found |= measure_representation(known, some.y, codes, test.y, train_x=some.x, x=test.x, seed=SCORE_SEED)
     if full and estimator.conditional and can_probe(test.y):
-        independence = class_independence(_draws(estimator, test), test.y, seed=SCORE_SEED)
+        # Draws, not means: a latent that is all but unused may tell in its mean what no draw does.
+        _, draws = posterior(estimator.model_, estimator.on_device(test, estimator.device_), seed=SCORE_SEED)
+        independence = class_independence(draws.numpy(), test.y, seed=SCORE_SEED)
         found |= {f"independence_{name}": value for name, value in independence.items()}
     return found
-
-
-def _draws(estimator: Estimator, test: Images) -> np.ndarray:
-    """(N, D) a draw of q(z|x) for each image: means of a latent that is all but unused may tell what no draw does."""
-    moments = encode(estimator.model_, estimator.on_device(test, estimator.device_))
-    mean, log_var = moments.cpu().chunk(2, dim=1)
-    with seeded(SCORE_SEED):
-        return (mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)).numpy()
 
 
 def _generation(estimator: Estimator, train: Images, test: Images, judge: Judge) -> dict:
