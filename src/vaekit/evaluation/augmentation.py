@@ -146,7 +146,7 @@ def classifier_accuracy(
         classifier = _Classifier(shape=(channels, height, width), n_classes=max(known) + 1, augment=augment)
     classifier.to(memory_format=torch.channels_last)
     real = pairs["labelled"]
-    mixed = _Mixed(real.x, real.y, pairs.get("samples"), length=steps * BATCH_SIZE)
+    mixed = _Mixed(real.x, real.y, samples=pairs.get("samples"), length=steps * BATCH_SIZE)
     plan = Plan(steps=steps, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, warmup=min(50, steps), seed=seed)
     train(classifier, _cross_entropy, mixed, plan, title="classifier")
     return (classifier.classify(pairs["test"].x) == pairs["test"].y).double().mean().item()

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class Data:
 
     x: Tensor
     y: Tensor | None = None
-    dynamic: bool = False
+    dynamic: bool = field(default=False, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.x)
