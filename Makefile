@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install report test lint clean
+.PHONY: install report test test-browser lint clean
 
 install: $(STAMP)
 
@@ -27,9 +27,22 @@ report: $(STAMP)
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
+# The explorer and the report in a real Chromium, headless: one that is installed or that VAEKIT_BROWSER names.
+test-browser: $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt playwright
+	@{ [ -n "$$VAEKIT_BROWSER" ] || command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  if [ "$$(id -u)" != 0 ] || ! command -v apt-get; then \
+	    echo "make test-browser needs Chromium: install it (Debian: apt-get install chromium), or say with VAEKIT_BROWSER where it is" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "installing Debian's chromium" >&2 && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }; } > /dev/null
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser $(ARGS)
+
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf .venv

@@ -24,7 +24,7 @@ from vaekit import VAE, load
 from vaekit.data import Images, cache_dir, check_array, check_labels, describe, open_data
 from vaekit.data.builtin import IDX_FILES, IDX_SETS, IdxSet, download_idx_set
 from vaekit.data.images import PARTS, fingerprint, split_indices
-from vaekit.data.readers import read_folder, read_idx, read_images, read_npy, read_npz
+from vaekit.data.readers import read_idx, read_npy, read_npz
 
 IDX_CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -365,26 +365,25 @@ def test_every_format_is_read(tmp_path, suffix):
     pixels = np.full((8, 8, 3), (200, 40, 90), np.uint8)
     for i in range(2):
         save(tmp_path / f"{i}.{suffix}", pixels)
-    x, y, classes, notes = read_folder(tmp_path)
-    assert x.shape == (2, 8, 8, 3)
-    assert abs(x.astype(int) - pixels).max() <= 8
-    assert (y, classes, notes) == (None, (), ())
+    images = open_data(tmp_path, "all")
+    assert images.x.shape == (2, 8, 8, 3)
+    assert abs(images.x.astype(int) - pixels).max() <= 8
+    assert (images.y, images.classes, images.notes) == (None, (), ())
 
 
 def test_colour_transparency_depth_and_rotation(tmp_path):
-    grey_file = save(tmp_path / "grey.png", np.full((8, 8), 60, np.uint8))
-    colour = save(tmp_path / "colour.png", np.full((8, 8, 3), (9, 8, 7), np.uint8))
-    clear = save(tmp_path / "clear.png", np.zeros((8, 8, 4), np.uint8))
-    grey_clear = tmp_path / "grey_clear.png"
-    Image.new("LA", (8, 8), (0, 0)).save(grey_clear)
-    deep = save(tmp_path / "deep.png", np.full((8, 8), 200, np.uint16))
-    deeper = save(tmp_path / "deeper.png", np.full((8, 8), 65535, np.uint16))
-    binary = tmp_path / "binary.png"
-    Image.new("1", (8, 8), 1).save(binary)
-    x = read_images([grey_file, colour, clear])
+    save(tmp_path / "colour" / "0.png", np.full((8, 8), 60, np.uint8))
+    save(tmp_path / "colour" / "1.png", np.full((8, 8, 3), (9, 8, 7), np.uint8))
+    save(tmp_path / "colour" / "2.png", np.zeros((8, 8, 4), np.uint8))
+    x = open_data(tmp_path / "colour", "all").x
     assert x.shape == (3, 8, 8, 3)
     assert x[:, 0, 0].tolist() == [[60, 60, 60], [9, 8, 7], [255, 255, 255]]
-    x = read_images([grey_file, grey_clear, deep, deeper, binary])
+    save(tmp_path / "grey" / "0.png", np.full((8, 8), 60, np.uint8))
+    Image.new("LA", (8, 8), (0, 0)).save(tmp_path / "grey" / "1.png")
+    save(tmp_path / "grey" / "2.png", np.full((8, 8), 200, np.uint16))
+    save(tmp_path / "grey" / "3.png", np.full((8, 8), 65535, np.uint16))
+    Image.new("1", (8, 8), 1).save(tmp_path / "grey" / "4.png")
+    x = open_data(tmp_path / "grey", "all").x
     assert x.shape == (5, 8, 8, 1)
     assert x[:, 0, 0, 0].tolist() == [60, 255, 1, 255, 255]
 
@@ -392,7 +391,8 @@ def test_colour_transparency_depth_and_rotation(tmp_path):
     wide[:, :4] = 255
     exif = Image.Exif()
     exif[0x0112] = 6  # held sideways: to be turned by a quarter clockwise
-    turned = read_images([save(tmp_path / "turned.jpg", wide, exif=exif, quality=95)])
+    save(tmp_path / "turned" / "0.jpg", wide, exif=exif, quality=95)
+    turned = open_data(tmp_path / "turned", "all").x
     assert turned.shape == (1, 12, 8, 3)
     assert turned[0, :3].min() > 200
     assert turned[0, 5:].max() < 50
@@ -403,11 +403,11 @@ def test_resize_scales_the_shorter_side_and_cuts_the_centre(tmp_path):
     pixels[:, 10:20] = 255
     save(tmp_path / "a.png", pixels)
     save(tmp_path / "b.png", np.full((40, 20), 255, np.uint8))
-    x = read_images(sorted(tmp_path.glob("*.png")), resize=20)
+    x = open_data(tmp_path, "all", resize=20).x
     assert x.shape == (2, 20, 20, 1)
     assert x[:, 2:-2, 2:-2].min() > 240
-    with pytest.raises(ValueError, match="resize must be at least 2 pixels, got 0"):
-        read_images([tmp_path / "a.png"], resize=0)
+    with pytest.raises(ValueError, match="resize must be at least 2 pixels, got 1"):
+        open_data(tmp_path, resize=1)
 
 
 def test_mixed_sizes_name_the_sizes_and_the_cure(tmp_path):
@@ -471,7 +471,7 @@ def test_a_folder_that_comes_split(tmp_path, held_out, parts):
 def test_parts_of_different_sizes(tmp_path):
     save(tmp_path / "train" / "a.png", grey(1)[0])
     save(tmp_path / "test" / "a.png", grey(1, 8, 6)[0])
-    with pytest.raises(ValueError, match=r"differ in size: train 8x8, test 6x8.*--resize 64"):
+    with pytest.raises(ValueError, match=r"2 sizes: 8x8 \(1\), 6x8 \(1\).*--resize 64"):
         open_data(tmp_path)
     assert open_data(tmp_path, resize=4).image_shape == (4, 4, 1)
 

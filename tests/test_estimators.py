@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from vaekit import CVAE, VAE, VQVAE, BetaVAE, load, open_data
+from vaekit import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE, load, open_data
 from vaekit.data.images import Images
 from vaekit.evaluation import likelihood as likelihood_module
 from vaekit.evaluation.likelihood import evaluate
@@ -86,20 +86,15 @@ def assert_same_weights(a, b, same: bool = True):
 # scikit-learn's contract
 
 
-def expected_failures(estimator) -> dict[str, str]:
-    """What can't hold, and why. The law behind these two, to float32's precision, has a test of its own below."""
-    rounding = "they ask for 1e-7; a float32 matrix product rounds by the place of a row in its batch"
-    return {"check_methods_subset_invariance": rounding, "check_methods_sample_order_invariance": rounding}
-
-
 @parametrize_with_checks(
     [
         VAE(epochs=2, latent_dim=2),
         BetaVAE(epochs=2, latent_dim=2),
         CVAE(epochs=2, latent_dim=2),
         VQVAE(epochs=2, n_codes=8, code_dim=2),
+        IWAE(epochs=2, latent_dim=2),
+        BetaTCVAE(epochs=2, latent_dim=2),
     ],
-    expected_failed_checks=expected_failures,
 )
 def test_scikit_learns_checks(estimator, check):
     check(estimator)

@@ -18,8 +18,8 @@ FLOORS = [
         "parts",
     ],
     ["models.autoencoder", "models.ladder", "models.objectives", "models"],
-    ["data.images", "data.readers", "data.cache", "data.sprites", "data.builtin", "data"],
-    ["training.checkpoint", "training.progress", "training.loop", "training.prior", "training"],
+    ["data.images", "data.readers", "data.datasets", "data.cache", "data.sprites", "data.builtin", "data"],
+    ["training.events", "training.checkpoint", "training.progress", "training.loop", "training.prior", "training"],
     [
         "evaluation.likelihood",
         "evaluation.distances",
@@ -31,9 +31,9 @@ FLOORS = [
         "evaluation",
     ],
     ["pictures.style", "pictures.figures", "pictures"],
-    ["second_stage", "estimator", "estimators", "files"],
-    ["report.page", "report.measure", "report.compare", "report.sweep", "report.doctor", "report"],
-    ["explorer", "commands", "cli", "__main__"],
+    ["report.page", "hub", "second_stage", "estimator", "estimators", "files", "export"],
+    ["report.measure", "report.living", "report.compare", "report.sweep", "report.doctor", "report"],
+    ["explorer.explored", "explorer.server", "explorer", "commands", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -16,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from vaekit.cli import main
@@ -23,7 +26,10 @@ from vaekit.data import open_data
 from vaekit.estimators import LABELS
 from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.files import load
+from vaekit.pictures.style import as_pixels
 from vaekit.report.compare import compare
+from vaekit.report.living import sprite, traverse
+from vaekit.report.page import embeddable
 from vaekit.training.checkpoint import read_tensors
 
 NAMES = ["vae", "bvae", "cvae", "vqvae"]  # what `vaekit compare` compares where it isn't told
@@ -274,8 +280,20 @@ def test_the_page_needs_nothing_but_itself(which, request):
     )
     anchors = page.attributes("id")
     assert all(link[0] == "#" and link[1:] in anchors for link in page.attributes("href"))
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed", "base"}
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed", "base"}
     assert "url(" not in report.page and "@import" not in report.page
+    assert not [name for _, found in page.tags for name in found if name.startswith("on")]
+
+
+def test_the_page_allows_its_own_script_and_no_other(report):
+    html = report.page
+    (policy,) = (tag["content"] for tag in Page(html)["meta"] if tag.get("http-equiv") == "Content-Security-Policy")
+    allowed = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert allowed["default-src"] == "'none'" and allowed["img-src"] == "data:" and len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert allowed["script-src"] == f"'sha256-{digest}'"
+    assert html.index("Content-Security-Policy") < html.index("<style>") < html.index("<script>")
 
 
 @pytest.mark.parametrize("which", ["report", "colour_report"])
@@ -323,7 +341,8 @@ def test_a_choice_of_models_is_compared(npz, tmp_path, models):
     assert {"manifold.png", "traversals.png"} <= report.figures or "vae" not in models
 
 
-def test_seeds_become_means_and_deviations(npz, tmp_path, undrawn):
+def test_seeds_become_means_and_deviations(npz, tmp_path, undrawn, monkeypatch):
+    monkeypatch.setattr("vaekit.report.compare.RUNS", 3)  # whole seeds only
     report = run(npz, tmp_path / "report", *QUICK, "--models", "vae,bvae", "--seeds", 2, "--random-state", 5)
     assert report.code == 0, report.err
     entries = report.results["models"]
@@ -332,6 +351,8 @@ def test_seeds_become_means_and_deviations(npz, tmp_path, undrawn):
     ]  # fmt: skip
     elbos = [entry["elbo"] for entry in entries if entry["name"] == "vae"]
     assert elbos[0] != elbos[1]
+    assert [(run["label"], run["seed"]) for run in living(report)["runs"]] == [("VAE", 5), ("beta-VAE", 5)]
+    assert "Only the first 2 of 4 runs are here" in report.page
     mean, std = np.mean(elbos), np.std(elbos, ddof=1)
     words = f"{mean:,.2f} ± {std:,.2f}".replace("-", "\N{MINUS SIGN}")
     assert words in report.page and words in report.out
@@ -341,6 +362,134 @@ def test_an_architecture_and_epochs_are_for_all_models(report):
     for entry in report.results["models"]:
         model = load(report.path / "runs" / f"{entry['name']}-seed0")
         assert model.architecture == "mlp" and model.epochs == 1
+
+
+# ---- the living figures
+
+
+def living(report: Report) -> dict:
+    """What the page's script reads."""
+    (found,) = re.findall(r'<script type="application/json" id="living-data">(.*?)</script>', report.page, re.DOTALL)
+    return json.loads(found)
+
+
+def images_of(found: dict) -> np.ndarray:
+    """A sprite -> (N, H, W, 3) uint8."""
+    kind, content = found["src"].split(",", 1)
+    assert kind == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        sheet = np.asarray(image.convert("RGB"))
+    height, width, columns = found["height"], found["width"], found["columns"]
+    cells = sheet.reshape(-1, height, columns, width, 3).swapaxes(1, 2).reshape(-1, height, width, 3)
+    return cells[: found["count"]]
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_sprite_holds_its_images_pixel_by_pixel(data):
+    shape = [data.draw(st.integers(1, most)) for most in (30, 12, 12)]
+    x = np.random.default_rng(0).integers(0, 256, (*shape, data.draw(st.sampled_from([1, 3, 4]))), dtype=np.uint8)
+    assert np.array_equal(images_of(sprite(x)), as_pixels(x))
+    assert np.array_equal(images_of(sprite((x / 255).astype(np.float32))), as_pixels((x / 255).astype(np.float32)))
+
+
+def test_large_images_are_brought_below_the_side_by_means_of_whole_blocks():
+    x = np.random.default_rng(0).integers(0, 256, (3, 100, 130, 3), dtype=np.uint8)
+    found = images_of(sprite(x, 64))
+    assert found.shape == (3, 34, 44, 3)  # 130 / 64 is above 2
+    assert np.array_equal(found[1, 3, 5], np.rint(x[1, 9:12, 15:18].mean((0, 1))))
+    assert sprite(x[:, :64, :64], 64)["width"] == 64
+
+
+@given(st.recursive(st.text() | st.integers() | st.booleans() | st.none(), lambda inner: st.lists(inner, max_size=4)))
+def test_json_in_the_page_is_read_as_it_was_and_ends_no_script(value):
+    text = embeddable([value, "</script><script>", "<!--", "\u2028"])
+    assert json.loads(text) == [value, "</script><script>", "<!--", "\u2028"]
+    assert text.isascii() and not set("<>&") & set(text)
+
+
+def test_a_run_up_close_has_the_numbers_and_images_of_that_run(report, npz):
+    test, found = open_data(npz, "test"), living(report)
+    shown = images_of(found["inputs"]["sprite"])
+    places = [np.flatnonzero((as_pixels(test.x) == image).all((1, 2, 3)))[0] for image in shown]
+    assert found["inputs"]["names"] == [test.classes[label] for label in test.y[places]]
+    for run, entry in zip(found["runs"], report.results["models"], strict=True):
+        assert (run["label"], run["seed"]) == (entry["label"], entry["seed"])
+        model = load(report.path / "runs" / f"{entry['name']}-seed0")
+        names = np.asarray(test.classes)[test.y[places]] if model.conditional else None
+        rebuilt = model.reconstruct(test.x[places], names)
+        assert np.array_equal(images_of(run["rebuilt"]), as_pixels(rebuilt))
+        assert run["errors"] == pytest.approx(
+            np.square((rebuilt - test.x[places].astype(float)) / 255).mean((1, 2, 3)), abs=1e-6
+        )
+        assert np.array_equal(images_of(run["samples"]), as_pixels(model.sample(64, random_state=0)))
+        assert ["parameters", f"{entry['parameters']:,}", ""] in run["numbers"]
+        assert run["terms"]["distortion"] == pytest.approx(
+            [record["distortion"] for record in model.history_], rel=1e-4
+        )
+
+
+def test_a_traversal_moves_one_latent_of_the_first_test_image(report, npz):
+    test = open_data(npz, "test")
+    for run, entry in zip(living(report)["runs"], report.results["models"], strict=True):
+        if entry["name"] == "vqvae":
+            assert run["traversal"] is None
+            continue
+        model = load(report.path / "runs" / f"{entry['name']}-seed0")
+        found, kl = run["traversal"], np.asarray(entry["kl_per_latent"])
+        assert found["latents"] == [latent + 1 for latent in np.argsort(-kl)]
+        assert found["nats"] == pytest.approx(kl[np.argsort(-kl)], abs=1e-3)
+        name = np.asarray(test.classes)[test.y[:1]] if model.conditional else None
+        z = model.transform(test.x[:1], name)
+        z[0, found["latents"][1] - 1] = found["values"][4]
+        steps = len(found["values"])
+        assert (
+            np.abs(
+                images_of(found["sprite"])[steps + 4] - as_pixels(model.inverse_transform(z, name)).astype(int)
+            ).max()
+            <= 1
+        )
+        still, *_ = traverse(model, test, kl, 11)  # the still picture's images are among those
+        living_ones = images_of(found["sprite"]).reshape(-1, steps, 8, 8, 3)[:, ::2]
+        assert np.abs(as_pixels(still, dims=5).astype(int) - living_ones).max() <= 1
+
+
+def test_a_map_has_the_test_images_where_they_lie_and_what_each_cell_decodes_to(report, npz):
+    test, found = open_data(npz, "test"), living(report)
+    assert (
+        np.array_equal(images_of(found["points"]["sprite"]), as_pixels(test.x))
+        and found["points"]["y"] == test.y.tolist()
+    )
+    for name, plane in zip(("vae", "bvae", "cvae"), found["maps"], strict=True):
+        model = load(report.path / "runs" / f"{name}-d2")
+        names = np.asarray(test.classes)[test.y] if model.conditional else None
+        assert plane["z"] == pytest.approx(model.transform(test.x, names), abs=1e-3)
+        (left, bottom), (right, top) = plane["low"], plane["high"]
+        assert right - left == pytest.approx(top - bottom, abs=1e-3)
+        inside = (plane["z"] >= np.array(plane["low"])).all(1) & (plane["z"] <= np.array(plane["high"])).all(1)
+        assert inside.mean() > 0.9
+        steps, row, column = plane["steps"], 2, 5
+        z = [[left + (column + 0.5) / steps * (right - left), top - (row + 0.5) / steps * (top - bottom)]]
+        assert plane["labels"] == (list("0123456789") if name == "cvae" else None)
+        for label, decoded in zip(plane["labels"] or [None], plane["sprites"], strict=True):
+            expected = as_pixels(model.inverse_transform(np.array(z), label))[0]
+            assert np.abs(images_of(decoded)[row * steps + column] - expected.astype(int)).max() <= 1
+
+
+def test_colour_images_without_labels_have_living_figures_too(colour_report, colours):
+    found = living(colour_report)
+    assert found["inputs"]["names"] is None and found["points"]["y"] is None and len(found["classes"]) == 1
+    assert [run["label"] for run in found["runs"]] == ["VAE", "beta-VAE", "VQ-VAE"]
+    shown = images_of(found["points"]["sprite"])
+    assert np.array_equal(shown, as_pixels(open_data(colours, "test").x)) and shown.shape[1:] == (12, 10, 3)
+
+
+def test_a_table_can_be_sorted_by_its_numbers(report):
+    cells = [tag for tag in Page(report.page)["td"] if "data-value" in tag]
+    values = [float(cell["data-value"]) for cell in cells]
+    assert all(entry["mse"] in values and entry["elbo"] in values for entry in report.results["models"])
+    heads = {tag["data-better"] for tag in Page(report.page)["th"] if "data-better" in tag}
+    assert heads == {"low", "high", ""}
 
 
 # ---- going on, and what is refused

@@ -4,6 +4,13 @@ Public names load on first use, so that `import vaekit` stays quick: it imports 
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers, which run nothing
+    from vaekit.data import Images, open_data
+    from vaekit.estimators import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE
+    from vaekit.files import load
+    from vaekit.training.loop import TrainingFailed
 
 __version__ = "0.1.0"
 

@@ -17,7 +17,12 @@ COMMANDS = {
     "decode": "images from latents or codes",
     "reconstruct": "a data set through encoder and decoder",
     "evaluate": "a trained model's numbers on held-out data",
+    "export": "encoder, decoder, code lookup and fitted prior as ONNX files",
+    "push": "upload a trained model to the Hugging Face Hub: vaekit push RUN user/name",
     "compare": "train several models and write the report that compares them",
+    "explore": "trained models in the browser: map, sliders, codes, drawing",
+    "sweep": "a grid of latent_dim and beta: which to take, and why",
+    "doctor": "what is wrong with a run, and what to turn",
 }
 MODEL_NAMES = {
     "vae": "variational autoencoder",
@@ -67,9 +72,10 @@ def _main(arguments: list[str]) -> None:
     except OSError as error:  # a full disk, no permission, no mirror: the machine's fault, not the command line's
         _fail(str(error), 1)
     except RuntimeError as error:
+        from vaekit.export import ExportFailed
         from vaekit.training.loop import TrainingFailed
 
-        if not isinstance(error, TrainingFailed):
+        if not isinstance(error, (TrainingFailed, ExportFailed)):
             raise
         _fail(str(error), 1)
 

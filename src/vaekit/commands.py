@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from vaekit.data import Images, describe, open_data
-from vaekit.messages import check_number, nearest
+from vaekit.data import Images, describe, open_data, open_whole
+from vaekit.data.images import Decoding, split_indices
+from vaekit.messages import check_number, filled, nearest
 from vaekit.training.prior import PriorSettings, describe_prior
 from vaekit.world import write_atomically
 
@@ -28,11 +29,21 @@ class Source:
     """Which images a command works on."""
 
     data: str
-    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz or idx file, or a glob of images."""
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images."""
     split_seed: int | None = None
     """Seed of the 80/10/10 split of data without a test part; None is the run's own, or 0."""
     resize: int | None = None
-    """Side in pixels that images from files are brought to."""
+    """Side in pixels that images from files are brought to; None is the run's own, or as they are."""
+    fit: Literal["crop", "pad"] | None = None
+    """How they are brought to it: by cutting the longer side, or by filling up the shorter one with the background. None is
+    the run's own, or crop."""
+    background: str | None = None
+    """What is behind transparent pixels: a colour (white, #ff8800), or keep, and alpha is a fourth channel. None is the run's
+    own, or white."""
+    labels: str | None = None
+    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy."""
+    skip_bad: bool = False
+    """Go on without the image files that can't be read."""
     binarize: Literal["none", "fixed", "dynamic"] | None = None
     """Black-or-white pixels, drawn with the intensity as their probability: once, or anew in each epoch of training. None is
     the run's own, or none."""
@@ -40,13 +51,25 @@ class Source:
     def open(self, split: str, trained_on: dict | None = None) -> Images:
         """The part `split`; binarised as what a model was `trained_on` where the command line says nothing."""
         as_then = trained_on or {}
+        decoding = as_then.get("decoding") or {}
         return open_data(
             self.data,
             split,
             split_seed=self.split_seed or 0,
-            resize=self.resize,
+            resize=self.resize or decoding.get("resize"),
+            fit=self.fit or decoding.get("fit", "crop"),
+            background=self.background or decoding.get("background", "white"),
+            labels=self.labels,
+            skip_bad=self.skip_bad,
             binarize=self.binarize or as_then.get("binarize", "none"),
         )
+
+    def check_resize_alone(self) -> None:
+        """Raises ValueError where flags about image files are given to a command that hands on none but --resize."""
+        given = {"fit": self.fit, "background": self.background, "labels": self.labels, "skip-bad": self.skip_bad}
+        for flag, value in given.items():
+            if value:
+                raise ValueError(f"--{flag} is not for this command, which brings images to one size with --resize alone")
 
     def open_for(self, model, split: str) -> Images:
         """The part `split`; the data a model was trained on is split as it was then, whatever --split-seed says."""
@@ -60,20 +83,50 @@ class Data:
     """What is in a data set, and what is wrong with it."""
 
     data: Folder
-    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz or idx file, or a glob of images."""
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images."""
     resize: int | None = None
     """Side in pixels that images from files are brought to."""
+    fit: Literal["crop", "pad"] = "crop"
+    """How they are brought to it: by cutting the longer side, or by filling up the shorter one with the background."""
+    background: str = "white"
+    """What is behind transparent pixels: a colour (white, #ff8800), or keep, and alpha is a fourth channel."""
+    labels: str | None = None
+    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy."""
+    split_seed: int = 0
+    """Seed of the 80/10/10 split of data without a test part."""
+    picture: str | None = None
+    """A contact sheet to write, such as sheet.png: images of each class."""
     json: bool = False
     """Print JSON instead of a table."""
 
     def run(self) -> None:
-        facts = describe(open_data(self.data, "all", resize=self.resize))
+        decoding = Decoding(self.resize, self.fit, self.background)
+        check_number("split_seed", self.split_seed, whole=True)
+        if self.picture is not None and not self.picture.endswith(".png"):
+            raise ValueError(f"--picture must end in .png, got {self.picture!r}")
+        whole, parts = open_whole(self.data, decoding, labels=self.labels, skip_bad=True)
+        if parts is None and len(whole) >= 10:
+            parts = split_indices(whole.y, len(whole), self.split_seed)
+        facts = describe(whole, parts)
+        model, flags = facts.pop("suggested_model"), facts.pop("suggested_flags")
+        given = [("--resize", self.resize), ("--fit", self.fit if self.fit != "crop" else None), ("--labels", self.labels)]
+        given += [("--background", self.background if self.background != "white" else None)]
+        given += [("--split-seed", self.split_seed or None)]
+        flags += [str(word) for flag, value in given if value is not None for word in (flag, value)]
+        facts["suggestion"] = shlex.join(["vaekit", "train", model, "--data", self.data, *flags, "--out", f"runs/{model}"])
+        if self.picture is not None:
+            _write_contact_sheet(self.picture, whole)
         if self.json:
             print(json.dumps(facts, indent=1))
             return
-        problems = facts.pop("problems")
+        problems, suggestion = facts.pop("problems"), facts.pop("suggestion")
+        for part, found in facts.pop("parts", {}).items():
+            facts[f"{part} part"] = {"count": found["count"], **found.get("classes", {})}
         print_table(f"data {self.data}", facts)
         print("\n".join(f"! {problem}" for problem in problems) or "nothing wrong was found")
+        print(f"to begin with: {suggestion}")
+        if self.picture is not None:
+            print(f"the contact sheet: {self.picture}")
 
 
 @dataclass(kw_only=True)
@@ -86,6 +139,8 @@ class Train(Source):
     """Go on with the run in --out; a finished one is left as it is, none there starts fresh."""
     time_budget: float | None = None
     """Seconds the training may take; shortens the run to fit."""
+    log: Literal["tensorboard"] | None = None
+    """Where to keep the log besides log.jsonl: tensorboard writes RUN/tensorboard."""
 
     def run(self) -> None:
         model = self.model  # type: ignore[attr-defined]
@@ -96,7 +151,12 @@ class Train(Source):
         for note in images.notes:
             print(f"vaekit: {note}", file=sys.stderr)
         model.fit_images(
-            images, validation=validation, folder=self.out, resume=self.resume, time_budget=self.time_budget
+            images,
+            validation=validation,
+            folder=self.out,
+            resume=self.resume,
+            time_budget=self.time_budget,
+            log=self.log,
         )
         last = model.history_[-1]
         chosen = ", ".join(f"{name} {_plain(value)}" for name, value in model.resolved_.items())
@@ -126,7 +186,12 @@ class FitPrior(Source):
 
     def run(self) -> None:
         from vaekit.files import load
+        from vaekit.hub import is_address
 
+        if is_address(self.run_folder):
+            raise ValueError(
+                f"a prior is written into a run folder: vaekit.load({self.run_folder!r}).save('FOLDER') makes one of this model"
+            )
         model = load(self.run_folder, prior=False)
         images = self.open_for(model, "train")
         if not self.per_class:
@@ -195,7 +260,7 @@ class Sample:
             raise ValueError("give --label or --per-class, not both")
         labels = None
         if self.per_class:
-            labels = np.repeat(classes, self.n)
+            labels = np.repeat(filled(classes), self.n)
         elif self.label is not None:
             labels = np.full(self.n, self.label)
         elif classes is not None:
@@ -313,7 +378,7 @@ class Reconstruct(Source):
 
 @dataclass(kw_only=True)
 class Evaluate(Source):
-    """A trained model's numbers on held-out data; also written to RUN/evaluation.json."""
+    """A trained model's numbers on held-out data; also written to RUN/evaluation.json, unless RUN is on the Hub."""
 
     run_folder: Folder
     """The trained run."""
@@ -328,6 +393,7 @@ class Evaluate(Source):
     def run(self) -> None:
         from vaekit.evaluation.generation import get_judge
         from vaekit.files import load
+        from vaekit.hub import is_address
         from vaekit.report.measure import check_history, measure_run
 
         model = load(self.run_folder)
@@ -340,9 +406,76 @@ class Evaluate(Source):
         judge, accuracy = (None, None)
         if self.judge and images.y is not None and not images.is_table:
             judge, accuracy = get_judge(train, self.open_for(model, "test"), verbose=True)
-        folder = Path(self.run_folder)
+        folder = None if is_address(self.run_folder) else Path(self.run_folder)
         entry = measure_run(model, train, images, folder, judge=judge, judge_accuracy=accuracy, full=self.full)
         print_table(f"{self.run_folder} on {self.data} ({images.split}, nats per image)", entry)
+
+
+@dataclass(kw_only=True)
+class Export:
+    """Encoder, decoder, code lookup (VQ-VAE) and fitted prior as ONNX files for any number of samples, each checked against
+    PyTorch; export.json describes them and example.py uses them, without torch.
+    """
+
+    run_folder: Folder
+    """The trained run."""
+    out: str
+    """The folder to make."""
+
+    def run(self) -> None:
+        from vaekit.export import check_export, export_onnx
+        from vaekit.files import load
+
+        check_export(self.out)
+        facts = export_onnx(load(self.run_folder, device="cpu"), self.out)
+        for name, file in facts["files"].items():
+            worst = max(file["largest_differences"].values())
+            print(f"{name}: {file['does']} (from PyTorch at most {worst:.1g} away)")
+        print(f"the files, export.json and example.py are in {self.out}")
+
+
+@dataclass(kw_only=True)
+class Push:
+    """Upload a trained model to the Hugging Face Hub, with a model card. RUN/evaluation.json is told in it where it is there;
+    of the data's path only the last part leaves this machine.
+    """
+
+    run_folder: Folder
+    """The trained run."""
+    repo_id: Folder
+    """Where to: user/name; made where there is none, a model that is there already is replaced."""
+    private: bool = False
+    """Only you see it; an error where it is public already."""
+    license: str | None = None
+    """The Hub's identifier of the licence you give it, such as mit or cc-by-4.0; None says that none is stated."""
+    message: str | None = None
+    """Of the commit."""
+    token_file: str | None = None
+    """A file with an access token; None is the one that `hf auth login` or HF_TOKEN left."""
+
+    def run(self) -> None:
+        from vaekit.files import load
+        from vaekit.hub import check_repo_id
+
+        check_repo_id(self.repo_id)
+        token = None
+        if self.token_file is not None:
+            if not Path(self.token_file).is_file():
+                raise FileNotFoundError(f"no token file at {self.token_file}")
+            token = Path(self.token_file).read_text().strip()
+        model = load(self.run_folder)
+        evaluated = (Path(self.run_folder) / "evaluation.json").exists()
+        url = model.push_to_hub(
+            self.repo_id,
+            private=self.private,
+            license=self.license,
+            evaluation=self.run_folder if evaluated else None,
+            commit_message=self.message,
+            token=token,
+        )
+        if not evaluated:
+            print("vaekit: the card has no held-out results; `vaekit evaluate` finds them", file=sys.stderr)
+        print(f"{url}\nread it with vaekit.load('hf://{self.repo_id}')")
 
 
 @dataclass(kw_only=True)
@@ -373,6 +506,7 @@ class Compare(Source):
         from vaekit.report.compare import compare
         from vaekit.report.page import findings
 
+        self.check_resize_alone()
         names = list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
         for name in names:
             if name not in MODELS:
@@ -402,6 +536,153 @@ class Compare(Source):
         print(f"the report: {Path(self.out) / 'index.html'}")
 
 
+@dataclass(kw_only=True)
+class Sweep(Source):
+    """Train a beta-VAE for each of a grid of latent_dim and beta, and say which to take, and why."""
+
+    out: str
+    """The sweep's folder: sweep.json, sweep.png and runs/."""
+    latent_dim: str = "2,4,8,16,32"
+    """Widths of the latent vector, separated by commas."""
+    beta: str = "0.5,1,2,4"
+    """Weights of the rate, separated by commas."""
+    seeds: int = 1
+    """Seeds per point of the grid."""
+    random_state: int = 0
+    """The first seed."""
+    epochs: int | None = None
+    """Of each training; None lets the model choose."""
+    architecture: str | None = None
+    """conv, resnet, mlp or wang2023."""
+    likelihood: str | None = None
+    """gaussian, gaussian_fixed, bernoulli or discretized_logistic."""
+    device: str = "auto"
+    """auto, cpu, cuda."""
+    jobs: int | None = None
+    """Trainings at once; None is one a core, at most 8, and one on a GPU."""
+
+    def run(self) -> None:
+        from vaekit.report.sweep import sweep
+
+        self.check_resize_alone()
+        check_number("seeds", self.seeds, whole=True, above=0)
+        check_number("jobs", self.jobs, whole=True, above=0)
+        results = sweep(
+            self.data,
+            self.out,
+            latent_dims=_numbers("--latent-dim", self.latent_dim, int),
+            betas=_numbers("--beta", self.beta, float),
+            seeds=self.seeds,
+            random_state=self.random_state,
+            epochs=self.epochs,
+            architecture=self.architecture,
+            likelihood=self.likelihood,
+            split_seed=self.split_seed or 0,
+            resize=self.resize,
+            binarize=self.binarize or "none",
+            device=self.device,
+            jobs=self.jobs,
+            say=lambda text: print(text, flush=True),
+        )
+        held = results["data"]["held_out"]
+        _print_points(f"{self.data}, {held:,} held-out images, nats per image", results["points"])
+        for advice in results["advice"]:
+            print(f"to {advice['purpose']}: --latent-dim {advice['latent_dim']} --beta {advice['beta']:g}")
+            print(f"  {advice['reason']}")
+        print(f"the picture: {Path(self.out) / 'sweep.png'}")
+
+
+@dataclass(kw_only=True)
+class Doctor(Source):
+    """What is wrong with a trained run, and what to turn: every finding with its evidence and a command that would mend it."""
+
+    run_folder: Folder
+    """The trained run."""
+    data: str | None = None
+    """What it was trained on; None is that by its name, or path."""
+    json: bool = False
+    """Print JSON instead of sentences."""
+
+    def run(self) -> None:
+        from vaekit.evaluation.generation import get_judge
+        from vaekit.files import load
+        from vaekit.report.doctor import examine
+        from vaekit.report.measure import check_history
+
+        model = load(self.run_folder)
+        source = replace(self, data=self.data or model.facts_["data"]["name"])
+        train, test = source.open_for(model, "train"), source.open_for(model, "test")
+        if train.x.shape[1:] != model.image_shape_:
+            raise ValueError(
+                f"{source.data} has samples of shape {train.x.shape[1:]}, but the model was fitted on {model.image_shape_}"
+            )
+        check_history(model, self.run_folder)
+        judged = model.conditional and train.y is not None and not train.is_table
+        judge = get_judge(train, test, verbose=True)[0] if judged else None
+        found = examine(model, train, test, judge=judge, folder=self.run_folder, data=source.data)
+        if self.json:
+            print(json.dumps([diagnosis._asdict() for diagnosis in found], indent=1))
+            return
+        for diagnosis in found:
+            print(f"{'!' if diagnosis.wrong else ' '} {diagnosis.name}: {diagnosis.words}")
+            print(f"    {diagnosis.evidence}")
+            if diagnosis.cure:
+                print(f"    try: {diagnosis.cure}")
+        wrong = sum(diagnosis.wrong for diagnosis in found)
+        print(f"{wrong} of {len(found)} checks found something" if wrong else f"{len(found)} checks, nothing wrong")
+
+
+def _numbers(flag: str, text: str, kind: type) -> list:
+    """Numbers between commas."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{flag} must be {what} separated by commas, got {text!r}") from None
+
+
+@dataclass(kw_only=True)
+class Explore(Source):
+    """The latent space of trained models in the browser, side by side: a map of held-out images, sliders, codes, a pad to draw
+    on. Ctrl-C ends it.
+    """
+
+    run_folders: Annotated[list[str], tyro.conf.Positional]
+    """One trained run or several of the same image size."""
+    data: str | None = None  # type: ignore[assignment]
+    """Whose held-out images are shown; None is the data the first run was trained on, by name."""
+    port: int = 7860
+    """Where to serve the page; the next free one where it is taken."""
+    host: str = "127.0.0.1"
+    """The address to serve the page at. Any other than this machine's own asks for a token, which the printed address has."""
+    browser: bool = True
+    """Open the page in the browser."""
+
+    def run(self) -> None:
+        from vaekit.files import load
+
+        try:
+            from vaekit.explorer.explored import Explored, check_explorable, run_names, some
+            from vaekit.explorer.server import serve
+        except ModuleNotFoundError as error:
+            if error.name not in ("starlette", "uvicorn"):
+                raise
+            raise ValueError("vaekit explore needs the extra `explore`: pip install 'vaekit[explore]'") from None
+        if not self.run_folders:
+            raise ValueError("explore needs a trained run: vaekit explore RUN")
+        models = [load(folder) for folder in self.run_folders]
+        name = self.data or models[0].facts_["data"]["name"]
+        if name == "array":
+            raise ValueError(f"{self.run_folders[0]} was fitted on an array: say with --data whose images to show")
+        images = some(replace(self, data=name).open_for(models[0], "test"))
+        names = run_names(self.run_folders)
+        for model, folder in zip(models, names, strict=True):
+            check_explorable(model, images, folder)
+        print(f"encoding {len(images)} held-out images of {images.name}", flush=True)
+        runs = [Explored(model, images, folder) for model, folder in zip(models, names, strict=True)]
+        serve(runs, images, host=self.host, port=self.port, browser=self.browser, say=lambda text: print(text, flush=True))
+
+
 def print_table(title: str, rows: dict) -> None:
     """Names and values as a two-column table; class names are data, whatever brackets they hold."""
     from rich.console import Console
@@ -414,6 +695,34 @@ def print_table(title: str, rows: dict) -> None:
     for key, value in rows.items():
         table.add_row(Text(key.replace("_", " ")), Text(_plain(value)))
     Console().print(table)
+
+
+def _print_points(title: str, points: list[dict]) -> None:
+    """A sweep's points on a terminal, one a line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    forms = {
+        "latent_dim": "d",
+        "beta": "g",
+        "seed": "d",
+        "rate": ".2f",
+        "distortion": ".2f",
+        "elbo": ".2f",
+        "mse": ".5f",
+        "active_units": "d",
+        "probe_accuracy": ".1%",
+        "frechet": ".2f",
+        "seconds": ".1f",
+    }
+    forms = {key: form for key, form in forms.items() if key in points[0]}
+    table = Table(title=Text(title), title_justify="left")
+    for key in forms:
+        table.add_column(key.replace("_", " "), justify="right")
+    for point in points:
+        table.add_row(*(format(point[key], form) for key, form in forms.items()))
+    Console(width=max(Console().width, 120)).print(table)
 
 
 def print_comparison(models: list[dict]) -> None:
@@ -474,7 +783,7 @@ def _write_array(out: str, **arrays: np.ndarray) -> None:
 
     buffer = io.BytesIO()
     if out.endswith(".npz"):
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]  (no array is named allow_pickle)
     else:
         np.save(buffer, arrays["x"])
     Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -487,6 +796,32 @@ def _write_grid(out: str, images: np.ndarray, columns: int) -> None:
 
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     save(image_grid(images, columns=columns), out)
+
+
+def _write_contact_sheet(out: str, images: Images) -> None:
+    """Ten images of each of up to 20 classes, or 64 images where there are none; large ones are thinned out."""
+    from vaekit.pictures.figures import image_grid, labelled_rows
+    from vaekit.pictures.style import save
+
+    if images.is_table:
+        raise ValueError(f"{images.name} is a table of vectors; a contact sheet is of images")
+    thin = -(-max(images.image_shape[:2]) // 96)
+    order = np.random.default_rng(0).permutation(len(images))
+
+    def shown(index: np.ndarray) -> np.ndarray:
+        return images.x[np.sort(index)][:, ::thin, ::thin]
+
+    if images.y is None:
+        figure = image_grid(shown(order[:64]), columns=8)
+    else:
+        rows = {}
+        for i, name in enumerate(images.classes[:20]):
+            found = shown(order[images.y[order] == i][:10])
+            blank = np.full((10 - len(found), *found.shape[1:]), 255 if found.dtype == np.uint8 else 1, found.dtype)
+            rows[name] = np.concatenate([found, blank])
+        figure = labelled_rows(rows)
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    save(figure, out)
 
 
 def _write_any(out: str, images: np.ndarray) -> None:

@@ -8,35 +8,41 @@ import copy
 import json
 import math
 import warnings
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from vaekit import __version__
-from vaekit.data.images import Images, check_array, check_labels, fingerprint, label_column
-from vaekit.messages import check_number, nearest
+from vaekit.data.images import Images, check_array, check_labels, fingerprint, is_mapped, label_column
+from vaekit.hub import draw_samples, push_to_hub
+from vaekit.messages import check_number, filled, nearest
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import Elbo, distortion_and_rate
 from vaekit.parts.latents import GaussianLatent
-from vaekit.parts.likelihoods import LIKELIHOODS, make_likelihood
+from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from vaekit.parts.networks import ARCHITECTURES, make_networks
 from vaekit.parts.priors import StandardNormalPrior
 from vaekit.second_stage import BATCH, SecondStage
-from vaekit.training.checkpoint import RunFolder
-from vaekit.training.loop import SCHEDULES, Data, Objective, Plan, rehearse, to_input, train
+from vaekit.training.checkpoint import RunFolder, check_finite, mismatch
+from vaekit.training.events import LOGS, Events
+from vaekit.training.loop import SCHEDULES, Data, Mapped, Objective, Plan, make_optimizer, rehearse, to_input, train
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, pick_device, seeded
 
 SCORE_SEED = 2023  # of the fixed noise in score_samples
+ROWS = 64  # a table is taken to the module in multiples of these
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
-class Estimator(SecondStage, TransformerMixin, BaseEstimator):
+class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """What every model shares. Images are uint8, or floats in [0, 1], of shape (N, H, W) or (N, H, W, C); tables are
     (N, D) finite reals, standardised inside. After `fit`: `model_` (the nn.Module), `history_` (a record per epoch),
     `n_parameters_`, `image_shape_`, `resolved_` (the fields whose None was filled in, and with what).
@@ -46,6 +52,9 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
     """Width of the latent vector z."""
     architecture: str | None = None
     """conv, resnet, mlp or wang2023 (the report's networks); None is conv for images and mlp for tables."""
+    width: int | None = None
+    """Width of the mlp's wider hidden layer, the other has half of it; None is 512 for images, and for tables 128, or 512
+    from 1,000 rows on."""
     likelihood: str | None = None
     """gaussian (sigma learned), gaussian_fixed, bernoulli or discretized_logistic; None is gaussian, for wang2023
     gaussian_fixed."""
@@ -82,15 +91,16 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
     """Progress on standard error."""
 
     conditional: ClassVar[bool] = False
+    _class_elbos: ClassVar[Callable[..., np.ndarray]]  # of conditional models
 
     # ---- what a named model says -------------------------------------------------------------------------------
 
-    def _make_objective(self, steps_per_epoch: int):
+    def _make_objective(self, steps_per_epoch: int) -> Objective:
         """The objective; called with the fields resolved."""
         return self._elbo_objective(1.0, steps_per_epoch)
 
     def _elbo_objective(self, beta: float, steps_per_epoch: int) -> Elbo:
-        return Elbo(beta=beta, warmup=round(self.rate_warmup_epochs * steps_per_epoch))
+        return Elbo(beta=beta, warmup=round(filled(self.rate_warmup_epochs) * steps_per_epoch))
 
     def _defaults(self, *, wang2023: bool) -> dict:
         """Values for the model's own fields that are None."""
@@ -107,12 +117,13 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         likelihood = self._build_likelihood(images)
         latent = GaussianLatent(latent_dim=self.latent_dim)
         networks = make_networks(
-            self.architecture,
+            filled(self.architecture),
             shape,
             features=latent.features,
             latent_dim=self.latent_dim,
             out_channels=likelihood.channels(shape[0]),
             n_classes=n_classes,
+            hidden=self._hidden(),
         )
         return Autoencoder(
             encoder=networks.encoder,
@@ -124,10 +135,15 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
             images=images,
         )
 
-    def _build_likelihood(self, images: bool) -> nn.Module:
+    def _hidden(self) -> tuple[int, int]:
+        """Widths of the mlp's hidden layers; a run that knows no width is from before it was a field."""
+        width = self.width or 512
+        return (width, max(1, width // 2))
+
+    def _build_likelihood(self, images: bool) -> Likelihood:
         # The report's decoder ends in a ReLU of its own.
         bounded = images and self.architecture != "wang2023"
-        return make_likelihood(self.likelihood, variance=self.likelihood_variance, bounded=bounded)
+        return make_likelihood(filled(self.likelihood), variance=self.likelihood_variance, bounded=bounded)
 
     # ---- fitting -----------------------------------------------------------------------------------------------
 
@@ -138,8 +154,81 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         """
         x = check_array(X)
         labels, classes = (None, ()) if y is None or not self.conditional else check_labels(y, len(x))
+        self._check_names(X, reset=True)
         self._x_layout = _layout(X)
         return self._fit(Images(x, labels, classes, "array", fingerprint(x, labels)))
+
+    def partial_fit(self, X, y=None, classes=None):
+        """One more pass over X with the weights there are; where nothing is fitted yet, it starts as `fit` on this X would.
+        Returns self.
+
+        classes: for a conditional model, all labels that will ever come; the first call needs them where its y lacks some.
+        The pass is in batches of the same size, `batch_size` or a little less, which leave out fewer rows than there are
+        batches. Standardisation, classes and the fields that are None are the first call's. The learning rate stays at its
+        peak, whatever `schedule` says. `history_` goes on by a record a call; a fitted prior is forgotten, since the codes
+        have changed. Adam's moments go on from call to call, and start anew after `fit` and `load`.
+        Raises ValueError for data of another shape, labels that the first call did not know, and early stopping.
+        """
+        if self.early_stopping:
+            raise ValueError("partial_fit can't stop early, since it has no end: set early_stopping=False, or call fit")
+        start = not hasattr(self, "n_parameters_")
+        x = check_array(X) if start else self._check_input(X)
+        images = Images(x, None, (), "array")
+        if self.conditional and y is not None:
+            known = (check_labels(y, len(x)) if classes is None else check_labels(classes, len(classes), "classes"))[1]
+            if not start and classes is not None and list(known) != self.classes_.tolist():
+                raise ValueError(f"classes must be the first call's, {self.classes_.tolist()}, got {list(known)}")
+            index = self._label_index(y, len(x), known if start else None)
+            images = replace(images, y=filled(index).numpy(), classes=known if start else tuple(self.classes_.tolist()))
+        self.check(images)
+        if start:
+            self._check_names(X, reset=True)
+            self._x_layout = _layout(X)
+            self._take_in(images)
+            seed, seen, self.history_ = check_random_state(self.random_state), 0, []
+            self.resolved_ = self._resolve(len(images), table=images.is_table)
+            self.model_ = self._make_module(seed).to(pick_device(self.device))
+        else:
+            seed, seen = self.facts_["seed"], self.facts_["data"]["images"]
+            if self.conditional:
+                counts = seen * self.class_frequencies_ + np.bincount(filled(images.y), minlength=len(self.classes_))
+                self.class_frequencies_ = counts / counts.sum()
+            if self.has_prior:
+                self.model_ = self.with_prior("plain")
+                self._forget_prior()
+        resolved = self.filled_in()
+        self._warn_about_likelihood(filled(resolved.likelihood), images)
+        batch_size = len(x) // math.ceil(len(x) / filled(resolved.batch_size))
+        per_epoch = len(x) // batch_size
+        last = self.history_[-1] if self.history_ else {"epoch": 0, "step": 0, "seconds_total": 0.0}
+        objective, plan = resolved._course(
+            last["step"] + per_epoch,
+            derive_seed(seed, "partial_fit", last["step"]),
+            self.history_[0]["step"] if self.history_ else per_epoch,
+            self.device_,
+        )
+        plan = replace(
+            plan, batch_size=batch_size, schedule="constant", warmup=resolved.warmup_steps, first=last["step"]
+        )
+        objective, optimizer = getattr(self, "_trainer", None) or (objective, None)
+        optimizer = optimizer or make_optimizer(self.model_, plan)
+        (record,) = train(
+            self.model_,
+            objective,
+            self.on_device(images, self.device_),
+            plan,
+            optimizer=optimizer,
+            title=f"{type(self).__name__} seed {seed}",
+            verbose=self.verbose,
+        )
+        record["epoch"] += last["epoch"]
+        record["seconds_total"] += last["seconds_total"]
+        self.history_ = [*self.history_, record]
+        self._trainer = objective, optimizer
+        self.facts_ = self._facts(images, seed, self.device_, plan)
+        self.facts_["data"]["images"] += seen
+        self.n_parameters_ = count_parameters(self.model_)
+        return self
 
     def fit_images(
         self,
@@ -149,18 +238,28 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         folder: str | None = None,
         resume: bool = False,
         time_budget: float | None = None,
+        log: str | None = None,
     ):
         """Trains on `images`, in a run folder when `folder` is given: what `vaekit train` calls. Returns self.
 
         validation: held-out images; with early stopping and without them, `validation_fraction` of `images` is held out.
         resume: goes on from the folder's last checkpoint; without it a folder that holds a run is refused.
         time_budget: seconds; shortens the run to fit, by an estimate from a few steps.
+        log: "tensorboard" keeps the folder's log in folder/tensorboard, too.
         """
+        if log is not None and log not in LOGS:
+            raise ValueError(f"log must be None or one of {', '.join(LOGS)}, got {log!r}{nearest(str(log), LOGS)}")
+        if log is not None and folder is None:
+            raise ValueError(f"log={log!r} needs a run folder: give folder, too")
+        self._check_names(images.x, reset=True)
         self._x_layout = _layout(images.x)
-        return self._fit(images, validation=validation, folder=folder, resume=resume, time_budget=time_budget)
+        events = Events(Path(folder) / log) if folder and log else None
+        return self._fit(
+            images, validation=validation, folder=folder, resume=resume, time_budget=time_budget, events=events
+        )
 
-    def _fit(self, images: Images, *, validation=None, folder=None, resume=False, time_budget=None):
-        run = RunFolder(folder) if folder else None
+    def _fit(self, images: Images, *, validation=None, folder=None, resume=False, time_budget=None, events=None):
+        run = RunFolder(folder, events) if folder else None
         self.check(images)
         seed = check_random_state(self.random_state)
         if time_budget is not None and not 0 < time_budget < math.inf:
@@ -168,18 +267,11 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         recorded = self._check_resumable(run, images, resume) if run and run.started else None
         if recorded:
             seed = recorded["seed"]
-        self.image_shape_ = tuple(images.x.shape[1:])
-        if images.is_table:
-            self.n_features_in_ = images.x.shape[1]
-            self._mean, scale = images.x.mean(0, dtype=np.float64), images.x.std(0, dtype=np.float64)
-            self._scale = np.where(scale > 0, scale, 1.0)
-        if self.conditional:
-            self.classes_ = np.asarray(images.classes)
-            self.class_frequencies_ = np.bincount(images.y, minlength=len(images.classes)) / len(images)
+        self._take_in(images)
         images, validation = self._hold_out(images, validation, seed)
-        steps = recorded["plan"]["steps"] if recorded else None
+        steps = self._recorded_plan(run, recorded).steps if run and recorded else None
         self.resolved_ = self._resolve(len(images), table=images.is_table, steps=steps)
-        if recorded:
+        if run and recorded:
             self._check_same_fields(run, recorded)
             run.tidy()
             if run.finished:
@@ -188,35 +280,21 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         data = self.on_device(images, device)
         held = None if validation is None else self.on_device(validation, device)
         resolved = self.filled_in()
-        self._warn_about_likelihood(resolved.likelihood, images)
-        per_epoch = max(1, len(data) // min(resolved.batch_size, len(data)))
+        self._warn_about_likelihood(filled(resolved.likelihood), images)
+        per_epoch = max(1, len(data) // min(filled(resolved.batch_size), len(data)))
         self._forget_prior()
         self.model_ = self._make_module(seed).to(device)
-        steps = steps or resolved.epochs * per_epoch
+        steps = steps or filled(resolved.epochs) * per_epoch
         objective, plan = resolved._course(steps, seed, per_epoch, device)
-        if recorded:
-            plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
+        if run and recorded:
+            plan = self._recorded_plan(run, recorded)
         elif time_budget is not None:
             with seeded(derive_seed(seed, "rehearsal")):
                 affordable = int(0.9 * time_budget / rehearse(self.model_, objective, data, plan))
             steps = max(1, min(steps, affordable))
             self.resolved_ = self._resolve(len(images), table=images.is_table, steps=steps)
             objective, plan = self.filled_in()._course(steps, seed, per_epoch, device)
-        self.facts_ = {
-            "seed": seed,
-            "device": str(device),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "data": {
-                "name": images.name,
-                "fingerprint": images.fingerprint,
-                "split": images.split,
-                "split_seed": images.split_seed,
-                "binarize": images.binarize,
-                "images": len(images),
-            },
-            "plan": asdict(plan),
-        }
+        self.facts_ = self._facts(images, seed, device, plan)
         if run and not recorded:
             run.start(self._config())
         self.history_ = train(
@@ -229,11 +307,45 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
             title=f"{type(self).__name__} seed {seed}",
             verbose=self.verbose,
         )
+        self._trainer = objective, None
         self.n_parameters_ = count_parameters(self.model_)
         if run:
             run.start(self._config())
             run.finish(self.model_.state_dict())
+        if events:
+            events.show(self._pictures(images), step=self.history_[-1]["step"])
         return self
+
+    def _take_in(self, images: Images) -> None:
+        """What the data says of itself: shape, a table's standardisation, the classes and how frequent they are."""
+        self.image_shape_ = tuple(images.x.shape[1:])
+        self.__dict__.pop("n_features_in_", None)
+        if images.is_table:
+            self.n_features_in_ = images.x.shape[1]
+            self._mean, scale = images.x.mean(0, dtype=np.float64), images.x.std(0, dtype=np.float64)
+            self._scale = np.where(scale > 0, scale, 1.0)
+        if self.conditional:
+            self.classes_ = np.asarray(images.classes)
+            self.class_frequencies_ = np.bincount(filled(images.y), minlength=len(images.classes)) / len(images)
+
+    def _facts(self, images: Images, seed: int, device: torch.device, plan: Plan) -> dict:
+        """What run.json says of a training beside the fields."""
+        return {
+            "seed": seed,
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "data": {
+                "name": images.name,
+                "fingerprint": images.fingerprint,
+                "split": images.split,
+                "split_seed": images.split_seed,
+                "binarize": images.binarize,
+                "decoding": None if images.files is None else images.files.decoding._asdict(),
+                "images": len(images),
+            },
+            "plan": asdict(plan),
+        }
 
     def check(self, images: Images) -> None:
         """Raises ValueError where a field has no meaningful value, or asks for what `images` can't give."""
@@ -241,7 +353,7 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         for field in fields(self):
             if getattr(self, field.name) is None and field.default is not None:
                 raise ValueError(f"{field.name} must not be None")
-        for name in ("latent_dim", "epochs", "batch_size", "n_iter_no_change"):
+        for name in ("latent_dim", "width", "epochs", "batch_size", "n_iter_no_change"):
             check_number(name, getattr(self, name), whole=True, above=0)
         for name in ("learning_rate", "gradient_clip", "likelihood_variance"):
             check_number(name, getattr(self, name), above=0)
@@ -264,6 +376,8 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
             )
         if images.is_table and self.architecture not in (None, "mlp"):
             raise ValueError(f"architecture {self.architecture!r} is for images; tables need 'mlp'")
+        if self.width is not None and self.architecture != "mlp" and not images.is_table:
+            raise ValueError(f"width={self.width} is the mlp's: it needs architecture 'mlp', got {self.architecture!r}")
         if images.is_table and self.likelihood not in (None, "gaussian", "gaussian_fixed"):
             raise ValueError(f"likelihood {self.likelihood!r} is for images; tables need 'gaussian'")
         probe = copy.copy(self)
@@ -272,6 +386,18 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
             warnings.simplefilter("ignore")
             probe.resolved_ = probe._resolve(len(images), table=images.is_table)
             probe._make_module(0)
+
+    def _pictures(self, images: Images) -> dict:
+        """Figures of what a training came to, by name: ten reconstructions, and samples where the model has some."""
+        from vaekit.pictures.figures import reconstructions
+
+        if images.is_table or images.image_shape[2] == 2:
+            return {}
+        some = images.take(np.arange(min(10, len(images))))
+        x, labels = np.asarray(some.x), np.asarray(some.classes)[some.y] if self.conditional else None
+        pictures = {"reconstructions": reconstructions(x, {type(self).__name__: self.reconstruct(x, labels)})}
+        samples = draw_samples(self)
+        return pictures | ({"samples": samples} if samples else {})
 
     def _course(self, steps: int, seed: int, per_epoch: int, device: torch.device) -> tuple[Objective, Plan]:
         """Objective and plan of a training of `steps` steps; called with the fields resolved."""
@@ -287,8 +413,11 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         per_epoch = max(1, n // batch_size)
         epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
         steps = steps or epochs * per_epoch
+        mlp = table or self.architecture == "mlp"
         defaults = {
             "architecture": "mlp" if table else "conv",
+            # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
+            "width": (128 if table and n < 1000 else 512) if mlp else None,
             "likelihood": "gaussian_fixed" if wang2023 else "gaussian",
             "epochs": epochs,
             "batch_size": batch_size,
@@ -308,15 +437,15 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
     def _plan(self, steps: int, seed: int, per_epoch: int) -> Plan:
         return Plan(
             steps=steps,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            warmup=min(self.warmup_steps, steps),
+            batch_size=filled(self.batch_size),
+            learning_rate=filled(self.learning_rate),
+            schedule=filled(self.schedule),
+            warmup=min(filled(self.warmup_steps), steps),
             # A shorter memory of squared gradients than Adam's usual one: measured to learn faster in a few epochs.
             betas=(0.9, 0.999) if self.architecture == "wang2023" else (0.9, 0.99),
             gradient_clip=self.gradient_clip,
             patience=self.n_iter_no_change if self.early_stopping else None,
-            patience_from=round(self.rate_warmup_epochs * per_epoch) if self.early_stopping else 0,
+            patience_from=round(filled(self.rate_warmup_epochs) * per_epoch) if self.early_stopping else 0,
             precision=self.precision,
             seed=seed,
         )
@@ -327,15 +456,14 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
             module = self.filled_in().build(
                 self._module_shape(), n_classes=n_classes, images=len(self.image_shape_) == 3
             )
-        return module.to(memory_format=torch.channels_last)
+        return module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch declares no such form)
 
     def _module_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the module's inputs; a table's rows are (1, 1, D)."""
-        return (
-            (1, 1, *self.image_shape_)
-            if len(self.image_shape_) == 1
-            else (self.image_shape_[2], *self.image_shape_[:2])
-        )
+        if len(self.image_shape_) == 1:
+            return 1, 1, self.image_shape_[0]
+        height, width, channels = self.image_shape_
+        return channels, height, width
 
     def _hold_out(self, images: Images, validation: Images | None, seed: int) -> tuple[Images, Images | None]:
         if validation is not None or not self.early_stopping:
@@ -347,13 +475,17 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         return images.take(np.sort(order[held:])), images.take(np.sort(order[:held]))
 
     def on_device(self, images: Images, device: torch.device) -> Data:
-        """`images` as the module wants them, on `device`; tables standardised, labels for conditional models only."""
+        """`images` as the module wants them, on `device`; tables standardised, labels for conditional models only. Images in a
+        memory-mapped file stay there, and their batches are taken to the device.
+        """
         labels = None
         if self.conditional:
             if images.y is None:
                 raise ValueError(f"{type(self).__name__} is conditional, and {images.name} has no labels")
-            labels = self._label_index(np.asarray(images.classes)[images.y], len(images)).to(device)
-        return Data(self._stored(images.x).to(device), labels, dynamic=images.binarize == "dynamic")
+            labels = filled(self._label_index(np.asarray(images.classes)[images.y], len(images))).to(device)
+        mapped = is_mapped(images.x) and not images.is_table
+        x = Mapped(images.x, device) if mapped else self._stored(np.asarray(images.x)).to(device)
+        return Data(x, labels, dynamic=images.binarize == "dynamic")
 
     def _stored(self, x: np.ndarray) -> Tensor:
         """(N, H, W, C) images, or a table as standardised images (N, 1, D, 1)."""
@@ -472,6 +604,29 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         if self.has_prior:
             self._save_prior(run)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        license: str | None = None,
+        evaluation: dict | str | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Uploads the model to `repo_id`, "user/name", on the Hugging Face Hub as a run folder with a model card, which
+        `load("hf://user/name")` reads: see `vaekit.hub.push_to_hub`. Returns the web address of the commit.
+        """
+        return push_to_hub(
+            self,
+            repo_id,
+            private=private,
+            license=license,
+            evaluation=evaluation,
+            commit_message=commit_message,
+            token=token,
+        )
+
     # ---- inside ------------------------------------------------------------------------------------------------
 
     @property
@@ -488,8 +643,18 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         if not hasattr(self, "n_parameters_"):
             raise NotFittedError(f"this {type(self).__name__} is not fitted yet: call fit first")
 
+    @property
+    def _n_features_out(self) -> int:
+        """Columns that `transform` gives, which `get_feature_names_out` names."""
+        return self.model_.latent.latent_dim
+
+    def _check_names(self, X, *, reset: bool) -> None:
+        """Takes the column names of a data frame into `feature_names_in_`, or compares them, as scikit-learn does."""
+        validate_data(self, X, reset=reset, skip_check_array=True, ensure_2d=False)
+
     def _check_input(self, X) -> np.ndarray:
         self._check_fitted()
+        self._check_names(X, reset=False)
         x = check_array(X)
         if x.shape[1:] != self.image_shape_:
             if len(self.image_shape_) == 1:
@@ -527,11 +692,24 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         index = self._label_index(y, len(x))
         parts = []
         with torch.inference_mode():
-            for start in range(0, len(x), BATCH):
-                batch = to_input(self._stored(x[start : start + BATCH]).to(self.device_))
-                labels = None if index is None else index[start : start + BATCH].to(self.device_)
-                parts.append(function(batch, labels).cpu())
+            for chosen, count in self._blocks(len(x)):
+                batch = to_input(self._stored(x[chosen]).to(self.device_))
+                labels = None if index is None else index[chosen].to(self.device_)
+                parts.append(function(batch, labels)[:count].cpu())
         return torch.cat(parts).numpy()
+
+    def _blocks(self, n: int) -> Iterator[tuple[slice | np.ndarray, int]]:
+        """Which of n samples go to the module at once, and how many of them count. A table's rows are filled up to a
+        multiple of ROWS with rows that don't: a matrix product rounds a row by the shape of its batch, so that without them
+        the same row gave another result in another batch (by 1e-6 or so). Images are left as they are: a single one would
+        cost as much as 64.
+        """
+        for start in range(0, n, BATCH):
+            stop = min(n, start + BATCH)
+            if len(self.image_shape_) == 3:
+                yield slice(start, stop), stop - start
+            else:
+                yield np.resize(np.arange(start, stop), -(-(stop - start) // ROWS) * ROWS), stop - start
 
     def _as_latents(self, Z) -> Tensor:
         """User's latents -> decoder inputs (N, D[, h, w])."""
@@ -553,9 +731,9 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
             raise ValueError(f"{type(self).__name__} is conditional: decoding needs labels y")
         parts = []
         with torch.inference_mode():
-            for start in range(0, len(z), BATCH):
-                labels = None if index is None else index[start : start + BATCH].to(self.device_)
-                parts.append(self.model_.decode_embedded(z[start : start + BATCH].to(self.device_), labels).cpu())
+            for chosen, count in self._blocks(len(z)):
+                labels = None if index is None else index[chosen].to(self.device_)
+                parts.append(self.model_.decode_embedded(z[chosen].to(self.device_), labels)[:count].cpu())
         return self._as_given(torch.cat(parts))
 
     def _as_given(self, x: Tensor) -> np.ndarray:
@@ -589,7 +767,10 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
 
     def _config(self) -> dict:
         """run.json: all that rebuilds this estimator around its weights, and where they came from."""
-        table = {"mean": self._mean.tolist(), "scale": self._scale.tolist()} if len(self.image_shape_) == 1 else None
+        table = None
+        if len(self.image_shape_) == 1:
+            columns = self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None
+            table = {"mean": self._mean.tolist(), "scale": self._scale.tolist(), "columns": columns}
         names = ("classes", "class_frequencies") if self.conditional else ()
         return {
             "class": type(self).__name__,
@@ -606,7 +787,7 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         }
 
     def _check_resumable(self, run: RunFolder, images: Images, resume: bool) -> dict:
-        recorded = run.config()
+        recorded = run.model_config()
         if not resume:
             raise ValueError(f"{run.path} already holds a run: add --resume to go on with it, or choose another folder")
         if recorded["class"] != type(self).__name__:
@@ -621,6 +802,14 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
                 f"{images.split_seed}; train into a new folder"
             )
         return recorded
+
+    def _recorded_plan(self, run: RunFolder, recorded: dict) -> Plan:
+        try:
+            plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
+            check_number("steps", plan.steps, whole=True, above=0)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{run.config_file} is damaged: its plan is none ({error})") from None
+        return plan
 
     def _check_same_fields(self, run: RunFolder, recorded: dict) -> None:
         """Raises ValueError where the fields, filled in, differ from those of the run. A field that the run's vaekit did not
@@ -647,24 +836,19 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
         """Becomes the finished run in `run`, with its fitted prior where there is one and unless `prior` is False."""
         tensors, _ = run.weights()
         try:
-            self.image_shape_ = tuple(config["image_shape"])
-            self.resolved_ = config["resolved"]
-            self._x_layout = config["layout"]
-            if config["table"]:
-                self._mean, self._scale = (np.asarray(config["table"][key]) for key in ("mean", "scale"))
-                self.n_features_in_ = len(self._mean)
-            if self.conditional:
-                self.classes_ = np.asarray(config["classes"])
-                self.class_frequencies_ = np.asarray(config["class_frequencies"])
-            self.facts_ = {key: config[key] for key in ("seed", "device", "threads", "torch", "data", "plan")}
-            self.model_ = self._make_module(0)
-            self.model_.load_state_dict(tensors)
-        except (KeyError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"{run.path} is damaged: run.json and the weights do not fit together ({reason})"
-            ) from None
+            self._take_over(config)
+            with torch.device("meta"):
+                difference = mismatch(tensors, self._make_module(0))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {reason}") from None
+        if difference:
+            raise ValueError(f"{run.path} is damaged: run.json and the weights do not fit together ({difference})")
+        check_finite(run.weights_file, tensors)
+        self.model_ = self._make_module(0)
+        self.model_.load_state_dict(tensors)
         self.model_.to(pick_device(self.device)).eval()
+        self.__dict__.pop("_trainer", None)
         self.history_ = run.log()
         self.n_parameters_ = count_parameters(self.model_)
         self._forget_prior()
@@ -672,11 +856,52 @@ class Estimator(SecondStage, TransformerMixin, BaseEstimator):
             self.load_prior(run.prior_file)
         return self
 
+    def _take_over(self, config: dict) -> None:
+        """What run.json says of a fitted model, held against what `fit` would have written."""
+        shape, layout = config["image_shape"], config["layout"]
+        if len(shape) not in (1, 3) or not all(type(side) is int and side > 0 for side in shape):
+            raise ValueError(f"image_shape must be [height, width, channels] or [columns], got {shape!r:.80}")
+        if set(layout) != {"channel_axis", "eight_bit"} or not all(type(value) is bool for value in layout.values()):
+            raise ValueError(f"layout must say channel_axis and eight_bit, got {layout!r:.80}")
+        self.image_shape_, self.resolved_, self._x_layout = tuple(shape), config["resolved"], layout
+        self.facts_ = {key: config[key] for key in ("seed", "device", "threads", "torch", "data", "plan")}
+        if len(shape) == 1:
+            self._mean, self._scale = (_numbers(config["table"], name, shape[0]) for name in ("mean", "scale"))
+            if not (self._scale > 0).all():
+                raise ValueError("scale must be positive")
+            self.n_features_in_ = shape[0]
+            columns = config["table"].get("columns")
+            if columns is not None:
+                if len(columns) != shape[0] or not all(isinstance(column, str) for column in columns):
+                    raise ValueError(f"columns must be {shape[0]} names, got {columns!r:.80}")
+                self.feature_names_in_ = np.asarray(columns, dtype=object)
+        if self.conditional:
+            classes = config["classes"]
+            self.classes_ = np.asarray(classes)
+            plain = self.classes_.ndim == 1 and self.classes_.dtype.kind in "biufU"
+            if not plain or not 0 < len(set(classes)) == len(classes):
+                raise ValueError(f"classes must be different labels, got {classes!r:.80}")
+            self.class_frequencies_ = _numbers(config, "class_frequencies", len(classes))
+            if (self.class_frequencies_ < 0).any() or not math.isclose(self.class_frequencies_.sum(), 1, abs_tol=1e-6):
+                raise ValueError("class_frequencies must be shares that sum to 1")
+        # The fields as they are when they come from a user; the array takes no memory, whatever its shape.
+        x = np.broadcast_to(np.zeros((), np.float64 if len(shape) == 1 else np.uint8), (1, *shape))
+        labels = np.zeros(1, np.int64) if self.conditional else None
+        self.filled_in().check(Images(x, labels, tuple(map(str, getattr(self, "classes_", ()))), "run.json"))
+
 
 def _layout(X) -> dict[str, bool]:
     """How images came, so that they go back the same way: with a channel axis or not, as 8-bit values or floats."""
-    X = np.asarray(X)
+    X = X if hasattr(X, "dtype") else np.asarray(X)
     return {"channel_axis": X.ndim == 4, "eight_bit": X.dtype.kind in "iub" and X.ndim > 2}
+
+
+def _numbers(found: dict, name: str, n: int) -> np.ndarray:
+    """`found[name]` as (n,) finite floats, or ValueError."""
+    values = np.asarray(found[name])
+    if values.shape != (n,) or values.dtype.kind not in "if" or not np.isfinite(values).all():
+        raise ValueError(f"{name} must be {n} numbers, got {found[name]!r:.80}")
+    return values.astype(np.float64)
 
 
 def count_parameters(module: Autoencoder) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from vaekit.data.images import Images
 from vaekit.estimator import BATCH, Estimator
-from vaekit.messages import check_number
+from vaekit.messages import check_number, filled
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import BetaTc, ConstrainedElbo, Iwae
 from vaekit.parts.networks import make_networks
@@ -45,7 +46,7 @@ class BetaVAE(Estimator):
     def _make_objective(self, steps_per_epoch: int):
         if self.epsilon is not None:
             return ConstrainedElbo(epsilon=self.epsilon)
-        return self._elbo_objective(self.beta, steps_per_epoch)
+        return self._elbo_objective(filled(self.beta), steps_per_epoch)
 
     def check(self, images: Images) -> None:
         super().check(images)
@@ -79,7 +80,7 @@ class CVAE(Estimator):
         return {"beta": 1.0 if wang2023 else self._balanced_beta()}
 
     def _make_objective(self, steps_per_epoch: int):
-        return self._elbo_objective(self.beta, steps_per_epoch)
+        return self._elbo_objective(filled(self.beta), steps_per_epoch)
 
     def check(self, images: Images) -> None:
         super().check(images)
@@ -159,11 +160,11 @@ class BetaTCVAE(Estimator):
     def _make_objective(self, steps_per_epoch: int) -> BetaTc:
         # Epochs leave out the last, smaller batch, and so does the number of images.
         return BetaTc(
-            n=steps_per_epoch * self.batch_size,
+            n=steps_per_epoch * filled(self.batch_size),
             alpha=self.alpha,
             beta=self.beta,
             gamma=self.gamma,
-            warmup=round(self.rate_warmup_epochs * steps_per_epoch),
+            warmup=round(filled(self.rate_warmup_epochs) * steps_per_epoch),
         )
 
 
@@ -223,28 +224,29 @@ class VQVAE(Estimator):
     def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
         likelihood = self._build_likelihood(images)
         latent = VectorQuantizer(
-            n_codes=self.n_codes,
-            code_dim=self.code_dim,
+            n_codes=filled(self.n_codes),
+            code_dim=filled(self.code_dim),
             codebook_weight=self.codebook_weight,
             commitment=self.commitment,
             ema=self.ema or None,
-            init=self.codebook_init,
-            revive=self.revive,
+            init=filled(self.codebook_init),
+            revive=filled(self.revive),
         )
         networks = make_networks(
-            self.architecture,
+            filled(self.architecture),
             shape,
             features=latent.features,
-            latent_dim=self.code_dim,
+            latent_dim=filled(self.code_dim),
             out_channels=likelihood.channels(shape[0]),
             spatial=True,
             n_classes=n_classes,
+            hidden=self._hidden(),
         )
         return Autoencoder(
             encoder=networks.encoder,
             latent=latent,
             decoder=networks.decoder,
-            prior=UniformPrior(n_codes=self.n_codes, grid=networks.grid),
+            prior=UniformPrior(n_codes=filled(self.n_codes), grid=filled(networks.grid)),
             likelihood=likelihood,
             n_classes=n_classes,
             images=images,
@@ -303,6 +305,10 @@ class VQVAE(Estimator):
                     ).cpu()
                 )
         return self.decode(torch.cat(drawn).numpy())
+
+    @property
+    def _n_features_out(self) -> int:
+        return math.prod(self.model_.prior.grid) * self.model_.latent.features
 
     def _plain_prior(self) -> UniformPrior:
         return UniformPrior(n_codes=self.model_.latent.n_codes, grid=self.model_.prior.grid)

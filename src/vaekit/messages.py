@@ -4,6 +4,9 @@ import difflib
 import math
 import numbers
 from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -18,6 +21,14 @@ def check_number(name: str, value, *, whole: bool = False, above: float | None =
         return
     kind = numbers.Integral if whole else numbers.Real
     fits = not isinstance(value, bool) and isinstance(value, kind) and math.isfinite(value)
-    if not fits or not (value >= 0 if above is None else value > above):
+    low = 0 if above is None else above
+    if not fits or not (value > low or (above is None and value == low)):  # pyright: ignore[reportOperatorIssue]
         wanted = f"{'a whole number' if whole else 'a number'} {'>= 0' if above is None else f'> {above}'}"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def filled(value: T | None) -> T:
+    """`value`, which may be None in general but is known by now: a field that has been filled in, labels that are there."""
+    if value is None:
+        raise TypeError("a value that should be known by now is None")
+    return value

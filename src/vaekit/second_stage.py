@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from vaekit.data.images import Images, check_labels, fingerprint
 from vaekit.messages import check_number
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior, UniformPrior
-from vaekit.training.checkpoint import RunFolder, digest, read_tensors, write_tensors
+from vaekit.training.checkpoint import RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
 from vaekit.training.prior import PriorSettings, fit_prior, make_prior
 from vaekit.world import check_random_state
 
@@ -26,6 +28,22 @@ BATCH = 1000  # images at once outside training
 
 class SecondStage:
     """What `Estimator` can do once it is fitted: fit a prior, save and load it, and say which prior is in use."""
+
+    # What it needs of the estimator.
+    conditional: ClassVar[bool]
+    latent_dim: int
+    verbose: bool
+    model_: Autoencoder
+    device_: torch.device
+    image_shape_: tuple[int, ...]
+    classes_: np.ndarray
+    facts_: dict
+    on_device: Callable
+    sampling_classes: Callable
+    _check_fitted: Callable
+    _check_input: Callable
+    _check_latents: Callable
+    _label_index: Callable
 
     def fit_prior(self, X, y=None, **settings):
         """Fits a prior to the latents or codes of X, which `sample` and the ELBO then use. Returns self.
@@ -85,7 +103,7 @@ class SecondStage:
                 data,
                 labels,
                 resolved,
-                classes=() if classes is None else classes,
+                classes=() if classes is None else list(classes),
                 seed=seed,
                 folder=stage,
                 verbose=self.verbose,
@@ -125,14 +143,32 @@ class SecondStage:
         self._check_fitted()
         tensors, state = read_tensors(Path(path))
         try:
-            settings, classes = PriorSettings(**state["settings"]), state["identity"]["classes"]
-            self._check_prior_fits(path, state["identity"])
-            learned = make_prior(settings, self.with_prior("plain"), len(classes or ()))
-            learned.load_state_dict(tensors)
+            settings, identity = PriorSettings(**state["settings"]), state["identity"]
+            identity = {key: identity[key] for key in ("n_codes", "grid", "latent_dim", "classes", "weights")}
             history, facts = state["history"], state["facts"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{path} is damaged, or from another vaekit ({str(error).splitlines()[0]})") from None
-        classes = None if classes is None else np.asarray(classes)
+            if not (isinstance(history, list) and isinstance(facts, dict)):
+                raise TypeError("its history is no list, or its facts are no JSON object")
+            classes = None if identity["classes"] is None else np.asarray(identity["classes"])
+            if classes is not None and (classes.ndim != 1 or classes.dtype.kind not in "biufU" or not len(classes)):
+                raise TypeError("its classes are no list of labels")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged, or from another vaekit ({error})") from None
+        self._check_prior_fits(path, identity)
+        plain, n_classes = self.with_prior("plain"), 0 if classes is None else len(classes)
+        try:
+            settings.check()
+            if settings.layers is not None and settings.layers > len(tensors):
+                raise ValueError(f"{settings.layers} layers and {len(tensors)} tensors")
+            with torch.device("meta"):
+                difference = mismatch(tensors, make_prior(settings, plain, n_classes))
+        except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{path} is damaged, or from another vaekit ({reason})") from None
+        if difference:
+            raise ValueError(f"{path} is damaged, or from another vaekit ({difference})")
+        check_finite(Path(path), tensors)
+        learned = make_prior(settings, plain, n_classes)
+        learned.load_state_dict(tensors)
         self._attach_prior(learned.to(self.device_).eval(), settings, classes, history, facts)
         return self
 

@@ -9,23 +9,37 @@ import http.client
 import os
 import urllib.request
 import zlib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from vaekit.data.cache import cache_dir, decoded, files_key
+from vaekit.data.datasets import is_saved, read_datasets
 from vaekit.data.images import (
     BINARIZE,
     PARTS,
+    Decoding,
     Images,
     binarized,
     check_array,
     check_labels,
     fingerprint,
+    listed,
     split_indices,
 )
-from vaekit.data.readers import IMAGE_SUFFIXES, read_folder, read_idx, read_images, read_npy, read_npz, same_channels
+from vaekit.data.readers import (
+    IMAGE_SUFFIXES,
+    check_decoding,
+    folder_labels,
+    list_images,
+    read_idx,
+    read_labels,
+    read_npy,
+    read_npz,
+)
 from vaekit.data.sprites import is_dsprites, read_dsprites, sprites
 from vaekit.messages import check_number, nearest
 
@@ -71,19 +85,16 @@ NAMES = ("digits", *IDX_SETS, "sprites")
 SPRITES = 20_000  # images of the generated set, and those taken from the file of dSprites
 
 
-def cache_dir() -> Path:
-    """Where downloads and judges are kept: $VAEKIT_CACHE, or vaekit/ in the user's cache folder."""
-    if "VAEKIT_CACHE" in os.environ:
-        return Path(os.environ["VAEKIT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
-
-
 def open_data(
     name_or_path,
     split: str = "train",
     *,
     split_seed: int = 0,
     resize: int | None = None,
+    fit: str = "crop",
+    background: str = "white",
+    labels=None,
+    skip_bad: bool = False,
     binarize: str = "none",
 ) -> Images:
     """The part `split` of a data set: "train", "validation", "test", or "all".
@@ -91,24 +102,30 @@ def open_data(
     name_or_path: digits, mnist, fashion-mnist, sprites (20,000 of them); a folder of images with a sub-folder per class,
         or of the four idx files; a .npy, .npz (`x`, `y`) or idx file, or that of dSprites (20,000 of its images); or a glob
         of images. A folder with `train/` and `test/` in it (and perhaps `val/`, which stands in for a missing `test/`)
-        comes with its split.
+        comes with its split. Where the library `datasets` is installed also what it saved to a folder, Parquet files of
+        images, and hf:OWNER/NAME, which it downloads.
     split_seed: data without a published test part is split 80/10/10 by this seed, stratified by class.
     resize: side in pixels that image files are brought to, and sprites drawn at (None: 64); other data is read as it is.
+    fit: how image files are brought to `resize`: "crop" scales the shorter side and cuts the centre, "pad" scales the longer
+        side and fills the rest with the background.
+    background: the colour behind transparent pixels and around padded images ("white", "black", "#ff8800"), or "keep": alpha
+        is a fourth channel.
+    labels: a table (CSV) of files and labels for image files, instead of sub-folders; images that it does not name are left
+        out. For a .npy file of images, the .npy file of their labels.
+    skip_bad: leaves out image files that can't be read, rather than to refuse the data.
     binarize: "fixed" draws each pixel black or white once, by a seed that is always the same; "dynamic" does so for the other
         parts and leaves the training images grey, to be drawn anew in each epoch (Burda et al. 2016's protocol for MNIST).
 
-    Raises FileNotFoundError for a path that isn't there, ValueError for data that can't be used, and ConnectionError
-    where a built-in set can't be downloaded; all say why.
+    Image files are decoded once and kept in the cache; images that take more than 64 MiB stay in a memory-mapped file, and so
+    do those of a .npy file. Raises FileNotFoundError for a path that isn't there, ValueError for data that can't be used, and
+    ConnectionError where a built-in set can't be downloaded; all say why.
     """
     if split not in (*PARTS, "all"):
         raise ValueError(f"split must be one of {', '.join(PARTS)} or all, got {split!r}")
-    check_number("split_seed", split_seed, whole=True)
-    check_number("resize", resize, whole=True, above=0)
     if binarize not in BINARIZE:
         raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, got {binarize!r}")
-    whole, published = _open_whole(str(name_or_path), resize)
-    if resize is not None and whole.image_shape[:2] != (resize, resize):
-        raise ValueError(f"{whole.name} has samples of shape {whole.image_shape}; only image files can be resized")
+    whole, published = open_whole(name_or_path, Decoding(resize, fit, background), labels=labels, skip_bad=skip_bad)
+    check_number("split_seed", split_seed, whole=True)
     if binarize != "none":
         if whole.is_table:
             raise ValueError(f"{whole.name} is a table of vectors; only images can be binarised")
@@ -118,42 +135,58 @@ def open_data(
         whole = replace(whole, fingerprint=mark)
     if split == "all":
         return whole
-    if published is None:
-        indices = split_indices(whole.y, len(whole), split_seed)[split]
-        return replace(whole.take(indices), split=split, split_seed=split_seed)
-    if split not in published:
+    parts = published or split_indices(whole.y, len(whole), split_seed)
+    if split not in parts:
         raise ValueError(
-            f"{whole.name} comes with {' and '.join(published)} parts and no {split!r} part; with --early-stopping, "
+            f"{whole.name} comes with {' and '.join(parts)} parts and no {split!r} part; with --early-stopping, "
             "training holds out validation images of its own"
         )
-    return replace(whole.take(published[split]), split=split)
+    return replace(whole.take(parts[split]), split=split, split_seed=None if published else split_seed)
 
 
-def _open_whole(name: str, resize: int | None) -> tuple[Images, dict[str, slice | np.ndarray] | None]:
-    """The whole data set, and where its published parts lie in it (None where it has none)."""
+def open_whole(
+    name_or_path, decoding: Decoding, *, labels=None, skip_bad: bool = False
+) -> tuple[Images, dict[str, slice] | None]:
+    """A whole data set, and where its published parts lie in it (None where it has none); arguments as of `open_data`."""
+    check_number("resize", decoding.resize, whole=True, above=0)
+    check_decoding(decoding)
+    name, resize = str(name_or_path), decoding.resize
+    whole, published = _open_whole(name, decoding, None if labels is None else Path(labels), skip_bad)
+    if resize is not None and whole.image_shape[:2] != (resize, resize):
+        raise ValueError(f"{whole.name} has samples of shape {whole.image_shape}; only image files can be resized")
+    return whole, published
+
+
+def _open_whole(
+    name: str, decoding: Decoding, labels: Path | None, skip_bad: bool
+) -> tuple[Images, dict[str, slice] | None]:
     path = Path(name)
-    if name == "digits":
-        from sklearn.datasets import load_digits
-
-        bunch = load_digits()
-        x = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
-        return _images(x, bunch.target.astype(np.int64), tuple("0123456789"), name), None
-    if name == "sprites":
-        return sprites(SPRITES, size=resize or 64)[0], None
-    if name in IDX_SETS:
-        return _idx_parts(_find_idx_set(name), IDX_SETS[name].classes, name)
-    if path.is_dir():
-        if _has_idx_files(path):
-            return _idx_parts(path, None, path.name)
-        return _open_folder(path, resize)
-    if path.is_file():
-        return _open_file(path), None
-    if glob.has_magic(name):
-        matches = map(Path, sorted(glob.glob(name, recursive=True)))
-        files = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES]
+    if labels is not None and not labels.is_file():
+        raise FileNotFoundError(f"no labels at {labels}")
+    if name in NAMES:
+        if labels is not None:
+            raise ValueError(f"{name} comes with its labels; a table of labels is for image files")
+        return _open_known(name, decoding.resize)
+    if labels is None and (name.startswith("hf:") or is_saved(path) or (path.suffix == ".parquet" and path.is_file())):
+        return _open_datasets(name, [path] if path.suffix == ".parquet" else None, decoding, skip_bad)
+    if path.is_dir() and not _has_idx_files(path):
+        return _open_folder(path, decoding, labels, skip_bad)
+    if not path.exists() and glob.has_magic(name):
+        matches = sorted(glob.glob(name, recursive=True))
+        files = [file for file in matches if Path(file).suffix.lower() in IMAGE_SUFFIXES]
         if not files:
             raise FileNotFoundError(f"no image files match {name!r}")
-        return _images(read_images(files, resize), None, (), name), None
+        return _open_files(Path(), files, None, None, labels=labels, decoding=decoding, skip_bad=skip_bad, name=name)
+    if labels is not None and path.suffix.lower() == ".npy" and path.is_file():
+        return _labelled(read_npy(path), read_npy(labels), str(path)), None
+    if labels is not None:
+        raise ValueError(
+            f"{name} can't be given labels; a table of labels is for image files, a .npy of them for a .npy"
+        )
+    if path.is_dir():
+        return _idx_parts(path, None, path.name)
+    if path.is_file():
+        return _open_file(path), None
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"no data at {name!r}: there is no such file or folder")
     raise ValueError(
@@ -161,9 +194,21 @@ def _open_whole(name: str, resize: int | None) -> tuple[Images, dict[str, slice 
     )
 
 
-def _images(x, y: np.ndarray | None, classes: tuple[str, ...], name: str, notes: tuple[str, ...] = ()) -> Images:
+def _open_known(name: str, resize: int | None) -> tuple[Images, dict[str, slice] | None]:
+    if name == "digits":
+        from sklearn.datasets import load_digits
+
+        pixels, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
+        x = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
+        return _images(x, labels.astype(np.int64), tuple("0123456789"), name), None
+    if name == "sprites":
+        return sprites(SPRITES, size=resize or 64)[0], None
+    return _idx_parts(_find_idx_set(name), IDX_SETS[name].classes, name)
+
+
+def _images(x, y: np.ndarray | None, classes: tuple[str, ...], name: str) -> Images:
     x = check_array(x, name)
-    return Images(x, y, classes, name, fingerprint(x, y), notes=notes)
+    return Images(x, y, classes, name, fingerprint(x, y))
 
 
 def _labelled(x, y, name: str) -> Images:
@@ -189,28 +234,130 @@ def _open_file(path: Path) -> Images:
     raise ValueError(f"{path} is of no known kind: a data file is .npy, .npz or idx")
 
 
-def _open_folder(path: Path, resize: int | None) -> tuple[Images, dict[str, np.ndarray] | None]:
+def _open_folder(
+    path: Path, decoding: Decoding, labels: Path | None, skip_bad: bool
+) -> tuple[Images, dict[str, slice] | None]:
     """A folder of images, and its published parts where it has `train/` and `test/` or `val/`."""
-    names = {"train": ("train",), "test": ("test",), "validation": ("validation", "val", "valid")}
-    found = {part: path / name for part, options in names.items() for name in options if (path / name).is_dir()}
+    options = {"train": ("train",), "test": ("test",), "validation": ("validation", "val", "valid")}
+    found = {part: path / name for part, names in options.items() for name in names if (path / name).is_dir()}
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
-    if not {"train", "test"} <= set(found):
-        x, y, classes, notes = read_folder(path, resize)
-        return _images(x, y, classes, str(path), notes), None
-    read = {part: read_folder(folder, resize) for part, folder in found.items()}
-    classes = tuple(sorted({name for _, _, names, _ in read.values() for name in names}))
-    sizes = {part: f"{x.shape[2]}x{x.shape[1]}" for part, (x, *_) in read.items()}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{part} {size}" for part, size in sizes.items())
-        raise ValueError(f"the parts of {path} differ in size: {listed}; bring them to one with --resize 64")
-    if classes and any(y is None for _, y, _, _ in read.values()):
+    published = {"train", "test"} <= set(found)
+    names, owners, part_of, passed = [], [], [], 0
+    for part, folder in (found if published else {"": path}).items():
+        own, other = list_images(folder)
+        if not own:
+            if tables := sorted(path.rglob("*.parquet")):
+                return _open_datasets(str(path), tables, decoding, skip_bad)
+            raise ValueError(f"{folder} holds no images (looked for {', '.join(IMAGE_SUFFIXES)})")
+        owners.append(folder_labels(own, folder) if labels is None else None)
+        names += [f"{folder.name}/{name}" for name in own] if published else own
+        part_of += [part] * len(own)
+        passed += other
+    if any(owners) and not all(owners):
         raise ValueError(f"some parts of {path} have class sub-folders and some have none")
-    x = np.concatenate(same_channels([x for x, *_ in read.values()]))
-    y = np.concatenate([[classes.index(own[i]) for i in y] for _, y, own, _ in read.values()]) if classes else None
-    bounds = np.cumsum([0] + [len(x) for x, *_ in read.values()])
-    parts = {part: np.arange(bounds[i], bounds[i + 1]) for i, part in enumerate(read)}
-    return _images(x, y, classes, str(path), tuple(note for *_, notes in read.values() for note in notes)), parts
+    notes = (f"files that are hidden or no images, passed over: {passed}",) if passed else ()
+    return _open_files(
+        path,
+        names,
+        [owner for own in owners for owner in own] if all(owners) else None,
+        part_of if published else None,
+        labels=labels,
+        decoding=decoding,
+        skip_bad=skip_bad,
+        notes=notes,
+    )
+
+
+def _open_files(
+    folder: Path,
+    names: list[str],
+    owners: list[str] | None,
+    part_of: list[str] | None,
+    *,
+    labels: Path | None,
+    decoding: Decoding,
+    skip_bad: bool,
+    name: str = "",
+    notes: tuple[str, ...] = (),
+) -> tuple[Images, dict[str, slice] | None]:
+    """The image files `names` in `folder`, with their classes, or the table of labels that has them, and their parts."""
+    classes: np.ndarray | None = None if owners is None else np.array(owners)
+    if labels is not None:
+        read, more = read_labels(labels, names)
+        kept = [i for i, label in enumerate(read) if label is not None]
+        names, classes = [names[i] for i in kept], np.array([read[i] for i in kept])
+        part_of = part_of and [part_of[i] for i in kept]
+        notes += more
+        if np.char.isdecimal(classes).all():
+            classes = classes.astype(np.int64)  # so that 10 comes after 9
+    return _from_files(
+        names,
+        (f"{folder / name}" for name in names),
+        classes,
+        part_of,
+        key=files_key(folder, names),
+        decoding=decoding,
+        skip_bad=skip_bad,
+        name=name or str(folder),
+        notes=notes,
+    )
+
+
+def _open_datasets(
+    name: str, tables: list[Path] | None, decoding: Decoding, skip_bad: bool
+) -> tuple[Images, dict[str, slice] | None]:
+    """What the library `datasets` reads, its splits as parts."""
+    found = read_datasets(name, tables)
+    part_of = [part for part in found.parts for _ in range(len(found.parts[part]))]
+    return _from_files(
+        [f"{name} {part} row {row}" for part, table in found.parts.items() for row in range(len(table))],
+        found.sources(),
+        found.labels,
+        part_of if {"train", "test"} <= set(found.parts) else None,
+        key=found.key,
+        decoding=decoding,
+        skip_bad=skip_bad,
+        name=name,
+    )
+
+
+def _from_files(
+    names: list[str],
+    sources: Iterable[str | bytes],
+    labels: np.ndarray | None,
+    part_of: list[str] | None,
+    *,
+    key: str,
+    decoding: Decoding,
+    skip_bad: bool,
+    name: str,
+    notes: tuple[str, ...] = (),
+) -> tuple[Images, dict[str, slice] | None]:
+    """Image files, or their bytes, as `Images`, and where the parts lie in it; the files of a part follow each other."""
+    y, classes = (None, ()) if labels is None else check_labels(labels, len(names), f"{name}: labels")
+    found = decoded(names, sources, y, count=len(names), key=key, decoding=decoding)
+    unreadable = list(found.files.unreadable)
+    if unreadable and not skip_bad:
+        raise ValueError(
+            f"{len(unreadable)} of {len(names)} images can't be read: {listed(unreadable)}; --skip-bad goes on without them"
+        )
+    images = Images(
+        check_array(found.x, name),
+        found.y,
+        tuple(str(label) for label in classes),
+        name,
+        found.fingerprint,
+        notes=notes,
+        files=found.files,
+    )
+    if part_of is None:
+        return images, None
+    left = np.delete(np.array(part_of), found.bad)
+    where = {part: np.flatnonzero(left == part) for part in dict.fromkeys(part_of)}
+    if empty := [part for part, places in where.items() if not len(places)]:
+        raise ValueError(f"the part {empty[0]} of {name} has no image that can be used")
+    return images, {part: slice(int(places[0]), int(places[-1]) + 1) for part, places in where.items()}
 
 
 def _has_idx_files(folder: Path) -> bool:

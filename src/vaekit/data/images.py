@@ -3,20 +3,83 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 PARTS = ("train", "validation", "test")
 BINARIZE = ("none", "fixed", "dynamic")
 BINARIZE_SEED = 0
+MAPPED_FROM = 2**26  # bytes from which images stay in a memory-mapped file; fewer are read into memory
+CHUNK = 2**24  # bytes of a data set that are looked at together, so that one larger than memory can be described
+
+
+class Decoding(NamedTuple):
+    """How image files become pixels of one size and one number of channels.
+
+    resize: side in pixels, or None to leave them. fit: "crop" (the shorter side is scaled to `resize`, and the centre cut) or
+    "pad" (the longer side is, and the rest filled with the background). background: what shows through transparent pixels, a
+    colour that Pillow knows ("white", "#ff8800"), or "keep": alpha becomes the fourth channel.
+    """
+
+    resize: int | None = None
+    fit: str = "crop"
+    background: str = "white"
+
+
+class ImageFiles(NamedTuple):
+    """What image files were before they became an array.
+
+    sizes: "640x480" (width first) -> how many; modes: Pillow's names, "RGB", "L", "RGBA", ... -> how many; unreadable: name and
+    reason of each file that was left out; decoding: how the others were brought to one shape.
+    """
+
+    sizes: dict[str, int]
+    modes: dict[str, int]
+    unreadable: tuple[str, ...]
+    decoding: Decoding
+
+
+class Rows:
+    """Some rows of a memory-mapped array of images, read when they are asked for: a part of a data set that memory need not
+    hold. Indexing it gives arrays; `np.asarray` reads all of it into memory.
+    """
+
+    def __init__(self, source: np.ndarray, index: np.ndarray):
+        self.source, self.index = source, index
+        self.shape, self.dtype, self.ndim = (len(index), *source.shape[1:]), source.dtype, source.ndim
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, key) -> np.ndarray:
+        return self.source[self.index[key]]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def take(self, key) -> Rows:
+        return Rows(self.source, self.index[key])
+
+
+def is_mapped(x) -> bool:
+    """Whether `x` lies in a file and not in memory: a memory-mapped array, a view of one, or `Rows` of one."""
+    while isinstance(x, np.ndarray):
+        if isinstance(x, np.memmap):
+            return True
+        x = x.base
+    return isinstance(x, Rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """A data set, or a part of one.
 
-    x: (N, H, W, C) uint8, or float32 in [0, 1]; or (N, D) floats: a table of vectors.
+    x: (N, H, W, C) uint8, or float32 in [0, 1]; or (N, D) floats: a table of vectors. Large sets of images are memory-mapped,
+        and parts of them `Rows`.
     y: (N,) int64 indices into `classes`, or None.
     fingerprint: SHA-256 of the whole data set this was cut from, before any split.
     split: "train", "validation", "test" or "all"; split_seed: None where the split is the published one.
@@ -24,6 +87,7 @@ class Images:
     binarize: "none"; "fixed", black or white pixels drawn once; "dynamic", pixels that training draws anew in each epoch, with
         the intensity as the probability of white.
     factors: (N, F) int64, what each image was made from, where that is known.
+    files: what the image files were, for data that came as such.
     """
 
     x: np.ndarray
@@ -36,12 +100,14 @@ class Images:
     notes: tuple[str, ...] = ()
     binarize: str = "none"
     factors: np.ndarray | None = None
+    files: ImageFiles | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     @property
     def is_table(self) -> bool:
+        """Whether these are vectors, not images."""
         return self.x.ndim == 2
 
     @property
@@ -50,9 +116,21 @@ class Images:
         return self.x.shape[1:]
 
     def take(self, indices) -> Images:
-        """The images at `indices`."""
-        parts = {"x": self.x, "y": self.y, "factors": self.factors}
-        return replace(self, **{name: None if part is None else part[indices] for name, part in parts.items()})
+        """The images at `indices`; of memory-mapped images nothing is read yet, unless those at the indices are few."""
+        parts = {
+            name: None if part is None else part[indices] for name, part in (("y", self.y), ("factors", self.factors))
+        }
+        return replace(self, x=_take(self.x, indices), **parts)
+
+
+def _take(x, indices):
+    if isinstance(x, Rows):
+        part = x.take(indices)
+    elif isinstance(indices, slice) or not is_mapped(x):
+        return x[indices]
+    else:
+        part = Rows(x, np.arange(len(x))[indices])
+    return part if math.prod(part.shape) * part.dtype.itemsize > CHUNK else part[:]
 
 
 def check_array(X, name: str = "X") -> np.ndarray:
@@ -63,6 +141,8 @@ def check_array(X, name: str = "X") -> np.ndarray:
     Tables (N, D): any finite reals -> floating point.
     Raises ValueError that names the array, what was expected and what was found.
     """
+    if isinstance(X, Rows):
+        return X  # type: ignore[return-value]  # cut from an array that was checked
     if hasattr(X, "toarray"):
         raise ValueError(f"{name} is a sparse matrix; pass a dense array: {name}.toarray()")
     try:
@@ -84,9 +164,11 @@ def check_array(X, name: str = "X") -> np.ndarray:
         )
     if len(x) == 0:
         raise ValueError(f"Found array with 0 sample(s) in {name} (shape={x.shape}) while a minimum of 1 is required.")
-    if x.dtype.kind == "f" and not np.isfinite(x).all():
-        bad = np.argwhere(~np.isfinite(x.reshape(len(x), -1)).all(1))[0, 0]
-        raise ValueError(f"{name} holds NaN or infinity (first in sample {bad}); clean or drop such samples")
+    if x.dtype.kind == "f":
+        for start, part in chunks(x):
+            if not np.isfinite(part).all():
+                bad = start + np.argwhere(~np.isfinite(part.reshape(len(part), -1)).all(1))[0, 0]
+                raise ValueError(f"{name} holds NaN or infinity (first in sample {bad}); clean or drop such samples")
     if x.ndim == 2:
         if x.shape[1] == 0:
             raise ValueError(f"Found array with 0 feature(s) (shape={x.shape}) while a minimum of 1 is required.")
@@ -184,47 +266,135 @@ def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarr
     return {part: np.sort(order[chosen]) for part, chosen in dealt.items()}
 
 
-def describe(images: Images) -> dict:
-    """What is in a data set, JSON-able, with `problems`: what is wrong with it, in plain words."""
+def chunks(x: np.ndarray | Rows) -> Iterator[tuple[int, np.ndarray]]:
+    """Consecutive parts of x, and where each starts; small enough to be copied whatever the size of x."""
+    step = max(1, CHUNK // max(1, math.prod(x.shape[1:]) * x.dtype.itemsize))
+    for start in range(0, len(x), step):
+        yield start, x[start : start + step]
+
+
+def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = None) -> dict:
+    """What is in a data set, JSON-able, with `problems`: what is wrong with it, in plain words.
+
+    parts: where the parts of its split lie. The data is read in pieces, so it may be larger than memory.
+    """
     x, n = images.x, len(images)
     top = 255 if x.dtype == np.uint8 else 1
+    seen = _survey(x)
     facts: dict = {
         "name": images.name,
         "split": images.split,
         "count": n,
         "shape": list(images.image_shape),
         "dtype": str(x.dtype),
-        "range": [float(x.min()), float(x.max())],
-        "mean": float(x.mean()),
+        "range": [seen.low, seen.high],
+        "mean": seen.mean,
         "fingerprint": images.fingerprint,
     }
     problems = list(images.notes)
+    if images.files is not None:
+        facts |= {"sizes": images.files.sizes, "modes": images.files.modes}
+        unreadable = list(images.files.unreadable)
+        if unreadable:
+            facts["unreadable"] = unreadable
+            problems.append(f"{len(unreadable)} files can't be read: {listed(unreadable)}; train with --skip-bad")
     if n < 500:
         problems.append(f"only {n} samples: expect blurred reconstructions and overfitting")
-    rows = np.ascontiguousarray(x.reshape(n, -1))
-    copies = n - len({row.tobytes() for row in rows})
+    copies = n - len(np.unique(seen.digests))
     facts["duplicates"] = copies
     if copies:
         problems.append(f"{copies} exact duplicates: copies in train and test make scores too good")
-    blank = int((rows.min(1) == rows.max(1)).sum())
-    if blank:
-        problems.append(f"{blank} constant samples (every value the same)")
-    constant = float((rows.min(0) == rows.max(0)).mean())
-    facts["constant_values_share"] = constant
-    if constant > 0.5:
-        problems.append(f"{constant:.0%} of the {'columns' if images.is_table else 'pixels'} never change")
+    if parts is not None:
+        facts["parts"] = {part: _part_facts(images, where) for part, where in parts.items()}
+        facts["duplicates_across_parts"] = across = _copies_across(seen.digests, parts)
+        if across:
+            problems.append(f"{across} of these images are in more than one part of the split")
+    if seen.constant_samples:
+        problems.append(f"{seen.constant_samples} constant samples (every value the same)")
+    facts["constant_values_share"] = seen.constant_values
+    if seen.constant_values > 0.5:
+        problems.append(f"{seen.constant_values:.0%} of the {'columns' if images.is_table else 'pixels'} never change")
     if not images.is_table:
         facts["binary"] = bool(np.isin(x[:1000], (0, top)).all())
         facts["suggested_likelihood"] = "bernoulli" if facts["binary"] else "gaussian"
         if facts["range"][1] <= top / 8:
             problems.append(f"very dark: no value above {facts['range'][1]:.3g} of {top}; is the scale right?")
     if images.y is not None:
-        counts = np.bincount(images.y, minlength=len(images.classes))
-        facts["classes"] = {str(name): int(count) for name, count in zip(images.classes, counts, strict=True)}
-        present = counts[counts > 0]
-        if present.max() > 10 * present.min():
-            problems.append(f"imbalanced: the largest class has {present.max()} samples, the smallest {present.min()}")
+        facts["classes"] = counts = _class_counts(images.y, images.classes)
+        present = [count for count in counts.values() if count]
+        if max(present) > 10 * min(present):
+            problems.append(f"imbalanced: the largest class has {max(present)} samples, the smallest {min(present)}")
         if len(present) < 2:
             problems.append("only one class: labels say nothing")
+    facts["suggested_model"], facts["suggested_flags"] = _suggestion(images, facts)
     facts["problems"] = problems
     return facts
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """The first few of `names`, and how many more there are."""
+    more = f"; and {len(names) - most} more" if len(names) > most else ""
+    return "; ".join(names[:most]) + more
+
+
+class _Survey(NamedTuple):
+    """What one reading of a data set finds. digests: (N,) uint64, equal for equal samples."""
+
+    low: float
+    high: float
+    mean: float
+    digests: np.ndarray
+    constant_samples: int
+    constant_values: float
+
+
+def _survey(x: np.ndarray | Rows) -> _Survey:
+    lows, highs, total, constant, digests = [], [], 0.0, 0, np.empty(len(x), np.uint64)
+    for start, part in chunks(x):
+        rows = np.ascontiguousarray(part.reshape(len(part), -1))
+        lows.append(rows.min(0))
+        highs.append(rows.max(0))
+        total += float(rows.mean(dtype=np.float64)) * len(rows)
+        constant += int((rows.min(1) == rows.max(1)).sum())
+        for i, row in enumerate(rows, start):
+            digests[i] = int.from_bytes(hashlib.blake2b(row, digest_size=8).digest(), "little")
+    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+    return _Survey(float(low.min()), float(high.max()), total / len(x), digests, constant, float((low == high).mean()))
+
+
+def _copies_across(digests: np.ndarray, parts: Mapping[str, np.ndarray | slice]) -> int:
+    """How many different samples lie in more than one part."""
+    found = np.concatenate([np.unique(digests[where]) for where in parts.values()])
+    return int((np.unique(found, return_counts=True)[1] > 1).sum())
+
+
+def _part_facts(images: Images, where: np.ndarray | slice) -> dict:
+    facts: dict = {"count": len(np.arange(len(images))[where])}
+    return facts if images.y is None else facts | {"classes": _class_counts(images.y[where], images.classes)}
+
+
+def _class_counts(y: np.ndarray, classes: tuple[str, ...]) -> dict[str, int]:
+    counts = np.bincount(y, minlength=len(classes))
+    return {str(name): int(count) for name, count in zip(classes, counts, strict=True)}
+
+
+def _suggestion(images: Images, facts: dict) -> tuple[str, list[str]]:
+    """A model to begin with, and its flags: rules of thumb, which a comparison on the data itself overrules."""
+    present = [count for count in facts.get("classes", {}).values() if count]
+    model = "cvae" if len(present) > 1 and min(present) >= 20 else "vae"
+    if images.is_table:
+        return model, []
+    values, flags = math.prod(images.image_shape), []
+    if model == "vae" and values > 48 * 48 and min(images.image_shape[:2]) >= 16:
+        model = "vqvae"  # a grid of codes keeps what one short vector blurs
+    elif values > 28 * 28:
+        flags += ["--latent-dim", "32"]
+    if facts["binary"]:
+        flags += ["--likelihood", "bernoulli"]
+    if len(images) < 2000:
+        flags.append("--early-stopping")
+    if images.files is not None and images.files.unreadable:
+        flags.append("--skip-bad")
+    if images.files is not None and images.files.decoding.resize is None and min(images.image_shape[:2]) > 128:
+        flags += ["--resize", "64"]
+    return model, flags

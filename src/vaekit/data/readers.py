@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import math
 import os
 import struct
 import zipfile
 import zlib
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from vaekit.data.images import MAPPED_FROM, Decoding, listed
+from vaekit.messages import filled
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+FITS = ("crop", "pad")
+FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_id", "id")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "y")
 MAX_PIXELS = 64_000_000  # per image; more is refused before it is decoded
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -48,11 +56,15 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """A .npy file of numbers -> its array."""
+    """A .npy file of numbers -> its array; one of many images is memory-mapped."""
+    if path.stat().st_size > MAPPED_FROM:
+        mapped = _load_numpy(path, mmap_mode="c").get("")
+        if mapped is not None and mapped.ndim > 2 and mapped.flags.c_contiguous:
+            return mapped
     arrays = _load_numpy(path)
     if "" not in arrays:
         raise ValueError(f"{path} is an archive of several arrays; rename it to .npz")
-    return arrays[""]
+    return filled(arrays[""])
 
 
 def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -61,14 +73,15 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     if "x" not in arrays:
         found = ", ".join(filter(None, arrays)) or "none with a name"
         raise ValueError(f"{path} must hold an array named x (and y for labels); its arrays: {found}")
-    return arrays["x"], arrays.get("y")
+    return filled(arrays["x"]), arrays.get("y")
 
 
-def _load_numpy(path: Path) -> dict[str, np.ndarray | None]:
+def _load_numpy(path: Path, mmap_mode: Literal["c"] | None = None) -> dict[str, np.ndarray | None]:
     """The arrays of a numpy file by name, "" for the one in a .npy file; only x and y of a .npz file are read."""
     try:
         with open(path, "rb") as file:
-            loaded = np.load(file, allow_pickle=False)
+            # A mapped array needs a name, and does not close what it is given.
+            loaded = np.load(path if mmap_mode else file, mmap_mode=mmap_mode, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {"": loaded}
             return {key: loaded[key] if key in ("x", "y") else None for key in loaded.files}
@@ -84,86 +97,141 @@ def _load_numpy(path: Path) -> dict[str, np.ndarray | None]:
         raise ValueError(message) from None
 
 
-def list_images(folder: Path) -> tuple[list[Path], int]:
-    """The image files below `folder`, sorted, and how many other files were passed over (hidden ones included)."""
-    files, passed = [], 0
-    for base, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        for name in sorted(names):
-            if name.startswith(".") or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
+def list_images(folder: Path) -> tuple[list[str], int]:
+    """The image files below `folder` by their paths in it (a/b.png), sorted, and how many other files were passed over
+    (hidden ones included). Links to folders are followed, each folder once.
+    """
+    names, passed, visited = [], 0, set()
+    for base, folders, files in os.walk(folder, followlinks=True):
+        visited.add(os.path.realpath(base))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and name != "__MACOSX" and os.path.realpath(f"{base}/{name}") not in visited
+        )
+        below = Path(base).relative_to(folder).as_posix()
+        for name in sorted(files):
+            if name.startswith(".") or os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
                 passed += 1
             else:
-                files.append(Path(base) / name)
-    return files, passed
+                names.append(name if below == "." else f"{below}/{name}")
+    return names, passed
 
 
-def read_folder(
-    folder: Path, resize: int | None = None
-) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...], tuple[str, ...]]:
-    """A folder of images -> x (N, H, W, C) uint8, labels or None, class names, notes.
-
-    Each sub-folder that holds images is a class, files deeper down belong to it; a flat folder has no labels.
+def folder_labels(names: list[str], folder: Path) -> list[str] | None:
+    """The class of each of the files `names` in `folder`: each sub-folder is one, files deeper down belong to it; a flat
+    folder has none.
     """
-    files, passed = list_images(folder)
-    if not files:
-        raise ValueError(f"{folder} holds no images (looked for {', '.join(IMAGE_SUFFIXES)})")
-    notes = (f"files that are hidden or no images, passed over: {passed}",) if passed else ()
-    owners = [file.relative_to(folder).parts[0] if file.parent != folder else None for file in files]
-    classes = tuple(sorted({owner for owner in owners if owner is not None}))
-    loose = owners.count(None)
-    if classes and loose:
+    owners = [name.split("/", 1)[0] for name in names if "/" in name]
+    if owners and len(owners) < len(names):
+        first = ", ".join(sorted(set(owners))[:3])
         raise ValueError(
-            f"{folder} mixes {loose} loose images with class sub-folders ({', '.join(classes[:3])}, ...); "
+            f"{folder} mixes {len(names) - len(owners)} loose images with class sub-folders ({first}, ...); "
             "put every image in a class folder, or all in one folder without classes"
         )
-    x = read_images(files, resize)
-    return x, np.array([classes.index(owner) for owner in owners]) if classes else None, classes, notes
+    return owners or None
 
 
-def read_images(files: list[Path], resize: int | None = None) -> np.ndarray:
-    """Image files -> (N, H, W, C) uint8: C is 1 when all are grey, else 3.
+def read_labels(path: Path, names: list[str]) -> tuple[list[str | None], tuple[str, ...]]:
+    """The label of each of the image files `names`, None where it has none, and notes, from a table: CSV, with commas,
+    semicolons or tabs.
 
-    Rotation by EXIF is applied, transparency laid over white, 16-bit grey scaled to 8 bits, and of an animation the
-    first picture taken. resize=k scales the shorter side to k pixels and cuts the k x k centre. Raises ValueError
-    naming unreadable files, or the sizes when they differ.
+    A row names a file by its path in the folder, its name, or its name without the ending. The first row may say which
+    column is which: FILE_COLUMNS and LABEL_COLUMNS are known, else there must be two columns, file and label.
     """
-    if resize is not None and resize < 2:
-        raise ValueError(f"resize must be at least 2 pixels, got {resize}")
-    failures: list[str] = []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            rows = [[cell.strip() for cell in row] for row in csv.reader(file, delimiter=max(",;\t", key=first.count))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no table of labels in UTF-8 ({error})") from None
+    rows, places = [row for row in rows if any(row)], _places(names)
+    if not rows or len({len(row) for row in rows}) > 1:
+        raise ValueError(f"{path} is no table of labels: its rows have different numbers of cells, or there are none")
+    head = [cell.lower() for cell in rows[0]]
+    file_at, label_at = (
+        next((head.index(name) for name in known if name in head), None) for known in (FILE_COLUMNS, LABEL_COLUMNS)
+    )
+    if file_at is not None and label_at is not None:
+        rows = rows[1:]
+    elif len(head) == 2:
+        rows = rows if _plain(rows[0][0]) in places else rows[1:]
+        file_at, label_at = 0, 1
+    else:
+        raise ValueError(
+            f"{path} has columns {', '.join(rows[0])}; one of {', '.join(FILE_COLUMNS)} must name the file and one of "
+            f"{', '.join(LABEL_COLUMNS)} the label, or there must be just these two columns"
+        )
+    labels: list[str | None] = [None] * len(names)
+    strange = []
+    for row in rows:
+        place, label = places.get(_plain(row[file_at])), row[label_at] or None
+        if place is None:
+            strange.append(row[file_at])
+        elif labels[place] not in (None, label):
+            raise ValueError(f"{path} gives {names[place]} two labels, {labels[place]!r} and {label!r}")
+        else:
+            labels[place] = label
+    missing = labels.count(None)
+    if missing == len(names):
+        raise ValueError(
+            f"{path} has a label for none of the {len(names)} images: its rows name {listed(strange, 3) or 'nothing'}; the "
+            f"images are {listed(names, 3)}"
+        )
+    notes = [f"images without a label in {path}, left out: {missing}"] if missing else []
+    notes += [f"rows of {path} that name no image: {len(strange)} ({listed(strange, 3)})"] if strange else []
+    return labels, tuple(notes)
 
-    def decode(file: Path) -> np.ndarray | None:
-        try:
-            return _decode(file, resize)
-        except Exception as error:  # whatever a decoder raises on hostile bytes is this file's fault
-            failures.append(f"{file} ({str(error).splitlines()[0] if str(error) else type(error).__name__})")
-            return None
 
-    with ThreadPoolExecutor() as pool:
-        decoded = list(pool.map(decode, files))
-    if failures:
-        listed = "; ".join(sorted(failures)[:5])
-        raise ValueError(f"{len(failures)} of {len(files)} images can't be read: {listed}")
-    sizes = Counter(image.shape[:2] for image in decoded)
-    if len(sizes) > 1:
-        common = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(4))
-        raise ValueError(f"images come in {len(sizes)} sizes: {common}; bring them to one with --resize 64")
-    return np.stack(same_channels(decoded))
+def _plain(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./")
 
 
-def same_channels(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Arrays (..., 1) or (..., 3) with one channel count: grey is repeated over three channels where any has colour."""
-    channels = max(array.shape[-1] for array in arrays)
-    return [array if array.shape[-1] == channels else np.repeat(array, channels, axis=-1) for array in arrays]
+def _places(names: list[str]) -> dict[str, int]:
+    """Where each file stands in `names`: by path, by name, and by either without the ending, where only one file has it."""
+    stems = [os.path.splitext(name)[0] for name in names]
+    places: dict[str, int] = {}
+    for forms in (names, [os.path.basename(name) for name in names], stems, [os.path.basename(stem) for stem in stems]):
+        counts = Counter(forms)
+        for place, form in enumerate(forms):
+            if counts[form] == 1:
+                places.setdefault(form, place)
+    return places
 
 
-def _decode(file: Path, resize: int | None) -> np.ndarray:
-    from PIL import Image, ImageOps
+def check_decoding(decoding: Decoding) -> None:
+    """Raises ValueError for a fit or a background that is not known, or a size too small."""
+    from PIL import ImageColor
 
-    with Image.open(file) as image:
+    if decoding.resize is not None and decoding.resize < 2:
+        raise ValueError(f"resize must be at least 2 pixels, got {decoding.resize}")
+    if decoding.fit not in FITS:
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {decoding.fit!r}")
+    if decoding.background == "keep":
+        return
+    try:
+        ImageColor.getrgb(decoding.background)
+    except ValueError:
+        raise ValueError(
+            f"background must be keep, or a colour such as white, black or #ff8800, got {decoding.background!r}"
+        ) from None
+
+
+def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, str, str]:
+    """An image file, or its bytes -> pixels (H, W, C) uint8, its size as it came ("640x480") and its mode.
+
+    C is 1 for grey, 3 for colour, 4 for colour with alpha that is kept. Rotation by EXIF is applied, 16-bit grey scaled to 8
+    bits, and of an animation the first picture taken. Raises whatever a decoder raises on hostile bytes.
+    """
+    from PIL import Image, ImageColor, ImageOps
+
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read")
         image.load()
         image = ImageOps.exif_transpose(image)
+    size, mode = f"{image.width}x{image.height}", image.mode
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose scale is not known; save such images as a .npy array")
     if image.mode.startswith("I"):  # I;16, or I where the format has no narrower name for 16 bits
@@ -171,12 +239,39 @@ def _decode(file: Path, resize: int | None) -> np.ndarray:
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(f"pixels from {values.min():.0f} to {values.max():.0f}; grey images have 8 or 16 bits")
         image = Image.fromarray((values / 257).round().astype(np.uint8))
-    colours = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    keep = decoding.background == "keep"
+    clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    padded = decoding.resize is not None and decoding.fit == "pad" and image.width != image.height
+    ground = (0, 0, 0, 0) if keep else ImageColor.getrgb(decoding.background)[:3]
+    shown = clear or padded  # whether anything of the background is
+    if shown and keep:
+        colours = "RGBA"
+    elif shown and len(set(ground)) > 1:
+        colours = "RGB"
+    else:
+        colours = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    if clear:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if not keep:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
     image = image.convert(colours)
-    if resize is not None:
-        image = ImageOps.fit(image, (resize, resize), Image.Resampling.LANCZOS)
+    if decoding.resize is not None:
+        side = decoding.resize
+        if decoding.fit == "pad":
+            scale = side / max(image.size)
+            inner = image.resize([max(1, round(scale * length)) for length in image.size], Image.Resampling.LANCZOS)
+            image = Image.new(colours, (side, side), ground[0] if colours == "L" else ground)
+            image.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
+        else:
+            image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels, size, mode
+
+
+def with_channels(x: np.ndarray, channels: int) -> np.ndarray:
+    """x (..., 1), (..., 3) or (..., 4) with more channels: grey is repeated over three, and what has no alpha is opaque."""
+    if x.shape[-1] == channels:
+        return x
+    colours = np.broadcast_to(x, (*x.shape[:-1], 3))
+    opaque = np.full((*x.shape[:-1], channels - 3), 255, np.uint8)
+    return np.concatenate([colours, opaque], axis=-1)

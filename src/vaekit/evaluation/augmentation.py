@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.data.images import Images, check_array, label_column
-from vaekit.messages import check_number
+from vaekit.messages import check_number, filled
 from vaekit.tensors import Term
 from vaekit.training.loop import Data, Plan, to_input, train
 from vaekit.world import derive_seed, seeded
@@ -83,29 +83,37 @@ class _Classifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Mixed(Data):
+class _InMemory(Data):
+    """Images on the CPU, and their labels."""
+
+    x: Tensor
+
+
+@dataclass(frozen=True)
+class _Mixed(_InMemory):
     """Batches of half real images, half samples, or of real images alone, each drawn with replacement.
 
     Its length is that of the whole training, so that all kinds of data get the same number of steps.
     """
 
-    samples: Data | None = None
+    samples: _InMemory | None = None
     length: int = STEPS * BATCH_SIZE
 
     def __len__(self) -> int:
         return self.length
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        n = BATCH_SIZE if isinstance(index, slice) else len(index)
         if self.samples is None:
-            return _drawn(self, len(index))
-        pairs = (_drawn(self, len(index) // 2), _drawn(self.samples, len(index) - len(index) // 2))
+            return _drawn(self, n)
+        pairs = (_drawn(self, n // 2), _drawn(self.samples, n - n // 2))
         x, y = zip(*pairs, strict=True)
         return torch.cat(x), torch.cat(y)
 
 
-def _drawn(data: Data, n: int) -> tuple[Tensor, Tensor]:
+def _drawn(data: _InMemory, n: int) -> tuple[Tensor, Tensor]:
     chosen = torch.randint(len(data.x), (n,))  # the loop has seeded this step
-    return to_input(data.x[chosen]), data.y[chosen]
+    return to_input(data.x[chosen]), filled(data.y)[chosen]
 
 
 def _cross_entropy(nats: Tensor, step: int) -> dict[str, Term]:
@@ -137,14 +145,14 @@ def classifier_accuracy(
             raise ValueError(
                 f"{name} has images of shape {tuple(data.x.shape[1:])}, test of {tuple(pairs['test'].x.shape[1:])}"
             )
-    known = {label for name, data in pairs.items() if name != "test" for label in data.y.unique().tolist()}
-    missing = sorted(set(pairs["test"].y.tolist()) - known)
+    known = {label for name, data in pairs.items() if name != "test" for label in filled(data.y).unique().tolist()}
+    missing = sorted(set(filled(pairs["test"].y).tolist()) - known)
     if missing:
         raise ValueError(f"class {missing[0]} is in test, but in no image to train on")
     height, width, channels = pairs["test"].x.shape[1:]
     with seeded(derive_seed(seed, "classifier")):
         classifier = _Classifier(shape=(channels, height, width), n_classes=max(known) + 1, augment=augment)
-    classifier.to(memory_format=torch.channels_last)
+    classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch declares no such form)
     real = pairs["labelled"]
     mixed = _Mixed(real.x, real.y, samples=pairs.get("samples"), length=steps * BATCH_SIZE)
     plan = Plan(steps=steps, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, warmup=min(50, steps), seed=seed)
@@ -190,7 +198,7 @@ def augmentation_gain(
     check_number("draws", draws, whole=True, above=0)
     for number in per_class:
         check_number("per_class", number, whole=True, above=0)
-    counts = np.bincount(train.y, minlength=len(train.classes))
+    counts = np.bincount(filled(train.y), minlength=len(train.classes))
     if counts.min() < max(per_class):
         raise ValueError(
             f"class {train.classes[counts.argmin()]} has {counts.min()} training images; per_class asks for {max(per_class)}"
@@ -218,7 +226,7 @@ def _gains(fit_and_sample, train, test, per_class, draws, seed, steps, done: Col
                         samples = fit_and_sample[name](*labelled, derive_seed(seed, "samples", draw, number) % 2**31)
                         _check_labelled(samples, f"samples of {name}")
                     accuracy = classifier_accuracy(
-                        samples if alone else labelled,
+                        filled(samples) if alone else labelled,
                         (test.x, test.y),
                         samples=None if alone else samples,
                         augment=shift_rotate_scale if augmented else None,
@@ -238,7 +246,9 @@ def _gains(fit_and_sample, train, test, per_class, draws, seed, steps, done: Col
 
 def _arms(names: Iterable[str]) -> dict[str | None, dict[str, tuple[bool, bool]]]:
     """Whose samples, or None -> arm -> whether it is trained on them alone, and whether images are moved."""
-    arms = {None: {REAL: (False, False), f"{REAL}, augmented": (False, True)}}
+    arms: dict[str | None, dict[str, tuple[bool, bool]]] = {
+        None: {REAL: (False, False), f"{REAL}, augmented": (False, True)}
+    }
     for name in names:
         arms[name] = {
             f"{REAL} + {name}": (False, False),
@@ -305,7 +315,7 @@ def _interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def _check_labelled(pair: Labelled, name: str) -> Data:
+def _check_labelled(pair: Labelled, name: str) -> _InMemory:
     x, y = pair
     x = check_array(x, name)
     if x.ndim != 4:
@@ -313,4 +323,4 @@ def _check_labelled(pair: Labelled, name: str) -> Data:
     y = label_column(y, len(x), f"labels of {name}")
     if y.dtype.kind not in "iu" or y.min() < 0:
         raise ValueError(f"labels of {name} must be whole numbers from 0, got {y.dtype} from {y.min()}")
-    return Data(torch.from_numpy(np.require(x, requirements=("C", "W"))), torch.from_numpy(y.astype(np.int64)))
+    return _InMemory(torch.from_numpy(np.require(x, requirements=("C", "W"))), torch.from_numpy(y.astype(np.int64)))

@@ -98,7 +98,7 @@ def _binned(z: np.ndarray, bins: int) -> np.ndarray:
 def _mutual_information(a: np.ndarray, b: np.ndarray) -> float:
     """Of two columns (N,) of small integers, in nats: H(a) + H(b) - H(a, b)."""
     joint = _counts(a, b) / len(a)
-    return max(_entropy(joint.sum(0)) + _entropy(joint.sum(1)) - _entropy(joint), 0.0)
+    return float(max(_entropy(joint.sum(0)) + _entropy(joint.sum(1)) - _entropy(joint), 0.0))
 
 
 def _counts(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -138,7 +138,7 @@ def dci(codes, factors, *, seed: int = 0) -> Dci:
             RandomForestClassifier(
                 TREES,
                 criterion="entropy",
-                max_features=None,
+                max_features=None,  # pyright: ignore[reportArgumentType]  (its type is read off the default)
                 min_samples_leaf=leaf,
                 random_state=derive_seed(seed, "forest") % 2**31,
             ).fit(codes[train], v[train])

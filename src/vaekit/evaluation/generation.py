@@ -15,13 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vaekit.data.builtin import cache_dir
-from vaekit.data.images import Images, check_array
+from vaekit.data.cache import cache_dir
+from vaekit.data.images import Images, check_array, is_mapped
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, precision_recall_density_coverage
 from vaekit.messages import check_number
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import read_tensors, write_tensors
-from vaekit.training.loop import Data, Plan, to_input, train
+from vaekit.training.loop import Data, Mapped, Plan, to_input, train
 from vaekit.world import derive_seed, seeded
 
 BATCH = 1000
@@ -109,9 +109,11 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
             return judge.eval(), facts["test_accuracy"]
         except (ValueError, RuntimeError, KeyError):
             path.unlink(missing_ok=True)  # a damaged cache entry costs a new training, nothing else
-    judge.to(memory_format=torch.channels_last)
+    judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch declares no such form)
     dynamic = train_images.binarize == "dynamic"
-    data = Data(torch.from_numpy(train_images.x), torch.from_numpy(train_images.y), dynamic=dynamic)
+    x = train_images.x
+    stored = Mapped(x, torch.device("cpu")) if is_mapped(x) else torch.from_numpy(x)
+    data = Data(stored, torch.from_numpy(train_images.y), dynamic=dynamic)
     batch_size = 128 if len(data) >= 5000 else 32
     per_epoch = max(1, len(data) // batch_size)
     steps = max(4 * per_epoch, min(30 * per_epoch, 2000))
@@ -201,7 +203,7 @@ def measure_samples(embed: Embed, samples, real, reference, *, seed: int = 0) ->
     if len(samples) != len(reference):
         raise ValueError(f"samples and reference must be equally many, got {len(samples)} and {len(reference)}")
     known = embed(real)
-    result = {"samples": len(samples), "real": len(real)}
+    result: dict[str, float] = {"samples": len(samples), "real": len(real)}
     for suffix, images in (("", samples), ("_floor", reference)):
         features = embed(images)
         kernel, error = kernel_distance(features, known, seed=seed)

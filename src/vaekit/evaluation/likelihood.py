@@ -36,7 +36,7 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     model.eval()
     draws = 1 if isinstance(model.latent, VectorQuantizer) else draws
     squared = distortion = rate = elbo_sum = elbo_squares = 0.0
-    means, variances, kls, counts = [], [], 0.0, 0
+    means, variances, kls, counts = [], [], torch.zeros(()), torch.zeros((), dtype=torch.int64)
     for start in range(0, len(data), BATCH):
         x, y = data.batch(slice(start, start + BATCH))
         squared += (model.reconstruct(x, y) - x).square().flatten(1).sum(1).cpu().double().sum().item()

@@ -139,7 +139,8 @@ def reconstruction_quality(x, reconstructed) -> dict:
         pair = [torch.from_numpy(_unit(images[start : start + size])) for images in (x, reconstructed)]
         error = (pair[0] - pair[1]).double().square().flatten(1).mean(1)
         psnr.append(-10 * error.clamp(min=LEAST_ERROR).log10())
-        ssim.append(_structural_similarity(*(part.permute(0, 3, 1, 2) for part in pair), side))
+        first, second = (part.permute(0, 3, 1, 2) for part in pair)
+        ssim.append(_structural_similarity(first, second, side))
     result = {"images": len(x), "ssim_window": side}
     for name, values in (("psnr", torch.cat(psnr)), ("ssim", torch.cat(ssim))):
         result |= {name: values.mean().item(), f"{name}_se": values.std(correction=0).item() / len(x) ** 0.5}
@@ -229,7 +230,11 @@ def _clusters(features: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    k_means = KMeans(len(np.unique(y)), n_init=STARTS, random_state=derive_seed(seed, "k-means") % 2**31)
+    k_means = KMeans(
+        len(np.unique(y)),
+        n_init=STARTS,  # pyright: ignore[reportArgumentType]  (its type is read off the default)
+        random_state=derive_seed(seed, "k-means") % 2**31,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: a collapsed latent
         found = k_means.fit_predict(features)

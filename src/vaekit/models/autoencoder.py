@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from vaekit.parts.latents import GaussianLatent, Trace
-from vaekit.parts.priors import StandardNormalPrior
+from vaekit.parts.latents import Draw, Latent, Trace
+from vaekit.parts.likelihoods import Likelihood
+from vaekit.parts.priors import Prior, StandardNormalPrior
 from vaekit.parts.quantizers import VectorQuantizer, usage
 from vaekit.tensors import Term, gaussian_kl
 
@@ -19,14 +22,21 @@ class Autoencoder(nn.Module):
     samples: draws per image where `forward` isn't told, such as in training.
     """
 
+    # Parts of any kind; what they have beyond their protocol (a codebook, a grid) is asked of the kinds that have it.
+    encoder: Any
+    latent: Any
+    decoder: Any
+    prior: Any
+    likelihood: Any
+
     def __init__(
         self,
         *,
         encoder: nn.Module,
-        latent: nn.Module,
+        latent: Latent,
         decoder: nn.Module,
-        prior: nn.Module,
-        likelihood: nn.Module,
+        prior: Prior,
+        likelihood: Likelihood,
         n_classes: int = 0,
         images: bool = True,
         samples: int = 1,
@@ -53,8 +63,8 @@ class Autoencoder(nn.Module):
         penalties = {name: Term(term.value, term.weight * scale, term.unit) for name, term in draw.penalties.items()}
         return Trace(nll, {"z": draw.log_q - log_p}, self._closed_form(draw), (draw,), penalties)
 
-    def _closed_form(self, draw) -> dict[str, Tensor]:
-        if isinstance(self.latent, GaussianLatent) and isinstance(self.prior, StandardNormalPrior):
+    def _closed_form(self, draw: Draw) -> dict[str, Tensor]:
+        if draw.moments and isinstance(self.prior, StandardNormalPrior):
             return {"z": gaussian_kl(*draw.moments).sum(-1)}
         return {}
 

@@ -50,6 +50,8 @@ class ConstrainedElbo(nn.Module):
     any size. The constant beta * epsilon moves no weight and is left out of the terms.
     """
 
+    beta: Tensor
+
     def __init__(self, *, epsilon: float, ascent: float = 0.02, beta: float = 1.0):
         super().__init__()
         if not 0 < epsilon < math.inf:
@@ -61,10 +63,12 @@ class ConstrainedElbo(nn.Module):
 
     def forward(self, trace: Trace, step: int) -> dict[str, Term]:
         distortion, rate = distortion_and_rate(trace)
-        beta = self.beta.clone()
+        beta = self.beta
         if self.training:
             with torch.no_grad():
-                self.beta.add_(self.ascent * (1 + self.beta) * (rate.mean() / self.epsilon - 1)).clamp_(min=0)
+                violation = rate.mean() / self.epsilon - 1
+                # A new tensor: a compiled backward pass reads this one, and would see what is written into it.
+                self.beta = (beta + self.ascent * (1 + beta) * violation).clamp(min=0)
         return {"distortion": Term(distortion), "rate": Term(rate, beta), **trace.penalties}
 
 

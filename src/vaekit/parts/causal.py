@@ -9,12 +9,31 @@ only.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.parts.networks import Condition
+
+
+class CausalNetwork(Protocol):
+    """What `log_prob`, `generate` and `AutoregressivePrior` ask of a network over grids; both networks below have it."""
+
+    n_values: int
+    grid: tuple[int, int]
+    n_classes: int
+
+    @property
+    def embedding(self) -> nn.Embedding: ...
+    @property
+    def logits(self) -> nn.Conv2d | nn.Linear: ...
+    def __call__(self, codes: Tensor, y: Tensor | None = None) -> Tensor: ...
+    def start(self, n: int, y: Tensor | None = None) -> Any: ...
+    def step(self, cache: Any, position: int, codes: Tensor) -> Tensor: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 class GatedPixelCNN(nn.Module):
@@ -46,7 +65,7 @@ class GatedPixelCNN(nn.Module):
         _check_sizes(n_values, grid, channels, layers)
         if kernel < 3 or kernel % 2 == 0:
             raise ValueError(f"kernel must be an odd number >= 3, got {kernel}")
-        self.n_values, self.grid, self.n_classes = n_values, tuple(grid), n_classes
+        self.n_values, self.grid, self.n_classes = n_values, (grid[0], grid[1]), n_classes
         self.embedding = nn.Embedding(n_values, channels)
         # What stands where: a bias for each position, and of each class where there are classes (the paper's equation 5).
         self.place = nn.Parameter(0.02 * torch.randn(max(1, n_classes), channels, *self.grid))
@@ -123,7 +142,10 @@ class PixelCNNCache:
 
     def __init__(self, network: GatedPixelCNN, n: int, y: Tensor | None, layers: list[_CachedLayer] | None = None):
         self.network, self.n, self.y = network, n, y
-        self.layers = layers or [_CachedLayer(layer) for layer in network.layers]
+        self.layers = layers or [
+            _CachedLayer(layer)  # pyright: ignore[reportArgumentType]  (a ModuleList does not tell what it holds)
+            for layer in network.layers
+        ]
         self.conditions = [layer.conditions(y) for layer in self.layers]
         place = network.place.permute(2, 3, 0, 1)
         self.place = place.expand(-1, -1, n, -1) if y is None else place[:, :, y]  # (h, w, N, channels)
@@ -184,14 +206,14 @@ class _CachedLayer:
         # ((reach + 1) * channels, 2 * channels)
         self.right = layer.right.weight[:, :, 0].permute(2, 1, 0).flatten(0, 1).contiguous()
         self.link = layer.link.weight[:, :, 0, 0].T.contiguous()
-        self.out, self.out_bias = layer.out.weight[:, :, 0, 0].T.contiguous(), layer.out.bias
+        self.out, self.out_bias = layer.out.weight[:, :, 0, 0].T.contiguous(), _bias(layer.out)
 
     def conditions(self, y: Tensor | None) -> tuple[tuple[Tensor | None, Tensor], tuple[Tensor | None, Tensor]]:
         """What scales and shifts the sums of `below` and of `beside`: the conditions of labels `y`, with the biases in them."""
         layer = self.layer
         return (
-            _with_bias(layer.condition_down.factors(y), layer.down.bias),
-            _with_bias(layer.condition_right.factors(y), layer.link.bias + layer.right.bias),
+            _with_bias(layer.condition_down.factors(y), _bias(layer.down)),
+            _with_bias(layer.condition_right.factors(y), _bias(layer.link) + _bias(layer.right)),
         )
 
     def below(self, rows: list[Tensor]) -> Tensor:
@@ -214,6 +236,11 @@ class _CachedLayer:
         """
         window = window.flatten(1)
         return given.addmm_(window, self.right[-window.shape[1] :])
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
 
 
 def _with_bias(factors: tuple[Tensor, Tensor] | None, bias: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -254,7 +281,8 @@ class CausalTransformer(nn.Module):
         _check_sizes(n_values, grid, channels, layers)
         if channels % heads:
             raise ValueError(f"channels must be a multiple of heads, got {channels} and {heads}")
-        self.n_values, self.grid, self.n_classes = n_values, tuple(grid), n_classes
+        self.n_values, self.grid, self.n_classes = n_values, (grid[0], grid[1]), n_classes
+        self.heads = heads
         self.start_token = nn.Parameter(0.02 * torch.randn(channels))
         self.embedding = nn.Embedding(n_values, channels)
         self.place = nn.Parameter(0.02 * torch.randn(math.prod(self.grid), channels))
@@ -295,7 +323,7 @@ class TransformerCache:
         positions, channels = network.place.shape
         self.n, self.y = n, y
         self.keys_values = [
-            network.place.new_zeros(2, n, layer.heads, positions, channels // layer.heads) for layer in network.layers
+            network.place.new_zeros(2, n, network.heads, positions, channels // network.heads) for _ in network.layers
         ]
 
 
@@ -330,7 +358,7 @@ class _Block(nn.Module):
 
 
 @torch.no_grad()
-def start_alike(network: nn.Module, vectors: Tensor) -> None:
+def start_alike(network: CausalNetwork, vectors: Tensor) -> None:
     """Starts the network's values, at its input and at its output, at random linear maps of their `vectors` (K, D), such as
     a codebook's: values with like vectors then begin alike, and what is learned of one holds for its neighbours.
     """
@@ -341,14 +369,14 @@ def start_alike(network: nn.Module, vectors: Tensor) -> None:
         flat.copy_(flat.std() * mapped)
 
 
-def log_prob(network: nn.Module, codes: Tensor, y: Tensor | None = None) -> Tensor:
+def log_prob(network: CausalNetwork, codes: Tensor, y: Tensor | None = None) -> Tensor:
     """Codes (N, h, w) -> (N,) nats, the sum over positions of log p(code_i | the codes before it)."""
     return -F.cross_entropy(network(codes, y).float(), codes, reduction="none").flatten(1).sum(1)
 
 
 @torch.no_grad()
 def generate(
-    network: nn.Module,
+    network: CausalNetwork,
     n: int,
     y: Tensor | None = None,
     *,
@@ -372,6 +400,8 @@ def generate(
     noise = torch.rand(height * width, n, device=device)
     codes = torch.zeros(n, height, width, dtype=torch.int64, device=device)
     if given is not None:
+        if known is None:
+            raise ValueError("codes are given, but not which of them are known")
         codes = torch.where(known, given, codes)
     cache = network.start(n, y) if cached else None
     for position in range(height * width):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,15 @@ class Trace(NamedTuple):
     kls: dict[str, Tensor]  # latent group -> (B,) nats, closed form where known
     draws: tuple[Draw, ...]
     penalties: dict[str, Term]
+
+
+class Latent(Protocol):
+    """What `Autoencoder` asks of a latent; `features` is how many channels it wants of the encoder."""
+
+    features: int
+
+    def __call__(self, h: Tensor, samples: int = 1) -> Draw: ...
+    def embed(self, code: Tensor) -> Tensor: ...
 
 
 class GaussianLatent(nn.Module):

@@ -7,12 +7,23 @@ logistic's is a probability of 8-bit values.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.tensors import gaussian_log_prob
+
+
+class Likelihood(Protocol):
+    """What `Autoencoder` asks of a likelihood; the ones below are also `nn.Module`s."""
+
+    def channels(self, c: int) -> int: ...
+    def start(self, x: Tensor) -> Tensor: ...
+    def log_prob(self, out: Tensor, x: Tensor) -> Tensor: ...
+    def mean(self, out: Tensor) -> Tensor: ...
+    def penalty_scale(self) -> float | Tensor: ...
 
 
 def _logit(mean: Tensor) -> Tensor:
@@ -27,6 +38,8 @@ class GaussianLikelihood(nn.Module):
         thousands of steps to get there; the closed form follows the decoder at once.
     bounded: a sigmoid keeps the mean in (0, 1), as images want; False leaves it free, as tables and the report do.
     """
+
+    variance: Tensor
 
     def __init__(self, *, variance: float | None = None, bounded: bool = True, momentum: float = 0.02):
         super().__init__()
@@ -76,6 +89,7 @@ class BernoulliLikelihood(nn.Module):
     """x ~ Bernoulli(sigmoid(out)) per pixel. A probability for binary pixels; for grey ones only a cross-entropy."""
 
     def channels(self, c: int) -> int:
+        """Channels the decoder must emit for images of `c` channels."""
         return c
 
     def start(self, x: Tensor) -> Tensor:
@@ -87,9 +101,11 @@ class BernoulliLikelihood(nn.Module):
         return (x * out - F.softplus(out)).flatten(1).sum(1)
 
     def mean(self, out: Tensor) -> Tensor:
+        """(N, C, H, W) logits -> the mean of x, in [0, 1]."""
         return torch.sigmoid(out)
 
     def penalty_scale(self) -> float:
+        """1: squared latent distances are weighed as they are."""
         return 1.0
 
 
@@ -104,6 +120,7 @@ class DiscretizedLogisticLikelihood(nn.Module):
     log_scale_range = (-7.0, 2.0)
 
     def channels(self, c: int) -> int:
+        """Channels the decoder must emit for images of `c` channels: a mean and a log-scale for each."""
         return 2 * c
 
     def start(self, x: Tensor) -> Tensor:
@@ -130,16 +147,20 @@ class DiscretizedLogisticLikelihood(nn.Module):
         return bins.flatten(1).sum(1)
 
     def mean(self, out: Tensor) -> Tensor:
+        """(N, 2C, H, W) decoder output -> (N, C, H, W), the centre of each pixel's distribution, in [0, 1]."""
         return self._split(out)[0]
 
     def penalty_scale(self) -> float:
+        """1: squared latent distances are weighed as they are."""
         return 1.0
 
 
 LIKELIHOODS = ("gaussian", "gaussian_fixed", "bernoulli", "discretized_logistic")
 
 
-def make_likelihood(name: str, *, variance: float = 0.098, bounded: bool = True) -> nn.Module:
+def make_likelihood(
+    name: str, *, variance: float = 0.098, bounded: bool = True
+) -> GaussianLikelihood | BernoulliLikelihood | DiscretizedLogisticLikelihood:
     """The likelihood called `name`; `variance` serves "gaussian_fixed", `bounded` both Gaussians."""
     if name == "gaussian":
         return GaussianLikelihood(bounded=bounded)

@@ -230,6 +230,7 @@ class ConvDecoder(nn.Module):
     def prime(self, out: Tensor) -> None:
         """Starts the decoder at `out` (C,) for every pixel, before the first step."""
         last = self.layers[-1]
+        assert isinstance(last, Up) and last.mix.bias is not None
         last.mix.bias.data.copy_(out.repeat_interleave(last.factor**2))
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -272,7 +273,7 @@ class _Wang2023(nn.Module):
         self.n_classes = n_classes
 
     def _append(self, h: Tensor, y: Tensor | None) -> Tensor:
-        return torch.cat([h, y.to(h)[:, None]], dim=1) if self.n_classes else h
+        return h if y is None or not self.n_classes else torch.cat([h, y.to(h)[:, None]], dim=1)
 
 
 def _down_block(a: int, b: int) -> list[nn.Module]:
@@ -318,8 +319,8 @@ class Wang2023Decoder(_Wang2023):
 class _Unconditional(nn.Sequential):
     """A Sequential that is handed labels and has no use for them."""
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return super().forward(x)
+    def forward(self, input: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().forward(input)
 
 
 def _wang2023_vq(code_dim: int) -> tuple[nn.Module, nn.Module]:

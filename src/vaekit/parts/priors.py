@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from vaekit.parts.causal import generate, log_prob
+from vaekit.parts.causal import CausalNetwork, generate, log_prob
 from vaekit.parts.networks import MLP
 from vaekit.tensors import gaussian_log_prob
 
 
+class Prior(Protocol):
+    """What `Autoencoder` asks of a prior: nats (N,) of codes (N, *code), and n of them."""
+
+    def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor: ...
+    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor: ...
+
+
 class StandardNormalPrior(nn.Module):
     """p(z) = N(0, I) over latent vectors (N, D). It ignores labels: p(z|y) = p(z)."""
+
+    anchor: Tensor
 
     def __init__(self, *, latent_dim: int):
         super().__init__()
@@ -32,9 +43,11 @@ class StandardNormalPrior(nn.Module):
 class UniformPrior(nn.Module):
     """p(code) = K^-(h*w) over code grids (N, h, w): the rate of a VQ-VAE before a prior is fitted."""
 
+    anchor: Tensor
+
     def __init__(self, *, n_codes: int, grid: tuple[int, int]):
         super().__init__()
-        self.n_codes, self.grid = n_codes, tuple(grid)
+        self.n_codes, self.grid = n_codes, (grid[0], grid[1])
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor:
@@ -53,6 +66,10 @@ class LearnedPrior(nn.Module):
     Without labels a class-conditional prior stands for the mixture p(code) = sum_y p(y) p(code|y); with n_classes=0 labels
     are ignored. A subclass says `_log_prob` and `_sample`, with the labels given or None.
     """
+
+    class_shares: Tensor
+    _log_prob: Callable[[Tensor, Tensor | None], Tensor]
+    _sample: Callable[..., Tensor]
 
     def __init__(self, *, n_classes: int = 0):
         super().__init__()
@@ -88,6 +105,10 @@ class MixturePrior(LearnedPrior):
     2018): the components are then the posteriors of its pseudo-inputs.
     """
 
+    log_weights: Tensor
+    means: Tensor
+    precision_cholesky: Tensor
+
     def __init__(self, *, latent_dim: int, components: int, n_classes: int = 0):
         super().__init__(n_classes=n_classes)
         groups = max(1, n_classes)
@@ -99,9 +120,9 @@ class MixturePrior(LearnedPrior):
     def _log_prob(self, code: Tensor, y: Tensor | None) -> Tensor:
         if y is None:
             return self._of_group(code, 0)
-        found = code.new_empty(len(code))
-        for label in y.unique().tolist():
-            found[y == label] = self._of_group(code[y == label], label)
+        found = self._of_group(code, 0)
+        for label in range(1, self.n_classes):  # all for all: which labels there are would have to leave the device
+            found = torch.where(y == label, self._of_group(code, label), found)
         return found
 
     def _of_group(self, z: Tensor, group: int) -> Tensor:
@@ -125,6 +146,10 @@ class FlowPrior(LearnedPrior):
     standardised z, the dimensions shuffled between them. Labels enter every coupling's network.
     """
 
+    location: Tensor
+    scale: Tensor
+    orders: Tensor
+
     def __init__(self, *, latent_dim: int, layers: int = 8, channels: int = 64, n_classes: int = 0):
         super().__init__(n_classes=n_classes)
         if latent_dim < 2:
@@ -133,7 +158,7 @@ class FlowPrior(LearnedPrior):
         self.register_buffer("location", torch.zeros(latent_dim))
         self.register_buffer("scale", torch.ones(latent_dim))
         self.register_buffer("orders", torch.stack([torch.randperm(latent_dim) for _ in range(layers)]))
-        self.couplings = nn.ModuleList(
+        couplings = [
             MLP(
                 in_features=self.kept,
                 hidden=(channels, channels),
@@ -141,10 +166,11 @@ class FlowPrior(LearnedPrior):
                 n_classes=n_classes,
             )
             for _ in range(layers)
-        )
-        for coupling in self.couplings:
+        ]
+        for coupling in couplings:
             nn.init.zeros_(coupling.head.weight)
             nn.init.zeros_(coupling.head.bias)
+        self.couplings = nn.ModuleList(couplings)
 
     def _coupling(self, network: nn.Module, kept: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         shift, log_scale = network(kept, y).chunk(2, dim=1)
@@ -175,7 +201,7 @@ class AutoregressivePrior(LearnedPrior):
 
     most = 2**24  # logits at once outside training: 64 MB
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: CausalNetwork):
         super().__init__(n_classes=network.n_classes)
         self.network = network
         self.n_codes, self.grid = network.n_values, network.grid

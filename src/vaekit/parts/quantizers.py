@@ -61,6 +61,11 @@ class VectorQuantizer(nn.Module):
         0 leaves dead codes dead.
     """
 
+    codebook: Tensor
+    ema_sums: Tensor
+    shares: Tensor
+    counts: Tensor
+
     def __init__(
         self,
         *,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -141,6 +142,63 @@ def rate_distortion(models: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
     )
     axes.legend()
     return figure
+
+
+@styled
+def sweep(points: Sequence[Mapping[str, float]], *, chosen: tuple[int, float]) -> Figure:
+    """A grid of latent_dim and beta: the rate-distortion plane, a line a latent_dim; and against latent_dim, a line a beta, the
+    ELBO, active units, and where there are labels what a linear probe reads. Means over seeds, bars from least to most.
+
+    points: records with latent_dim, beta, rate, distortion, elbo, active_units and perhaps probe_accuracy, probe_accuracy_pca,
+        one a seed. chosen: the latent_dim and beta that are marked.
+    """
+    widths, betas = (sorted({point[key] for point in points}) for key in ("latent_dim", "beta"))
+    panels = {"elbo": ("ELBO", "nats per image"), "active_units": ("active latents", "of all")}
+    if "probe_accuracy" in points[0]:
+        panels["probe_accuracy"] = ("linear probe", "classes right")
+    figure = new_figure(4.4 + 3.1 * len(panels), 3.6)
+    plane, *rest = figure.subplots(1, 1 + len(panels), width_ratios=[1.4, *[1] * len(panels)])
+
+    def values(key: str, width: float, beta: float) -> list[float]:
+        return [p[key] for p in points if (p["latent_dim"], p["beta"]) == (width, beta)]
+
+    for width, colour in zip(widths, _ordered(len(widths)), strict=True):
+        line = [
+            [np.mean(values(key, width, beta)) for beta in betas if values(key, width, beta)]
+            for key in ("rate", "distortion")
+        ]
+        plane.plot(*line, marker="o", ms=4, color=colour, label=f"{width}")
+    plane.plot(
+        np.mean(values("rate", *chosen)),
+        np.mean(values("distortion", *chosen)),
+        "*",
+        ms=15,
+        color=SERIES[1],
+        label="advised",
+    )
+    plane.set(title="Rate and distortion", xlabel="rate, nats per image", ylabel="distortion, nats per image")
+    plane.legend(title="latent_dim", fontsize=8)
+    for axes, (key, (title, unit)) in zip(rest, panels.items(), strict=True):
+        for beta, colour in zip(betas, _ordered(len(betas)), strict=True):
+            found = {width: values(key, width, beta) for width in widths if values(key, width, beta)}
+            middle = np.array([np.mean(runs) for runs in found.values()])
+            spread = np.abs(np.array([[min(runs), max(runs)] for runs in found.values()]).T - middle)
+            axes.errorbar(list(found), middle, spread, marker="o", ms=4, capsize=2, color=colour, label=f"{beta:g}")
+        if key == "active_units":
+            axes.plot(widths, widths, color="#bbbbbb", ls="--", lw=0.8, zorder=0)
+        if key == "probe_accuracy":
+            pca = [np.mean([p["probe_accuracy_pca"] for p in points if p["latent_dim"] == width]) for width in widths]
+            axes.plot(widths, pca, color="#888888", ls="--", lw=1, zorder=0, label="PCA")
+        axes.set(title=title, xlabel="latent_dim", ylabel=unit, xscale="log")
+        axes.set_xticks(widths, [str(width) for width in widths])
+        axes.minorticks_off()
+    rest[-1].legend(title="beta", fontsize=8)
+    return figure
+
+
+def _ordered(n: int) -> list[tuple[float, ...]]:
+    """Colours of a few values in order, dark to light, told apart by colour-blind readers too."""
+    return [matplotlib.colormaps["viridis"](place) for place in np.linspace(0.0, 0.85, n)]
 
 
 @styled
@@ -296,7 +354,7 @@ def _name_clusters(axes: Axes, z: np.ndarray, y: np.ndarray, classes: Sequence[s
         return
     for index, place in placed.items():
         axes.text(
-            *place, str(classes[index]), ha="center", va="center", fontsize=8, fontweight="bold",
+            float(place[0]), float(place[1]), str(classes[index]), ha="center", va="center", fontsize=8, fontweight="bold",
             bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours[index], "alpha": 0.85},
         )  # fmt: skip
 
@@ -426,7 +484,7 @@ def reconstructions(originals: np.ndarray, models: Mapping[str, np.ndarray]) -> 
     rows = [("input", truth)]
     for name, pixels in rebuilt.items():
         rows.append((f"{name}\nMSE {np.square(differences[name]).mean():.4f}", pixels))
-        rows.append(("error", heat.cmap(heat.norm(errors[name]), bytes=True)[..., :3]))
+        rows.append(("error", np.asarray(heat.cmap(heat.norm(errors[name]), bytes=True))[..., :3]))
     side = text_width([label for label, _ in rows]) + 2 * MARGIN
     scale = zoom(truth.shape[2], min(CELL, (FULL - side) // len(truth)))
     sheets = [tile(pixels[None], scale) for _, pixels in rows]
@@ -490,7 +548,12 @@ def codes(originals: np.ndarray, rebuilt: np.ndarray, code_maps: np.ndarray, usa
 
 @styled
 def neighbours(
-    samples: np.ndarray, nearest: np.ndarray, distances: Sequence[float], *, rows: int = 2, columns: int = 8
+    samples: np.ndarray,
+    nearest: np.ndarray,
+    distances: np.ndarray | Sequence[float],
+    *,
+    rows: int = 2,
+    columns: int = 8,
 ) -> Figure:
     """Samples above their nearest training images, the least distant first: `rows` x `columns` pairs, or all if fewer.
 
@@ -545,7 +608,7 @@ def augmentation_gain(arms: Mapping[str, Sequence[tuple[int, float, float, float
     for index, (name, points) in enumerate(arms.items()):
         number, *shares = np.array(sorted(points), dtype=float).T
         accuracy, low, high = (100 * share for share in shares)
-        look = {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)]}
+        look: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)]}
         axes.plot(number, accuracy, ms=4, lw=1.4, ls="-" if index < len(SERIES) else "--", label=name, **look)
         axes.fill_between(number, low, high, color=look["color"], alpha=0.15, linewidth=0)
     ticks = sorted({point[0] for points in arms.values() for point in points})

@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -24,7 +25,7 @@ ERROR_MAP = "magma"
 MARKERS = "o^sDvPX*<>"  # a turn of the ten colours each: told apart up to 100 classes
 DPI = 150
 GUTTER = 5  # output pixels between two images
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.parse_math": False,  # class names are data: a dollar sign in one is a dollar sign
@@ -46,7 +47,9 @@ _RC = {
 }
 
 
-def new_figure(width: float, height: float, *, layout: str | None = "constrained") -> Figure:
+def new_figure(
+    width: float, height: float, *, layout: Literal["constrained", "tight"] | None = "constrained"
+) -> Figure:
     """An empty figure of `width` x `height` inches in the house style."""
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)

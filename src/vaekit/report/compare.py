@@ -19,11 +19,13 @@ import torch
 from vaekit import __version__
 from vaekit.data import Images, open_data
 from vaekit.estimator import Estimator
-from vaekit.estimators import LABELS, MODELS
+from vaekit.estimators import LABELS, MODELS, VQVAE
 from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
+from vaekit.messages import filled
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
+from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, spread, traverse
 from vaekit.report.measure import PER_CLASS, label_names, measure_run, prior_name
 from vaekit.report.page import Picture, write_page
 from vaekit.training.prior import PriorSettings
@@ -33,7 +35,6 @@ from vaekit.world import write_atomically
 LATENT_DIMS = (2, 4, 6, 8, 10, 12, 14, 16)
 BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
 SHOWN = 10  # test images in pictures of reconstructions
-MOST_CLASSES = 100  # that a scatter plot can tell apart
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
 
 Say = Callable[[str], None]
@@ -66,7 +67,7 @@ def compare(
     Runs that are finished under `out` are kept, unfinished ones go on; other settings there raise ValueError.
     """
     started = datetime.now(UTC)
-    out = Path(out)
+    folder_out = Path(out)
     train, test = (
         open_data(data, split, split_seed=split_seed, resize=resize, binarize=binarize) for split in ("train", "test")
     )
@@ -87,26 +88,28 @@ def compare(
         return MODELS[name](**{**common, "epochs": epochs, **settings}, random_state=seed)
 
     def run(folder: str, name: str, seed: int, **settings) -> Estimator:
-        return make(name, seed, **settings).fit_images(train, folder=str(out / "runs" / folder), resume=True)
+        return make(name, seed, **settings).fit_images(train, folder=str(folder_out / "runs" / folder), resume=True)
 
     for name in models:  # before the judge, which takes its time
         make(name, random_state).check(train)
 
     judge, judge_accuracy = get_judge(train, test, verbose=verbose) if train.y is not None else (None, None)
-    entries, first = [], {}
+    entries, first, closer = [], {}, []
     for seed in range(random_state, random_state + seeds):
         for name in models:
             estimator = run(f"{name}-seed{seed}", name, seed)
             first.setdefault(name, estimator)
-            folder = out / "runs" / f"{name}-seed{seed}"
+            folder = folder_out / "runs" / f"{name}-seed{seed}"
             if priors and not estimator.has_prior:
                 estimator.fit_prior_images(train, PriorSettings(), folder=str(folder))
             entry = measure_run(estimator, train, test, folder, judge=judge, judge_accuracy=judge_accuracy)
             entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
+            if seed - random_state < max(1, RUNS // len(models)):
+                closer.append(living_run(estimator, entries[-1], test))
             took = describe_seconds(entry["seconds"])
             say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
 
-    planar_epochs = max(1, next(iter(first.values())).filled_in().epochs // 2)
+    planar_epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 2)
     planar = {
         name: run(f"{name}-d2", name, random_state, latent_dim=2, epochs=planar_epochs)
         for name in models
@@ -114,7 +117,7 @@ def compare(
     }
     sweep_results = _sweep(run, test, first, random_state) if sweeps else {}
     say("drawing")
-    pictures = draw(first, planar, sweep_results, test, out / "figures", random_state, entries)
+    pictures = draw(first, planar, sweep_results, test, folder_out / "figures", random_state, entries)
     results = {
         "data": {
             "name": train.name,
@@ -142,8 +145,8 @@ def compare(
         "models": entries,
         "sweeps": sweep_results,
     }
-    write_atomically(out / "results.json", json.dumps(results, indent=1) + "\n")
-    write_page(out / "index.html", results, pictures)
+    write_atomically(folder_out / "results.json", json.dumps(results, indent=1) + "\n")
+    write_page(folder_out / "index.html", results, pictures, living_figures(closer, planar, test))
     return results
 
 
@@ -177,7 +180,7 @@ def _notes(judge_accuracy: float | None, planar_epochs: int, sweep_results: dict
 
 def _sweep(run, test: Images, first: dict[str, Estimator], seed: int) -> dict:
     """Loss against latent dimension (VAE) and beta (beta-VAE): the report's two sweeps, as numbers for results.json."""
-    epochs = max(1, next(iter(first.values())).filled_in().epochs // 4)
+    epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 4)
     found: dict = {"epochs": epochs}
 
     def measure(folder: str, name: str, **settings) -> dict:
@@ -258,9 +261,14 @@ def draw(
     _draw_planes(add, models, planar, test)
     gaussian = {name: models[name] for name in ("vae", "bvae") if name in models}
     if gaussian:
+        kl = {
+            entry["name"]: entry["kl_per_latent"]
+            for entry in entries
+            if entry["seed"] == seed and "kl_per_latent" in entry
+        }
         add(
             "traversals.png",
-            figures.traversals({LABELS[name]: _traverse(model, test) for name, model in gaussian.items()}),
+            figures.traversals({LABELS[name]: traverse(model, test, kl[name], 11) for name, model in gaussian.items()}),
             "Traversals",
             "One test image with one latent moved at a time, rows ordered by how much each latent tells (KL): look for rows "
             "that change one thing smoothly, and for rows of little KL in which nothing moves.",
@@ -271,7 +279,7 @@ def draw(
             _draw_classes(add, file, LABELS[name], models[name], seed)
     if "vqvae" in models and models["vqvae"].has_prior:
         _draw_codes_prior(add, models["vqvae"], test, seed)
-    shown = test.take(_spread(test, SHOWN))
+    shown = test.take(spread(test, SHOWN))
     rebuilt = {LABELS[name]: model.reconstruct(shown.x, label_names(model, shown)) for name, model in models.items()}
     add(
         "reconstructions.png",
@@ -347,7 +355,7 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
         for name, model in planar.items()
     }
     looks = {
-        "vae": "does a VAE separate classes it was never told?",
+        "vae": "look whether a VAE separates classes it was never told",
         "cvae": "a CVAE should not, since its z carries what the label doesn't",
         "vqvae": "a VQ-VAE's vectors gather around codes",
     }
@@ -361,7 +369,7 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
         "latent_space.png",
         figures.latent_space(spaces, test.classes, codebooks=codebooks, axis_names=axis_names),
         "Latent spaces",
-        "Test images in two dimensions" + "; ".join(["", *looks])[1:] + ".",
+        "Test images in two dimensions" + (f": {'; '.join(looks)}" if looks else "") + ".",
         "Scatter plots of latent vectors" + (", coloured by class." if part.y is not None else "."),
     )
     if "vae" in planar:
@@ -393,9 +401,9 @@ def _draw_codes_prior(add, model: Estimator, test: Images, seed: int) -> None:
         "variety and more errors.",
         "Rows of VQ-VAE samples, one row per temperature.",
     )
-    if model.filled_in().architecture == "mlp":
+    if not isinstance(model, VQVAE) or model.filled_in().architecture == "mlp":
         return  # its codes have no place in the image
-    shown = test.take(_spread(test, SHOWN))
+    shown = test.take(spread(test, SHOWN))
     known = np.zeros(test.x.shape[1:3], dtype=bool)
     known[: (len(known) + 1) // 2] = True
     # Labels as the prior knows them: the data's own classes, by index.
@@ -420,7 +428,7 @@ def _grey(x: np.ndarray) -> np.ndarray:
 
 
 def _draw_classes(add, file: str, label: str, model: Estimator, seed: int) -> None:
-    shown = model.sampling_classes()[:20]
+    shown = filled(model.sampling_classes())[:20]
     rows = 8
     sheet = model.sample(rows * len(shown), np.tile(shown, rows), random_state=seed)
     chosen = shown[min(8, len(shown) - 1)]
@@ -428,7 +436,7 @@ def _draw_classes(add, file: str, label: str, model: Estimator, seed: int) -> No
         file,
         figures.by_class(
             sheet.reshape(rows, len(shown), *sheet.shape[1:]),
-            shown,
+            [str(name) for name in shown],
             title=f"{label} samples, a column a class",
             chosen=model.sample(64, chosen, random_state=seed),
             chosen_title=f"64 samples of class {chosen}",
@@ -437,22 +445,6 @@ def _draw_classes(add, file: str, label: str, model: Estimator, seed: int) -> No
         "What comes when a class is asked for: every image in a column should be of that class, and no two alike.",
         f"A grid of {label} samples with one column per class, and 64 samples of one class.",
     )
-
-
-def _traverse(model: Estimator, test: Images) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    kl = np.asarray(
-        evaluate(model.model_, model.on_device(test.take(np.arange(min(2000, len(test)))), model.device_), draws=1)[
-            "kl_per_latent"
-        ]
-    )
-    order = np.argsort(-kl)
-    shifts = np.linspace(-2.5, 2.5, 11)
-    base = model.transform(test.x[:1])[0]
-    z = np.tile(base, (len(order), len(shifts), 1))
-    for row, latent in enumerate(order):
-        z[row, :, latent] = shifts
-    images = model.inverse_transform(z.reshape(-1, len(base)))
-    return images.reshape(len(order), len(shifts), *images.shape[1:]), kl[order], order, shifts
 
 
 def _code_vectors(model: Estimator, part: Images) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, tuple[str, str]]:
@@ -471,14 +463,5 @@ def _code_vectors(model: Estimator, part: Images) -> tuple[np.ndarray, np.ndarra
 
     pca = PCA(2, random_state=0).fit(vectors)
     shares = pca.explained_variance_ratio_
-    axes = tuple(f"principal component {i + 1} ({share:.0%})" for i, share in enumerate(shares))
-    return pca.transform(vectors[chosen]), labels, pca.transform(codebook), axes
-
-
-def _spread(test: Images, n: int) -> np.ndarray:
-    """n test images, one of each class in turn where there are labels."""
-    if test.y is None:
-        return np.arange(min(n, len(test)))
-    firsts = [np.flatnonzero(test.y == index) for index in range(len(test.classes))]
-    rounds = [index[turn] for turn in range(n) for index in firsts if turn < len(index)]
-    return np.array(rounds[:n])
+    first, second = (f"principal component {i + 1} ({share:.0%})" for i, share in enumerate(shares))
+    return pca.transform(vectors[chosen]), labels, pca.transform(codebook), (first, second)

@@ -26,6 +26,7 @@ from vaekit.evaluation.representation import (
     measure_representation,
     reconstruction_quality,
 )
+from vaekit.messages import filled
 from vaekit.pictures.figures import neighbours
 from vaekit.pictures.style import save
 from vaekit.training.checkpoint import RunFolder
@@ -96,7 +97,7 @@ def measure_run(
     return entry
 
 
-def check_history(estimator: Estimator, folder: Path | None) -> None:
+def check_history(estimator: Estimator, folder: str | Path | None) -> None:
     if not estimator.history_:
         raise ValueError(f"{folder} has no log.jsonl, which says what its training took; train it anew")
 
@@ -197,7 +198,7 @@ def _generation_in_full(estimator: Estimator, train: Images, test: Images, folde
         times = max(1, len(samples) // len(asked))
         asked, numbers = np.tile(asked, times), np.tile(numbers, times)
         drawn = _with_channels(estimator.sample(len(asked), asked, random_state=SCORE_SEED + 1))
-        score = classification_accuracy_score((drawn, numbers), (test.x, test.y), seed=SCORE_SEED)
+        score = classification_accuracy_score((drawn, numbers), (test.x, filled(test.y)), seed=SCORE_SEED)
         found |= {"classification_accuracy_score": score, "classification_accuracy_samples": len(drawn)}
     return found
 

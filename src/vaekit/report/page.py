@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import statistics
@@ -222,9 +223,14 @@ def _quality_findings(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
-def write_page(path: Path, results: dict, pictures: Sequence[Picture]) -> Path:
-    """Writes index.html: findings, table, figures inlined, protocol. One file, no scripts, nothing fetched."""
+def write_page(path: Path, results: dict, pictures: Sequence[Picture], living: dict | None = None) -> Path:
+    """Writes index.html: findings, table, figures inlined, protocol. One file that fetches nothing.
+
+    living: what `vaekit.report.living` gives: the page's script then makes figures that answer to the hand; in print and
+    without scripts the still ones are there.
+    """
     import jinja2
+    from markupsafe import Markup
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("vaekit.report", "."),
@@ -233,6 +239,7 @@ def write_page(path: Path, results: dict, pictures: Sequence[Picture]) -> Path:
         lstrip_blocks=True,
     )
     inlined = [(picture, *_inline(picture.file)) for picture in pictures]
+    style, script = ((Path(__file__).parent / name).read_text("utf-8") for name in ("living.css", "living.js"))
     html = environment.get_template("page.html.j2").render(
         results=results,
         data=results["data"],
@@ -246,6 +253,11 @@ def write_page(path: Path, results: dict, pictures: Sequence[Picture]) -> Path:
         findings=findings(results["models"]),
         pictures=inlined,
         pretty=lambda value: json.dumps(value, indent=1),
+        living=Markup(embeddable(living)) if living else "",
+        runs_shown=len(living["runs"]) if living else 0,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_atomically(path, html)
     return path
@@ -255,4 +267,15 @@ def _inline(file: Path) -> tuple[str, int, int]:
     """A PNG file as a data URL, with its width and height in pixels, which its header holds in bytes 16 to 23."""
     content = file.read_bytes()
     width, height = struct.unpack(">II", content[16:24])
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}", width, height
+    return png_url(content), width, height
+
+
+def png_url(content: bytes) -> str:
+    """A PNG as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def embeddable(value) -> str:
+    """JSON that can stand inside a script element: whatever names the data holds, it neither ends it nor starts another."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -5,25 +5,53 @@
     checkpoint.safetensors           while training, and `checkpoint.previous.safetensors`, the one before it
     weights.safetensors              at the end; then the checkpoints are gone
     prior.safetensors                once a prior is fitted; `prior/` is that training's folder while it lasts
+    tensorboard/                     the log once more, where it was asked for: see `vaekit.training.events`
 
 Every file is written to a temporary name and renamed. Tensor files carry a checksum of their contents.
+
+A run folder may come from anybody. A checksum finds damage but no intent, so what is read is held against what this vaekit
+would have written before it is used: `RunFolder.model_config`, `mismatch`, `check_finite`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
+from vaekit.training.events import Events
 from vaekit.world import write_atomically
 
 FORMAT = 1  # of a run folder; raised when an older vaekit could not read what this one writes
+MOST_JSON = 2**26  # bytes of run.json that are read
+ENTRIES = {  # of a model's run.json, and their types
+    "class": (str,),
+    "fields": (dict,),
+    "resolved": (dict,),
+    "image_shape": (list,),
+    "layout": (dict,),
+    "table": (dict, type(None)),
+    "seed": (int,),
+    "device": (str,),
+    "threads": (int,),
+    "torch": (str,),
+    "data": (dict,),
+    "plan": (dict,),
+}
+DATA_ENTRIES = {
+    "name": (str,),
+    "fingerprint": (str,),
+    "split": (str,),
+    "split_seed": (int, type(None)),
+    "binarize": (str,),
+}
 
 
 def digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
@@ -32,7 +60,7 @@ def digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 
@@ -46,6 +74,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict | None = N
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """What `write_tensors` wrote. Raises ValueError for a file that is damaged, truncated or not one of ours."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing, or is no file")
     try:
         data = path.read_bytes()
         tensors = parse_safetensors(data)
@@ -53,20 +83,62 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         metadata = header["__metadata__"]
         expected = metadata.pop("sha256")
         state = json.loads(metadata["state"])
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing") from None
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged or truncated ({error})") from None
+    except RecursionError:
+        raise ValueError(f"{path} is damaged: its header is nested too deeply") from None
     if digest(tensors, metadata) != expected:
         raise ValueError(f"{path} is damaged: its contents do not match its checksum")
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is damaged: its state is no JSON object")
     return tensors, state
 
 
-class RunFolder:
-    """One run on disk. Nothing is created before `start`."""
+def mismatch(tensors: dict[str, Tensor], module: nn.Module) -> str | None:
+    """What keeps `tensors` from being the state of `module`: the first difference of name, shape or type, in words. On the
+    meta device a module costs no memory, however large a file says that it is.
+    """
+    state = module.state_dict()
+    for name in sorted({*state, *tensors}):
+        if name not in tensors or name not in state:
+            return f"{name} is {'missing' if name in state else 'not of this model'}"
+        for what, found, expected in (
+            ("shape", tuple(tensors[name].shape), tuple(state[name].shape)),
+            ("type", tensors[name].dtype, state[name].dtype),
+        ):
+            if found != expected:
+                return f"{name} has {what} {found}, expected {expected}"
+    return None
 
-    def __init__(self, path):
+
+def check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Raises ValueError where a number of `tensors`, read from `path`, is NaN or infinite."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{path} is damaged: {name} holds NaN or infinity; train this model again")
+
+
+def _finite(number: str) -> float:
+    """A number of JSON that has to be one: neither NaN, nor Infinity, nor 1e999."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is not finite")
+    return value
+
+
+def _check_entries(found: dict, entries: dict[str, tuple[type, ...]]) -> None:
+    for name, kinds in entries.items():
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        if type(found[name]) not in kinds:
+            raise ValueError(f"{name} must be {' or '.join(kind.__name__ for kind in kinds)}, got {found[name]!r:.80}")
+
+
+class RunFolder:
+    """One run on disk. Nothing is created before `start`. events: what the log is copied to, besides."""
+
+    def __init__(self, path, events: Events | None = None):
         self.path = Path(path)
+        self.events = events
         self.config_file = self.path / "run.json"
         self.log_file = self.path / "log.jsonl"
         self.weights_file = self.path / "weights.safetensors"
@@ -76,11 +148,13 @@ class RunFolder:
 
     @property
     def started(self) -> bool:
-        return self.config_file.exists()
+        """Whether there is a run.json: a folder becomes a run by it."""
+        return self.config_file.is_file()
 
     @property
     def finished(self) -> bool:
-        return self.started and self.weights_file.exists()
+        """Whether the training has come to its end."""
+        return self.started and self.weights_file.is_file()
 
     def start(self, config: dict) -> None:
         """Creates the folder with run.json, or writes run.json anew."""
@@ -103,16 +177,31 @@ class RunFolder:
             raise FileNotFoundError(f"no run folder at {self.path}")
         if not self.started:
             raise ValueError(f"{self.path} is not a run folder: it has no run.json")
+        if self.config_file.stat().st_size > MOST_JSON:
+            raise ValueError(f"{self.config_file} is damaged: it is larger than {MOST_JSON // 2**20} MB")
         try:
-            config = json.loads(self.config_file.read_text())
-            written = int(config["format"])
-        except (ValueError, KeyError, TypeError):
+            text = self.config_file.read_text(encoding="utf-8")
+            config = json.loads(text, parse_constant=_finite, parse_float=_finite)
+            written = config["format"]
+            if type(written) is not int:
+                raise TypeError
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{self.config_file} is damaged: it is not a run's JSON") from None
         if written > FORMAT:
             raise ValueError(
                 f"{self.path} was written by a newer vaekit ({config.get('version', 'unknown version')}, folder format "
                 f"{written}; this one reads up to {FORMAT}): upgrade vaekit"
             )
+        return config
+
+    def model_config(self) -> dict:
+        """`config` of a model's run. Raises ValueError where an entry is missing or is not of the type that is written."""
+        config = self.config()
+        try:
+            _check_entries(config, ENTRIES)
+            _check_entries({"binarize": "none", **config["data"]}, DATA_ENTRIES)
+        except ValueError as error:
+            raise ValueError(f"{self.config_file} is damaged: {error}") from None
         return config
 
     def write(self, config: dict, records: list[dict], tensors: dict[str, Tensor]) -> None:
@@ -125,25 +214,37 @@ class RunFolder:
     def append(self, record: dict) -> None:
         with open(self.log_file, "a") as file:
             file.write(json.dumps(record) + "\n")
+        if self.events:
+            self.events.write(record)
 
     def log(self) -> list[dict]:
-        """The records of log.jsonl, oldest first; a last line that a crash cut short is left out."""
-        if not self.log_file.exists():
+        """The records of log.jsonl, oldest first, up to a line that is none: a crash cuts the last one short."""
+        if not self.log_file.is_file():
             return []
         records = []
-        for line in self.log_file.read_text().splitlines():
+        for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
-            except ValueError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 break
+            if not (isinstance(record, dict) and type(record.get("step")) is int):
+                break
+            records.append(record)
         return records
 
     def cut_log(self, step: int) -> list[dict]:
         """Drops the records after `step`, which a resumed run will write again; returns what is left."""
         kept = [record for record in self.log() if record["step"] <= step]
-        if self.log_file.exists():
+        if self.log_file.exists() or self.log_file.is_symlink():  # a link is replaced, not followed
             write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in kept))
+        if self.events:
+            self.events.start(kept)
         return kept
+
+    def close(self) -> None:
+        """The end of a session, however it came: the log is on disk already, events have a file open."""
+        if self.events:
+            self.events.close()
 
     def save_checkpoint(self, tensors: dict[str, Tensor], state: dict) -> None:
         """Writes the newest checkpoint; the one before it is kept."""
@@ -177,7 +278,7 @@ class RunFolder:
 
     def weights(self) -> tuple[dict[str, Tensor], dict]:
         """The final weights. Raises ValueError where the run is unfinished or the file is damaged."""
-        if not self.weights_file.exists():
+        if not self.weights_file.is_file():
             raise ValueError(
                 f"{self.path} is not finished: it has no weights yet; go on with `vaekit train ... --resume`"
             )

@@ -12,13 +12,17 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.cache import ahead
+from vaekit.data.images import Rows
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.progress import describe_seconds, reporting
@@ -41,6 +45,7 @@ class Plan:
     steps: optimizer steps in all. batch_size: images per step. learning_rate: the peak of the schedule.
     schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
     gradient_clip: the largest norm of the whole gradient, or None.
+    first: steps done before this training, by an earlier one that it goes on with.
     patience: epochs without a better validation objective before an early stop, or None; epochs that end before the step
         `patience_from` don't count, since there the objective is not yet the one asked for.
     """
@@ -56,21 +61,35 @@ class Plan:
     patience_from: int = 0
     precision: str = "float32"
     seed: int = 0
+    first: int = 0
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of step 0, 1, ..., steps - 1."""
+        """The learning rate of step first, first + 1, ..., steps - 1."""
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         decay = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0
         return self.learning_rate * warm * decay
 
 
+class Mapped:
+    """Memory-mapped images (N, H, W, C) for `Data`: what is asked for is read from the file and taken to the device."""
+
+    def __init__(self, rows: np.ndarray | Rows, device: torch.device):
+        self.rows, self.device, self.shape = rows, device, rows.shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Tensor | slice | int) -> Tensor:
+        return torch.tensor(self.rows[index.cpu().numpy() if isinstance(index, Tensor) else index], device=self.device)
+
+
 @dataclass(frozen=True)
 class Data:
-    """A data set on the device: x (N, H, W, C) uint8 or float, y (N,) int64 or None. dynamic: pixels are probabilities of
-    white, and drawn anew whenever they are looked at.
+    """A data set on the device: x (N, H, W, C) uint8 or float, y (N,) int64 or None; or x in a file, from which batches are
+    taken to the device. dynamic: pixels are probabilities of white, and drawn anew whenever they are looked at.
     """
 
-    x: Tensor
+    x: Tensor | Mapped
     y: Tensor | None = None
     dynamic: bool = field(default=False, kw_only=True)
 
@@ -79,7 +98,19 @@ class Data:
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) as floats in [0, 1] and their labels (B,)."""
-        x = to_input(self.x[index])
+        return self._finished(self.x[index], index)
+
+    def batches(self, indices: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """`batch` of each of `indices`; images in a file are read a few batches ahead, by a thread of their own."""
+        if not isinstance(self.x, Mapped):
+            yield from map(self.batch, indices)
+            return
+        read = ahead(self.x.__getitem__, indices, workers=1, depth=4)
+        for x, index in zip(read, indices, strict=True):
+            yield self._finished(x, index)
+
+    def _finished(self, x: Tensor, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+        x = to_input(x)
         return torch.bernoulli(x) if self.dynamic else x, None if self.y is None else self.y[index]
 
 
@@ -89,7 +120,7 @@ def to_input(x: Tensor) -> Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
-Objective = Callable[[object, int], dict]
+Objective = Callable[[Any, int], dict]
 
 
 def train(
@@ -100,36 +131,45 @@ def train(
     *,
     validation: Data | None = None,
     folder: RunFolder | None = None,
+    optimizer: torch.optim.Adam | None = None,
     title: str = "training",
     verbose: bool = False,
 ) -> list[dict]:
     """Trains `module` in place and returns its history: one record per epoch, every term's mean over its images.
 
+    optimizer: that of the training that this one goes on with, from `make_optimizer`; None starts anew.
     With a `folder`, it goes on from the newest checkpoint there, appends to its log and checkpoints as it goes.
     Raises TrainingFailed when a term stops being finite; the last checkpoint is then still good.
     """
     device = data.x.device
     batch_size = min(plan.batch_size, len(data))
     per_epoch = max(1, len(data) // batch_size)
-    epochs = math.ceil(plan.steps / per_epoch)
+    epochs = math.ceil((plan.steps - plan.first) / per_epoch)
     state = nn.ModuleDict({"model": module})
     if isinstance(objective, nn.Module):
         state["objective"] = objective.to(device)
-    parameters = [p for p in state.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=plan.learning_rate, betas=plan.betas, fused=device.type != "mps")
+    optimizer = optimizer or make_optimizer(state, plan)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    step, sums, bad, best, history = 0, None, None, None, []
+    step, sums, bad, best, history = plan.first, None, None, None, []
     before, clock = 0.0, time.perf_counter()  # seconds of the sessions before this one, and when this one began
     saved = folder.load_checkpoint() if folder else None
     if saved:
-        step, sums, best, history = _restore(saved, state, optimizer, device)
-        before = saved[1]["seconds_total"]
+        try:
+            step, sums, best, history = _restore(saved, state, optimizer, device)
+            before = saved[1]["seconds_total"]
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"the checkpoint is of another model, or damaged ({reason}); start again in a new folder"
+            ) from None
     if folder:
         folder.cut_log(step)
     with (
         seeded(0),
         reporting(title, steps=plan.steps, done=step, epochs=epochs, verbose=verbose) as report,
         _deferred_signals(enabled=folder is not None) as stop,
+        closing(folder) if folder else nullcontext(),
     ):
         if step == 0:
             torch.manual_seed(derive_seed(plan.seed, "prime"))
@@ -141,15 +181,16 @@ def train(
         last_saved, checkpoint_cost, epoch_clock = time.monotonic(), 0.0, time.perf_counter()
         state.train()
         while step < plan.steps and not _out_of_patience(plan, best, history):
-            epoch, place = divmod(step, per_epoch)
+            epoch, place = divmod(step - plan.first, per_epoch)
             if place == 0 or sums is None or saved:
-                order = _order(plan.seed, epoch, len(data), device)
+                order = _order(plan.seed, epoch, len(data), device)[: per_epoch * batch_size]
+                batches = data.batches(order.split(batch_size)[place:])
                 sums = sums if place else None
                 saved = None
                 seconds_before = sums["seconds"] if sums else 0.0
                 epoch_clock = time.perf_counter()
             torch.manual_seed(derive_seed(plan.seed, "noise", step))
-            x, y = data.batch(order[place * batch_size : (place + 1) * batch_size])
+            x, y = next(batches)
             with autocast(device, plan.precision):
                 terms = objective(module(x, y), step)
             loss = total(terms)
@@ -171,7 +212,7 @@ def train(
             step += 1
             report.step()
 
-            end_of_epoch = step % per_epoch == 0 or step == plan.steps
+            end_of_epoch = (step - plan.first) % per_epoch == 0 or step == plan.steps
             if not (end_of_epoch or stop.requested or step % CHECK_EVERY == 0):
                 continue
             _check_finite(bad, list(terms), plan)
@@ -203,6 +244,13 @@ def train(
             report.say(f"kept the weights of epoch {best['epoch']}, the best on the validation images")
     state.eval()
     return history
+
+
+def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Adam:
+    """Adam over the trainable parameters of `module`."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    device = parameters[0].device
+    return torch.optim.Adam(parameters, lr=plan.learning_rate, betas=plan.betas, fused=device.type != "mps")
 
 
 def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
@@ -245,10 +293,10 @@ def validate(state: nn.Module, module: nn.Module, objective: Objective, data: Da
 
 def _prime(module: nn.Module, data: Data, plan: Plan) -> None:
     """Data-dependent initialisation on a few thousand images, for modules that have one."""
-    if hasattr(module, "prime"):
+    if prime := getattr(module, "prime", None):
         module.train()
         with torch.no_grad():
-            module.prime(*data.batch(_order(plan.seed, 0, len(data), data.x.device)[:2000]))
+            prime(*data.batch(_order(plan.seed, 0, len(data), data.x.device)[:2000]))
 
 
 def _order(seed: int, epoch: int, n: int, device: torch.device) -> Tensor:
@@ -262,8 +310,8 @@ def _record(epoch: int, step: int, terms: dict, sums: dict, batch_size: int, pla
     record = {"epoch": epoch, "step": step, "objective": means[-1]}
     record |= dict(zip(terms, means, strict=False))
     record |= {f"{name}_weight": float(term.weight) for name, term in terms.items() if name != "distortion"}
-    if hasattr(module, "measures"):
-        record |= module.measures()
+    if measures := getattr(module, "measures", None):
+        record |= measures()
     record["learning_rate"] = plan.learning_rate_at(step - 1)
     record["seconds"] = sums["seconds"]
     record["images_per_second"] = sums["count"] * batch_size / max(sums["seconds"], 1e-9)

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaekit.messages import check_number, nearest
+from vaekit.messages import check_number, filled, nearest
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, start_alike
-from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, MixturePrior, StandardNormalPrior
+from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, MixturePrior, Prior, StandardNormalPrior
 from vaekit.tensors import Term, gaussian_log_prob
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import Data, Plan, train
@@ -61,14 +61,12 @@ class PriorSettings:
     random_state: int | None = None
     """Seed of everything random; None is the model's own."""
 
-    def resolve(self, *, codes: bool, n: int, latent_dim: int, n_classes: int, device: torch.device) -> PriorSettings:
-        """These settings with every None filled in, for `n` images. Raises ValueError for what can't be."""
-        fitting, kind = (FOR_CODES, "codes") if codes else (FOR_LATENTS, "Gaussian latents")
-        name = self.prior or ("pixelcnn" if codes else "gmm")
-        if name not in PRIORS:
-            raise ValueError(f"prior must be one of {', '.join(PRIORS)}, got {name!r}{nearest(name, PRIORS)}")
-        if name not in fitting:
-            raise ValueError(f"prior {name!r} does not fit {kind}; choose {' or '.join(fitting)}")
+    def check(self) -> None:
+        """Raises ValueError where a field has no meaningful value for any model or data."""
+        if self.prior is not None and self.prior not in PRIORS:
+            raise ValueError(
+                f"prior must be one of {', '.join(PRIORS)}, got {self.prior!r}{nearest(str(self.prior), PRIORS)}"
+            )
         for field in ("components", "layers", "channels", "epochs", "batch_size"):
             check_number(field, getattr(self, field), whole=True, above=0)
         check_number("learning_rate", self.learning_rate, above=0)
@@ -78,6 +76,14 @@ class PriorSettings:
                 raise ValueError(f"{field} must be in [0, 1), got {value!r}")
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+
+    def resolve(self, *, codes: bool, n: int, latent_dim: int, n_classes: int, device: torch.device) -> PriorSettings:
+        """These settings with every None filled in, for `n` images. Raises ValueError for what can't be."""
+        self.check()
+        fitting, kind = (FOR_CODES, "codes") if codes else (FOR_LATENTS, "Gaussian latents")
+        name = self.prior or ("pixelcnn" if codes else "gmm")
+        if name not in fitting:
+            raise ValueError(f"prior {name!r} does not fit {kind}; choose {' or '.join(fitting)}")
         small = n < 5000
         batch_size = min(self.batch_size or (64 if codes else 128), n)
         steps, most = {"flow": (4000, 100), "vamp": (400, 20)}.get(name, (7000, 20))
@@ -99,7 +105,7 @@ class PriorSettings:
 
 def describe_prior(settings: PriorSettings, n_classes: int) -> str:
     """In a table's words, such as "PixelCNN, per class"."""
-    return NAMES[settings.prior] + (", per class" if n_classes else "")
+    return NAMES[filled(settings.prior)] + (", per class" if n_classes else "")
 
 
 def make_prior(settings: PriorSettings, model: Autoencoder, n_classes: int) -> LearnedPrior:
@@ -109,21 +115,24 @@ def make_prior(settings: PriorSettings, model: Autoencoder, n_classes: int) -> L
         network = kind(
             n_values=model.latent.n_codes,
             grid=model.prior.grid,
-            channels=settings.channels,
-            layers=settings.layers,
-            dropout=settings.dropout,
+            channels=filled(settings.channels),
+            layers=filled(settings.layers),
+            dropout=filled(settings.dropout),
             n_classes=n_classes,
         )
         return AutoregressivePrior(network)
     latent_dim = model.latent.latent_dim
     if settings.prior == "flow":
-        return FlowPrior(latent_dim=latent_dim, layers=settings.layers, channels=settings.channels, n_classes=n_classes)
-    return MixturePrior(latent_dim=latent_dim, components=settings.components, n_classes=n_classes)
+        layers, channels = filled(settings.layers), filled(settings.channels)
+        return FlowPrior(latent_dim=latent_dim, layers=layers, channels=channels, n_classes=n_classes)
+    return MixturePrior(latent_dim=latent_dim, components=filled(settings.components), n_classes=n_classes)
 
 
 @dataclass(frozen=True)
 class Codes(Data):
     """What a prior is trained on: codes (N, h, w) int64, or posterior moments (N, 2D), mean and log-variance."""
+
+    x: Tensor
 
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         return self.x[index], None if self.y is None else self.y[index]
@@ -156,34 +165,37 @@ def fit_prior(
         kept = out = order
 
     def part(index: Tensor) -> Codes:
-        return Codes(codes[index], labels[index] if n_classes else None)
+        return Codes(codes[index], None if labels is None or not n_classes else labels[index])
 
     train_part, held_part = part(kept), part(out)
     with seeded(derive_seed(seed, "prior")):
         prior = make_prior(settings, model, n_classes).to(device)
-        if settings.prior in FOR_CODES:
+        if isinstance(prior, AutoregressivePrior):
             start_alike(prior.network, model.latent.codebook.detach())
     if n_classes:
-        counts = torch.bincount(train_part.y, minlength=n_classes).float()
+        counts = torch.bincount(filled(train_part.y), minlength=n_classes).float()
         for name, count in zip(classes, counts.tolist(), strict=True):
             if not count:
                 raise ValueError(f"class {name} has no images to fit a prior to")
         prior.class_shares.copy_(counts / counts.sum())
+    fitting, history = None, []
     if settings.prior == "gmm":
+        assert isinstance(prior, MixturePrior)
         with seeded(derive_seed(seed, "draws")):
             _fit_gmm(prior, train_part, classes, derive_seed(seed, "gmm") % 2**31)
     else:
         fitting = _fitting(settings, prior, model, data, labels, kept, seed)
-        per_epoch = max(1, len(train_part) // settings.batch_size)
+        per_epoch = max(1, len(train_part) // filled(settings.batch_size))
+        epochs = filled(settings.epochs)
         plan = Plan(
-            steps=settings.epochs * per_epoch,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            warmup=min(100, settings.epochs * per_epoch // 5),
+            steps=epochs * per_epoch,
+            batch_size=filled(settings.batch_size),
+            learning_rate=filled(settings.learning_rate),
+            warmup=min(100, epochs * per_epoch // 5),
             betas=(0.9, 0.99),
             gradient_clip=10.0,
-            patience=settings.epochs,  # never stops early, and keeps the best weights
-            precision=settings.precision,
+            patience=epochs,  # never stops early, and keeps the best weights
+            precision=filled(settings.precision),
             seed=seed,
         )
         history = train(
@@ -193,10 +205,10 @@ def fit_prior(
             plan,
             validation=held_part,
             folder=folder,
-            title=f"{NAMES[settings.prior]} prior",
+            title=f"{NAMES[filled(settings.prior)]} prior",
             verbose=verbose,
         )
-        if settings.prior == "vamp":
+        if isinstance(fitting, _VampRate):
             fitting.pack()
     prior.eval()
     with seeded(derive_seed(seed, "held out")), torch.no_grad():
@@ -240,7 +252,7 @@ class _CodeRate(nn.Module):
 class _LatentRate(nn.Module):
     """Moments (B, 2D) -> (B,) nats at one draw z ~ q(z|x): log q(z|x) - log p(z|y)."""
 
-    def __init__(self, prior: nn.Module):
+    def __init__(self, prior: Prior):
         super().__init__()
         self.prior = prior
 
@@ -343,9 +355,10 @@ def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int) -> 
             mixture = GaussianMixture(
                 prior.components, covariance_type="full", reg_covar=1e-3, max_iter=100, random_state=seed
             ).fit(group)
-        prior.log_weights[index] = torch.from_numpy(np.log(np.maximum(mixture.weights_, 1e-12)))
-        prior.means[index] = torch.from_numpy(mixture.means_)
-        counts.append(len(group) * mixture.weights_)
+        weights = np.asarray(mixture.weights_)
+        prior.log_weights[index] = torch.from_numpy(np.log(np.maximum(weights, 1e-12)))
+        prior.means[index] = torch.from_numpy(np.asarray(mixture.means_))
+        counts.append(len(group) * weights)
         covariances.append(mixture.covariances_)
     n, covariance = np.stack(counts)[..., None, None], np.stack(covariances)  # (G, M, 1, 1), (G, M, D, D)
     pooled, extra = (n * covariance).sum((0, 1)) / n.sum(), prior.latent_dim + 1

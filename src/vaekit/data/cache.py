@@ -1,0 +1,240 @@
+"""Image files as one memory-mapped array: decoded once, by several threads, and kept in the user's cache.
+
+    images/KEY/pixels        (N, H, W, C) uint8, nothing else
+    images/KEY/facts.json    shape, fingerprint, and what the files were
+
+KEY is a digest of the files' places, sizes, times and labels and of how they are decoded. An entry is written in a folder with
+a temporary name and renamed when it is whole; of two processes that write the same one, the later takes the other's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from vaekit.data.images import CHUNK, MAPPED_FROM, Decoding, ImageFiles, fingerprint, listed
+from vaekit.data.readers import decode, with_channels
+
+VERSION = 1  # of what `decode` makes of a file, and of the entries
+BATCH = 16  # files that a thread decodes in one go
+THREADS = os.cpu_count() or 1  # that decode
+MOST_SIZES = 20  # that are told apart in the facts
+KEEP_DAYS = 30  # that an entry is kept without being used
+SAY_EVERY = 10.0  # seconds between two lines about a long decoding
+
+
+class Decoded(NamedTuple):
+    """x: (N, H, W, C) uint8. y: (N,) or None. bad: which of the sources could not be read, and are not in x and y."""
+
+    x: np.ndarray
+    y: np.ndarray | None
+    fingerprint: str
+    bad: list[int]
+    files: ImageFiles
+
+
+def cache_dir() -> Path:
+    """Where downloads, decoded images and judges are kept: $VAEKIT_CACHE, or vaekit/ in the user's cache folder."""
+    if "VAEKIT_CACHE" in os.environ:
+        return Path(os.environ["VAEKIT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
+
+
+def ahead(function: Callable, items: Iterable, *, workers: int | None = None, depth: int = 8) -> Iterator:
+    """function(item) for each item, in order, worked out by threads up to `depth` items before it is asked for."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def files_key(folder: Path, names: Iterable[str]) -> str:
+    """A digest of where the files are, their names, sizes and times of change; the second of the times can't be set by those
+    who unpack archives.
+    """
+    sha = hashlib.sha256(f"{folder.resolve()}\n".encode())
+    for name in names:
+        found = os.stat(folder / name)
+        sha.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def decoded(
+    names: Iterable[str],
+    sources: Iterable[str | bytes],
+    y: np.ndarray | None,
+    *,
+    count: int,
+    key: str,
+    decoding: Decoding,
+) -> Decoded:
+    """`count` image files (paths, or their bytes) as one array, from the cache or decoded now; in memory where it is small.
+
+    names: for messages. y: (count,) labels. key: what tells these sources from others. Files that can't be read are left out.
+    Raises ValueError where none can be, or where they differ in size.
+    """
+    whole = hashlib.sha256(f"{VERSION} {key} {decoding!r} ".encode() + (b"" if y is None else y.tobytes())).hexdigest()
+    entry = cache_dir() / "images" / whole
+    found = _read(entry)
+    if found is None:
+        temporary, kept = _temporary(entry)
+        try:
+            facts = _decode_all(zip(names, sources, strict=True), count, decoding, temporary / "pixels")
+            x = np.memmap(temporary / "pixels", np.uint8, "r", shape=tuple(facts["shape"]))
+            facts["fingerprint"] = fingerprint(x, y if y is None else np.delete(y, facts["bad"]))
+            (temporary / "facts.json").write_text(json.dumps(facts))
+            if kept:
+                found = _rename(temporary, entry)
+            found = found or _read(temporary)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    assert found is not None, "an entry that was written can be read"
+    x, facts = found
+    files = ImageFiles(facts["sizes"], facts["modes"], tuple(facts["unreadable"]), decoding)
+    return Decoded(x, y if y is None else np.delete(y, facts["bad"]), facts["fingerprint"], facts["bad"], files)
+
+
+def _read(entry: Path) -> tuple[np.ndarray, dict] | None:
+    """Pixels and facts of an entry; None where there is none, or not a whole one."""
+    try:
+        facts = json.loads((entry / "facts.json").read_text())
+        # A file that is too short is a ValueError. "c": torch wants arrays that may be written to; this one's file never is.
+        x = np.memmap(entry / "pixels", np.uint8, "c", shape=tuple(facts["shape"]))
+        os.utime(entry)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (x if x.nbytes > MAPPED_FROM else np.array(x)), facts
+
+
+def _temporary(entry: Path) -> tuple[Path, bool]:
+    """A new folder to write an entry in, and whether it lies in the cache: a cache that can't be written to is done without."""
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(entry.parent)
+        return Path(tempfile.mkdtemp(prefix=f"{entry.name[:16]}.", suffix=".tmp", dir=entry.parent)), True
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="vaekit.")), False
+
+
+def _rename(temporary: Path, entry: Path) -> tuple[np.ndarray, dict] | None:
+    """Makes `temporary` the entry, unless another process has made it meanwhile; then that one is taken."""
+    for _ in range(2):
+        with contextlib.suppress(OSError):
+            temporary.rename(entry)
+        if (found := _read(entry)) is not None:
+            return found
+        shutil.rmtree(entry, ignore_errors=True)  # a damaged one stood in the way
+    return None
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what killed processes left a day ago or more, and what has not been used for long."""
+    for entry in folder.iterdir():
+        try:
+            newest = max(path.stat().st_mtime for path in (entry, *entry.iterdir()))
+        except OSError:
+            continue  # another process has just removed it
+        days = (time.time() - newest) / 86400
+        if days > (1 if entry.suffix == ".tmp" else KEEP_DAYS):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding: Decoding, path: Path) -> dict:
+    """Decodes (name, source) pairs into the file `path` -> the entry's facts, without the fingerprint."""
+    sizes, modes, shapes = Counter(), Counter(), Counter()
+    bad, unreadable, shape, done = [], [], None, 0
+    said = time.monotonic()
+
+    def decode_batch(batch: tuple[tuple[str, str | bytes], ...]) -> list:
+        return [_attempt(name, source, decoding) for name, source in batch]
+
+    with open(path, "w+b") as file:
+        for batch in ahead(decode_batch, _batches(sources, BATCH), workers=THREADS, depth=2 * THREADS):
+            for place, (pixels, *facts) in enumerate(batch, done):
+                if pixels is None:
+                    bad.append(place)
+                    unreadable.append(facts[0])
+                    continue
+                sizes[facts[0]] += 1
+                modes[facts[1]] += 1
+                shapes[pixels.shape[:2]] += 1
+                shape = shape or pixels.shape
+                if len(shapes) > 1:
+                    continue  # only the sizes are of interest any more
+                if pixels.shape[2] > shape[2]:
+                    _widen(file, shape, pixels.shape[2])
+                    shape = pixels.shape
+                file.write(with_channels(pixels, shape[2]).tobytes())
+            done += len(batch)
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                print(f"vaekit: {done:,} of {count:,} images decoded", file=sys.stderr, flush=True)
+        file.flush()
+        os.fsync(file.fileno())
+    if shape is None:
+        raise ValueError(f"none of the {count} images can be read: {listed(unreadable)}")
+    if len(shapes) > 1:
+        common = ", ".join(f"{w}x{h} ({number})" for (h, w), number in shapes.most_common(4))
+        raise ValueError(f"images come in {len(shapes)} sizes: {common}; bring them to one with --resize 64")
+    told = dict(sizes.most_common(MOST_SIZES))
+    if len(sizes) > MOST_SIZES:
+        told[f"{len(sizes) - MOST_SIZES} other sizes"] = sizes.total() - sum(told.values())
+    return {
+        "shape": [sizes.total(), *shape],
+        "sizes": told,
+        "modes": dict(modes.most_common()),
+        "bad": bad,
+        "unreadable": unreadable,
+    }
+
+
+def _attempt(name: str, source: str | bytes, decoding: Decoding) -> tuple:
+    """Pixels, size and mode of one file, or None and why it can't be read."""
+    try:
+        return decode(source, decoding)
+    except Exception as error:  # whatever a decoder raises on hostile bytes is this file's fault
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return None, f"{name} ({'not an image' if reason.startswith('cannot identify') else reason})"
+
+
+def _widen(file, shape: tuple[int, int, int], channels: int) -> None:
+    """Gives the images (H, W, C) written so far more channels, from the last to the first, in place."""
+    size, wide = math.prod(shape), math.prod(shape[:2]) * channels
+    count = file.tell() // size
+    step = max(1, CHUNK // wide)
+    for start in reversed(range(0, count, step)):
+        number = min(step, count - start)
+        file.seek(start * size)
+        part = np.frombuffer(file.read(number * size), np.uint8).reshape(number, *shape)
+        file.seek(start * wide)
+        file.write(with_channels(part, channels).tobytes())
+    file.seek(count * wide)
+
+
+def _batches(items: Iterable, size: int) -> Iterator[tuple]:
+    iterator = iter(items)
+    while batch := tuple(itertools.islice(iterator, size)):
+        yield batch

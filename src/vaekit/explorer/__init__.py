@@ -1,0 +1,1 @@
+"""The explorer: a page, served on this machine, on the latent space of trained models."""

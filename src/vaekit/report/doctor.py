@@ -1,0 +1,372 @@
+"""The doctor: what is wrong with a trained run, in plain words, with the evidence and a command that would mend it.
+
+Each check is a function of the run and returns a `Diagnosis`, or None where it has no meaning for the model. Thresholds stand
+beside their checks; tests hold each against a run that has the fault, one that hasn't, and one that the command mended.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+
+from vaekit.data.images import Images, binarized
+from vaekit.estimator import SCORE_SEED, Estimator
+from vaekit.estimators import MODELS
+from vaekit.evaluation.generation import Judge, class_consistency
+from vaekit.evaluation.likelihood import evaluate
+
+LOOKED_AT = 2000  # images of each part, at most
+PER_CLASS = 50  # samples of each class that the judge sees
+
+
+class Diagnosis(NamedTuple):
+    """name: of the check. wrong: whether something is to be done. words: what is the matter, or that all is well.
+    evidence: the numbers behind it, with their units. cure: a command that would mend it, None where nothing is wrong.
+    """
+
+    name: str
+    wrong: bool
+    words: str
+    evidence: str
+    cure: str | None = None
+
+
+class Patient(NamedTuple):
+    """A run and what was measured of it: `known` and `new` are what `evaluate` finds on training images and on new ones."""
+
+    estimator: Estimator
+    train: Images
+    test: Images
+    known: dict
+    new: dict
+    judge: Judge | None
+    folder: str
+    data: str
+
+    @property
+    def settings(self) -> dict:
+        return self.estimator.settings() | self.estimator.resolved_
+
+    @property
+    def name(self) -> str:
+        """The model's name on the command line."""
+        return next(name for name, cls in MODELS.items() if type(self.estimator) is cls)
+
+    @property
+    def used(self) -> int:
+        """Latents that are of use."""
+        return sum(kl > USED for kl in self.new["kl_per_latent"])
+
+    def command(self, **changes) -> str:
+        """`vaekit train` with this run's settings but for `changes`, into a folder beside it."""
+        words = ["vaekit", "train", self.name, "--data", self.data, "--out", f"{self.folder.rstrip('/')}-mended"]
+        trained_on = self.estimator.facts_["data"]
+        words += ["--binarize", trained_on["binarize"]] if trained_on["binarize"] != "none" else []
+        words += ["--split-seed", f"{trained_on['split_seed']}"] if trained_on["split_seed"] else []
+        values = self.estimator.settings() | changes
+        for field in fields(self.estimator):
+            value = values[field.name]
+            if value == field.default or field.name == "verbose":
+                continue
+            flag = field.name.replace("_", "-")
+            words += [f"--{flag if value else f'no-{flag}'}"] if isinstance(value, bool) else [f"--{flag}", f"{value}"]
+        return shlex.join(words)
+
+
+def examine(
+    estimator: Estimator,
+    train: Images,
+    test: Images,
+    *,
+    judge: Judge | None = None,
+    folder: str = "RUN",
+    data: str | None = None,
+) -> list[Diagnosis]:
+    """Every check that has a meaning for the fitted `estimator`, what is wrong first. At most 2,000 images of `train` and of
+    `test` are looked at.
+
+    judge: of a labelled data set, for what a conditional model makes of a label. folder, data: as they stand in commands; None
+    is the data's own name.
+    """
+    train = binarized(train) if train.binarize == "dynamic" else train
+    train, test = _some(train), _some(test)
+    known, new = (evaluate(estimator.model_, estimator.on_device(part, estimator.device_)) for part in (train, test))
+    patient = Patient(estimator, train, test, known, new, judge, folder, data or train.name)
+    found = [check(patient) for check in CHECKS]
+    return sorted((diagnosis for diagnosis in found if diagnosis), key=lambda diagnosis: not diagnosis.wrong)
+
+
+USED = (
+    0.1  # nats of a latent's KL, above which it is of use; Burda's variance of 0.01 is reached by latents of 0.02 nats
+)
+
+
+def posterior_collapse(patient: Patient) -> Diagnosis | None:
+    """Latents whose posterior is the prior, whatever the image: all of them, or most under a weight that silences them."""
+    if "kl_per_latent" not in patient.new:
+        return None
+    used, width = patient.used, patient.estimator.latent_dim
+    weights = {"bvae": "beta", "cvae": "beta"}
+    name = weights.get(patient.name)
+    beta = (patient.settings.get(name) if name else None) or 1.0
+    evidence = (
+        f"{used} of {width} latents hold more than {USED} nats; rate {patient.new['rate']:.2f} nats per image"
+        + (f"; beta {beta:g}" if name else "")
+    )
+    usual = _default(patient, "beta") if name else 1.0
+    if used > width / 2 or (used and beta <= usual):
+        return Diagnosis("posterior collapse", False, "the latents carry what the image is", evidence)
+    words = "posterior collapse: the latents carry nothing" if used == 0 else "beta silences most of the latents"
+    training = next(
+        (cause.cure for cause in (learning_rate(patient), underfitting(patient)) if cause and cause.wrong), None
+    )
+    if training:
+        cure = training
+    elif beta > 1:
+        cure = patient.command(beta=None if beta > usual else float(f"{max(1.0, beta / 4):.2g}"))
+    else:
+        cure = patient.command(rate_warmup_epochs=float(math.ceil(patient.settings["epochs"] / 2)))
+    return Diagnosis("posterior collapse", True, words, evidence, cure)
+
+
+DEAD = 0.5  # of the codebook in use, below which codes are wasted
+
+
+def dead_codes(patient: Patient) -> Diagnosis | None:
+    """Codes that no image uses."""
+    if "n_codes" not in patient.new:
+        return None
+    k, used, perplexity = patient.known["n_codes"], patient.known["codes_used"], patient.known["perplexity"]
+    evidence = f"{used} of {k} codes in use over {patient.known['images']} training images, perplexity {perplexity:.1f}"
+    if used >= DEAD * k:
+        return Diagnosis("dead codes", False, "the codebook is in use", evidence)
+    settings = patient.settings
+    if settings["ema"] and settings["revive"] and settings["codebook_init"] == "kmeans":
+        changes = {"n_codes": max(2, 2 ** math.floor(math.log2(used)))}
+    else:
+        changes = {"ema": None, "revive": None, "codebook_init": None}
+    words = "most of the codebook is dead: its codes are nearest to no image's vectors"
+    return Diagnosis("dead codes", True, words, evidence, patient.command(**changes))
+
+
+OVERFIT = 0.5  # standard deviations of the ELBO over images between those seen and new ones
+
+
+def overfitting(patient: Patient) -> Diagnosis:
+    """The ELBO of training images against that of new ones, in standard deviations over images."""
+    gap = patient.known["elbo"] - patient.new["elbo"]
+    spread = patient.new["elbo_se"] * math.sqrt(patient.new["images"])
+    error = math.hypot(patient.known["elbo_se"], patient.new["elbo_se"])
+    evidence = (
+        f"ELBO {patient.known['elbo']:.2f} on training images, {patient.new['elbo']:.2f} on new ones: {gap:.2f} ± {error:.2f} "
+        f"nats apart, {gap / spread:.2f} of the standard deviation over images"
+    )
+    if gap <= OVERFIT * spread or gap <= 4 * error:
+        words = "new images are explained like those it trained on"
+    elif patient.settings["early_stopping"]:
+        words = "known images fare better, but training stopped where new ones began to suffer; more images would help"
+    else:
+        cure = patient.command(early_stopping=True)
+        return Diagnosis("overfitting", True, "the run knows its training images by heart", evidence, cure)
+    return Diagnosis("overfitting", False, words, evidence)
+
+
+FALLING = 0.05  # of the objective's whole fall, still in the last fifth of the epochs
+
+
+def underfitting(patient: Patient) -> Diagnosis:
+    """Whether the training had come to rest when it ended."""
+    curve = _objective(patient)
+    if patient.settings["early_stopping"] and len(patient.estimator.history_) < patient.settings["epochs"]:
+        evidence = f"stopped early, after {len(patient.estimator.history_)} of {patient.settings['epochs']} epochs"
+        return Diagnosis("underfitting", False, "training went on as long as it helped with new images", evidence)
+    if len(curve) < 2:
+        words = "one epoch doesn't tell whether training had come to rest"
+        steps = patient.estimator.history_[-1]["step"]
+        return Diagnosis("underfitting", True, words, f"{steps} steps", _longer(patient))
+    tail = max(1, len(curve) // 5)
+    fall, last = curve[0] - curve[-1], curve[-1 - tail] - curve[-1]
+    evidence = (
+        f"of a fall of {fall:.1f} nats in the objective, {last:.1f} ({last / fall if fall > 0 else 0:.0%}) came in the last "
+        f"{tail} of {len(curve)} epochs"
+    )
+    if fall > 0 and last > FALLING * fall:
+        return Diagnosis(
+            "underfitting", True, "training was cut off: the objective still falls", evidence, _longer(patient)
+        )
+    return Diagnosis("underfitting", False, "training had come to rest", evidence)
+
+
+def _objective(patient: Patient) -> np.ndarray:
+    """The objective by epoch, from where the rate has its full weight."""
+    history = patient.estimator.history_
+    full = [
+        record["objective"]
+        for record in history
+        if record.get("rate_weight", 1.0) >= history[-1].get("rate_weight", 1.0)
+    ]
+    return np.array(full)
+
+
+def _longer(patient: Patient) -> str:
+    asked, usual = patient.settings["epochs"], _default(patient, "epochs")
+    return patient.command(epochs=None if asked < usual else 2 * asked)
+
+
+def _default(patient: Patient, name: str):
+    """What the field `name` would be, were it left to the model."""
+    fresh = type(patient.estimator)(**{**patient.estimator.settings(), name: None})
+    fresh.image_shape_ = patient.estimator.image_shape_
+    images = patient.estimator.facts_["data"]["images"]
+    return fresh._resolve(images, table=patient.test.is_table)[name]
+
+
+def _some(images: Images) -> Images:
+    """At most `LOOKED_AT` of the images; the same every time."""
+    return images.take(np.sort(np.random.default_rng(SCORE_SEED).permutation(len(images))[:LOOKED_AT]))
+
+
+ASTRAY, CREEPING = (
+    0.15,
+    0.3,
+)  # climbs, of the whole fall; what the second half of the epochs falls, of the first half's fall
+
+
+def learning_rate(patient: Patient) -> Diagnosis | None:
+    """Whether the curve jumps (too high), or creeps from beginning to end (far too low; a rate a little too low leaves no such
+    trace).
+    """
+    curve = _objective(patient)
+    asked, usual = patient.settings["learning_rate"], _default(patient, "learning_rate")
+    if len(curve) < 4:
+        return None
+    fall = patient.estimator.history_[0]["objective"] - curve.min()
+    climb = float((curve - np.minimum.accumulate(curve)).max())
+    half = len(curve) // 2
+    early, late = curve[0] - curve[half], curve[half] - curve[-1]
+    evidence = (
+        f"learning rate {asked:g}; the objective fell by {fall:.1f} nats and climbed by {climb:.1f}; it fell by {early:.1f} in "
+        f"the first half of the epochs, by {late:.1f} in the second"
+    )
+    if climb > ASTRAY * fall:
+        cure = patient.command(learning_rate=None if asked > usual else asked / 4)
+        return Diagnosis("learning rate", True, "the learning rate is too high: the objective jumps", evidence, cure)
+    if asked < usual and late > CREEPING * early > 0:
+        words = "the learning rate is too low: the objective creeps down"
+        return Diagnosis("learning rate", True, words, evidence, patient.command(learning_rate=None))
+    return Diagnosis("learning rate", False, "the curve is smooth", evidence)
+
+
+MISFIT = 2.0  # times that a fixed variance may be off the squared error
+
+
+def likelihood(patient: Patient) -> Diagnosis | None:
+    """Whether the pixels are what the likelihood takes them for."""
+    if patient.test.is_table:
+        return None
+    name, x = patient.settings["likelihood"], patient.train.x
+    binary = bool(np.isin(x, (0, 255 if x.dtype == np.uint8 else 1)).all())
+    mse, variance = patient.known["mse"], patient.settings["likelihood_variance"]
+    kind = "only black and white" if binary else f"{len(np.unique(x[:200]))} values"
+    evidence = f"likelihood {name}; pixels take {kind}; mean squared error {mse:.5f} per pixel"
+    if binary and name != "bernoulli":
+        words = "pixels are black or white, and a density over greys has no bound there"
+        return Diagnosis("likelihood", True, words, evidence, patient.command(likelihood="bernoulli"))
+    if not binary and name == "bernoulli":
+        words = "a Bernoulli likelihood is of black and white pixels; of greys its nats are no log-density"
+        return Diagnosis("likelihood", True, words, evidence, patient.command(likelihood=None))
+    if name == "gaussian_fixed" and not 1 / MISFIT < mse / variance < MISFIT:
+        words = f"the fixed variance {variance:g} is {variance / mse:.1f} times the squared error that is left"
+        return Diagnosis("likelihood", True, words, evidence, patient.command(likelihood="gaussian"))
+    return Diagnosis("likelihood", False, "the likelihood fits the pixels", evidence)
+
+
+FULL, EMPTY = 1.5, 0.5  # nats of the least used latent; share of latents that are of no use
+
+
+def latent_width(patient: Patient) -> Diagnosis | None:
+    """Whether more latents would be used, or fewer would do: past the elbow of rate and distortion, a latent buys nothing.
+    Nothing can be said of a training that is at fault itself.
+    """
+    if "kl_per_latent" not in patient.new or patient.used == 0:
+        return None
+    if any(check.wrong for check in (overfitting(patient), underfitting(patient), learning_rate(patient)) if check):
+        return None
+    kls, width = sorted(patient.new["kl_per_latent"]), patient.estimator.latent_dim
+    evidence = (
+        f"{patient.used} of {width} latents hold more than {USED} nats; the least used {kls[0]:.2f}, most {kls[-1]:.2f}"
+    )
+    if width - patient.used >= max(1, EMPTY * width):
+        cure = patient.command(latent_dim=patient.used)
+        return Diagnosis("latent dimension", True, "more latents than are of use", evidence, cure)
+    if kls[0] > FULL:
+        cure = patient.command(latent_dim=max(2 * width, Estimator.latent_dim))
+        return Diagnosis("latent dimension", True, "every latent is full: more of them would be used", evidence, cure)
+    return Diagnosis("latent dimension", False, "as many latents as are of use", evidence)
+
+
+APART = 0.1  # of the rate, or a nat, between the aggregate posterior and the prior
+
+
+def prior(patient: Patient) -> Diagnosis:
+    """Whether the prior in use is where the codes are."""
+    estimator, cure = (
+        patient.estimator,
+        f"vaekit fit-prior {shlex.quote(patient.folder)} --data {shlex.quote(patient.data)}",
+    )
+    if estimator.has_prior:
+        facts = estimator.prior_facts_
+        evidence = (
+            f"held-out rate {facts['plain_rate']:.2f} nats, {facts['validation_rate']:.2f} under the fitted prior"
+        )
+        return Diagnosis("prior", False, "a prior is fitted to the codes", evidence)
+    if "aggregate_kl_at_least" not in patient.new:
+        evidence = f"uniform codes: rate {patient.new['rate']:.1f} nats per image, whatever the image"
+        return Diagnosis("prior", True, "codes are drawn uniformly, which gives noise", evidence, cure)
+    apart, rate = patient.new["aggregate_kl_at_least"], patient.new["rate"]
+    evidence = f"KL[q(z) || N(0, I)] is at least {apart:.2f} nats, of a rate of {rate:.2f}"
+    if apart > 1 and apart > APART * rate:
+        return Diagnosis("prior", True, "samples are drawn where no image's latents are", evidence, cure)
+    return Diagnosis("prior", False, "in mean and covariance, images' latents lie as N(0, I) does", evidence)
+
+
+ASKED = 0.8  # of samples that are of the class asked for
+
+
+def conditioning(patient: Patient) -> Diagnosis | None:
+    """Whether a conditional model's label decides what a sample is."""
+    estimator, judge = patient.estimator, patient.judge
+    if not estimator.conditional or judge is None:
+        return None
+    numbers = np.repeat(np.arange(len(estimator.classes_)), PER_CLASS)
+    samples = estimator.sample(len(numbers), estimator.classes_[numbers], random_state=SCORE_SEED)
+    share = class_consistency(judge, samples.reshape(len(samples), *patient.test.image_shape), numbers)
+    evidence = f"{share:.1%} of {len(samples)} samples are judged to be of the class asked for, {PER_CLASS} a class"
+    if share >= ASKED:
+        return Diagnosis("conditioning", False, "the label decides the class", evidence)
+    if patient.settings["architecture"] == "wang2023":
+        return Diagnosis(
+            "conditioning", True, "the label is one input among many and is all but ignored", evidence,
+            patient.command(architecture=None),
+        )  # fmt: skip
+    usual = _default(patient, "beta")
+    beta = usual if patient.settings["beta"] < usual else 2 * patient.settings["beta"]
+    words = "z tells the class, and the label little beside it"
+    return Diagnosis("conditioning", True, words, evidence, patient.command(beta=beta))
+
+
+CHECKS = (
+    posterior_collapse,
+    dead_codes,
+    overfitting,
+    underfitting,
+    learning_rate,
+    likelihood,
+    latent_width,
+    prior,
+    conditioning,
+)

@@ -1,0 +1,322 @@
+"""Advice on the two numbers everyone asks for: a grid of latent_dim and beta, the rate-distortion curve, and what to take.
+
+Each point is a run folder under OUT/runs, and what was measured of it is kept in OUT/sweep.json, so that an interrupted sweep
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from vaekit import __version__
+from vaekit.data import Images, open_data
+from vaekit.data.images import split_indices
+from vaekit.estimators import BetaVAE
+from vaekit.evaluation.generation import get_judge, measure_samples, pick_features
+from vaekit.evaluation.likelihood import evaluate
+from vaekit.evaluation.representation import can_probe, measure_representation
+from vaekit.pictures import figures
+from vaekit.pictures.style import save
+from vaekit.world import pick_device, write_atomically
+
+SAMPLES = 2000  # that are compared with held-out images, at most
+PROBED = 5000  # training images that a probe learns from, at most
+SEED = 2023  # of what is measured
+ELBOW = 0.05  # of the ELBO's span over the grid: a larger latent space has to gain more than that
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A sweep's settings: what every worker process is told, and what sweep.json is compared with when it goes on."""
+
+    data: str
+    latent_dims: tuple[int, ...]
+    betas: tuple[float, ...]
+    seeds: tuple[int, ...]
+    epochs: int | None
+    architecture: str | None
+    likelihood: str | None
+    split_seed: int
+    resize: int | None
+    binarize: str
+    device: str
+
+    def open(self) -> tuple[Images, Images]:
+        """The images to train on, and those to measure on: the validation part, or a tenth of the training images where the
+        data comes without one. Nothing is chosen on test images.
+        """
+        how = {"split_seed": self.split_seed, "resize": self.resize, "binarize": self.binarize}
+        train = open_data(self.data, "train", **how)
+        if train.split_seed is not None:
+            return train, open_data(self.data, "validation", **how)
+        parts = split_indices(train.y, len(train), self.split_seed)
+        kept = np.sort(np.concatenate([parts["train"], parts["test"]]))
+        return train.take(kept), train.take(parts["validation"])
+
+
+class Point(NamedTuple):
+    latent_dim: int
+    beta: float
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        return f"latent{self.latent_dim}-beta{self.beta:g}-seed{self.seed}"
+
+
+class Advice(NamedTuple):
+    """A choice of the grid for one purpose, with its reason in a sentence."""
+
+    purpose: str
+    latent_dim: int
+    beta: float
+    reason: str
+
+
+def sweep(
+    data: str,
+    out: str,
+    *,
+    latent_dims: Sequence[int] = (2, 4, 8, 16, 32),
+    betas: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    seeds: int = 1,
+    random_state: int = 0,
+    epochs: int | None = None,
+    architecture: str | None = None,
+    likelihood: str | None = None,
+    split_seed: int = 0,
+    resize: int | None = None,
+    binarize: str = "none",
+    device: str = "auto",
+    jobs: int | None = None,
+    say: Say = print,
+) -> dict:
+    """Trains a beta-VAE for each latent_dim, beta and seed, and measures each on held-out images; writes out/sweep.json and
+    out/sweep.png. Returns what sweep.json holds: `points`, a record each, and `advice`.
+
+    epochs, architecture, likelihood: as for a model; None lets it choose. jobs: processes at once; None is one a core, at
+    most 8, and one on a GPU. Points that were measured before are kept, unfinished trainings go on; other settings in `out`
+    raise ValueError.
+    """
+    grid = Grid(
+        data=data,
+        latent_dims=tuple(sorted(set(latent_dims))),
+        betas=tuple(sorted(set(map(float, betas)))),
+        seeds=tuple(range(random_state, random_state + seeds)),
+        epochs=epochs,
+        architecture=architecture,
+        likelihood=likelihood,
+        split_seed=split_seed,
+        resize=resize,
+        binarize=binarize,
+        device=device,
+    )
+    if not grid.latent_dims or not grid.betas:
+        raise ValueError("a sweep needs at least one latent_dim and one beta")
+    folder = Path(out)
+    train, held = grid.open()
+    points = [Point(d, beta, seed) for seed in grid.seeds for d in grid.latent_dims for beta in grid.betas]
+    for point in points:
+        _model(grid, point).check(train)
+    records = _measured_before(folder / "sweep.json", grid, train)
+    if train.y is not None and not train.is_table:
+        get_judge(train, held)  # trained once, here, and not by each process
+    missing = [point for point in points if point.folder not in records]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    at_once = jobs or (min(cores, 8) if pick_device(device).type == "cpu" else 1)
+    at_once = max(1, min(at_once, len(missing)))
+    if missing:
+        say(f"{len(missing)} of {len(points)} trainings to go, {at_once} at a time")
+
+    def keep(point: Point, record: dict) -> None:
+        records[point.folder] = record
+        _write(folder / "sweep.json", grid, train, held, records)
+        say(
+            f"{len(records)}/{len(points)}: latent_dim {point.latent_dim}, beta {point.beta:g}, seed {point.seed}: "
+            f"ELBO {record['elbo']:.2f}, rate {record['rate']:.2f}, {record['active_units']} active"
+        )
+
+    if at_once == 1:
+        for point in missing:
+            keep(point, _train_and_measure(grid, point, str(folder)))
+    else:
+        # A process a training: fresh ones, since a forked copy of a process with threads may stand still for ever.
+        threads = max(1, cores // at_once)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(at_once, context, torch.set_num_threads, (threads,)) as pool:
+            try:
+                begun = {pool.submit(_train_and_measure, grid, point, str(folder)): point for point in missing}
+                for done in as_completed(begun):
+                    keep(begun[done], done.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    results = _write(folder / "sweep.json", grid, train, held, records, finished=True)
+    chosen = results["advice"][0]
+    save(figures.sweep(results["points"], chosen=(chosen["latent_dim"], chosen["beta"])), folder / "sweep.png")
+    return results
+
+
+def advise(points: Sequence[dict]) -> list[Advice]:
+    """What to take of a sweep's points, for each purpose that was measured; the first is the advice in general.
+
+    To explain images: the smallest latent_dim whose best ELBO lies within 5 % of the ELBO's span over the latent_dims from the
+    best of all (or within the spread of the seeds), and its best beta. For sampling from N(0, I): the least Frechet
+    distance, or without labels the least that the aggregate posterior is away from the prior, among points that use a latent.
+    For telling classes apart: the best linear probe, and among those within a standard error of it the lowest rate.
+    """
+    means = _over_seeds(points)
+    by_width: dict[int, dict] = {}
+    for point in means:
+        best = by_width.setdefault(point["latent_dim"], point)
+        by_width[point["latent_dim"]] = max(best, point, key=lambda p: p["elbo"])
+    elbos = {d: point["elbo"] for d, point in sorted(by_width.items())}
+    best = max(elbos.values())
+    slack = max(ELBOW * (best - min(elbos.values())), max(point["elbo_sd"] for point in by_width.values()))
+    width = min(d for d, elbo in elbos.items() if elbo >= best - slack)
+    chosen, widest = by_width[width], max(elbos)
+    if width < widest:
+        more = f"from {width} to {widest} latents it gains {elbos[widest] - elbos[width]:+.1f} nats"
+    elif len(elbos) > 1:
+        more = "it still rises at the end of the grid: try wider ones"
+    else:
+        more = "no other latent_dim was tried"
+    found = [
+        Advice(
+            "explain images, compress, tell anomalies",
+            width,
+            chosen["beta"],
+            f"ELBO {chosen['elbo']:.1f} nats per image, {chosen['active_units']:.0f} of {width} latents active; {more}",
+        )
+    ]
+    sampled = [p for p in means if p["active_units"] > 0]
+    if sampled and "frechet" in means[0]:
+        pick = min(sampled, key=lambda p: p["frechet"])
+        reason = (
+            f"least Frechet distance of samples, {pick['frechet']:.2f}; as many real images {pick['frechet_floor']:.2f}"
+        )
+    elif sampled:
+        pick = min(sampled, key=lambda p: p["aggregate_kl_at_least"])
+        reason = f"the latents of images lie nearest to N(0, I): {pick['aggregate_kl_at_least']:.2f} nats away, or more"
+    if sampled:
+        found.append(Advice("sample from N(0, I), without a fitted prior", pick["latent_dim"], pick["beta"], reason))
+    probed = [p for p in means if "probe_accuracy" in p]
+    if probed:
+        top = max(probed, key=lambda p: p["probe_accuracy"])
+        enough = [p for p in probed if p["probe_accuracy"] >= top["probe_accuracy"] - top["probe_accuracy_se"]]
+        pick = min(enough, key=lambda p: p["rate"])
+        found.append(
+            Advice(
+                "tell classes apart from latents",
+                pick["latent_dim"],
+                pick["beta"],
+                f"a linear probe reads {pick['probe_accuracy']:.1%} (best {top['probe_accuracy']:.1%} ± "
+                f"{top['probe_accuracy_se']:.1%}; as many principal components {pick['probe_accuracy_pca']:.1%}) at a rate of "
+                f"{pick['rate']:.1f} nats",
+            )
+        )
+    return found
+
+
+def _over_seeds(points: Sequence[dict]) -> list[dict]:
+    """The points averaged over seeds, with the ELBO's standard deviation over them, 0 of one seed."""
+    groups: dict[tuple[int, float], list[dict]] = {}
+    for point in points:
+        groups.setdefault((point["latent_dim"], point["beta"]), []).append(point)
+    means = []
+    for runs in groups.values():
+        mean = {key: statistics.fmean(run[key] for run in runs) for key in runs[0]}
+        deviation = statistics.stdev(run["elbo"] for run in runs) if len(runs) > 1 else 0.0
+        means.append(mean | {"latent_dim": runs[0]["latent_dim"], "elbo_sd": deviation})
+    return means
+
+
+def _model(grid: Grid, point: Point) -> BetaVAE:
+    return BetaVAE(
+        latent_dim=point.latent_dim,
+        beta=point.beta,
+        epochs=grid.epochs,
+        architecture=grid.architecture,
+        likelihood=grid.likelihood,
+        random_state=point.seed,
+        device=grid.device,
+    )
+
+
+def _train_and_measure(grid: Grid, point: Point, out: str) -> dict:
+    """One point of the grid, in its run folder: its record in sweep.json."""
+    train, held = grid.open()
+    model = _model(grid, point).fit_images(train, folder=str(Path(out) / "runs" / point.folder), resume=True)
+    found = evaluate(model.model_, model.on_device(held, model.device_))
+    names = ("images", "draws", "mse", "distortion", "rate", "elbo", "elbo_se", "active_units", "aggregate_kl_at_least")
+    record = {**point._asdict(), **{name: found[name] for name in names}}
+    record["seconds"] = sum(epoch["seconds"] for epoch in model.history_)
+    if train.is_table:
+        record |= {"distortion": found["distortion"] + model.log_scale_, "elbo": found["elbo"] - model.log_scale_}
+    if held.y is None or train.y is None or not can_probe(train.y):
+        return record
+    some = train.take(np.sort(np.random.default_rng(SEED).permutation(len(train))[:PROBED]))
+    codes, known = model.transform(held.x), model.transform(some.x)
+    probes = measure_representation(known, some.y, codes, held.y, train_x=some.x, x=held.x, seed=SEED)
+    record |= {key: probes[key] for key in ("probe_accuracy", "probe_accuracy_se", "probe_accuracy_pca", "probe_train")}
+    if not train.is_table:
+        judge, _ = get_judge(train, held)
+        embed, _ = pick_features(judge)
+        n = min(SAMPLES, len(held), len(some))
+        samples = model.sample(n, random_state=SEED)
+        distances = measure_samples(embed, samples.reshape(n, *held.image_shape), held.x, some.x[:n], seed=SEED)
+        record |= {key: distances[key] for key in ("frechet", "frechet_floor", "samples")}
+    return record
+
+
+def _measured_before(file: Path, grid: Grid, train: Images) -> dict[str, dict]:
+    """The records of a sweep that is gone on with, by their runs' folders; its grid may have grown."""
+    if not file.exists():
+        return {}
+    try:
+        results = json.loads(file.read_text())
+        theirs, fingerprint = results["grid"], results["data"]["fingerprint"]
+        records = {Point(p["latent_dim"], p["beta"], p["seed"]).folder: p for p in results["points"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); sweep into a new folder") from None
+    if fingerprint != train.fingerprint:
+        raise ValueError(f"{file.parent} holds a sweep on other data ({theirs['data']}); sweep into a new folder")
+    mine = json.loads(json.dumps(vars(grid)))
+    free = ("latent_dims", "betas", "seeds", "data", "device")
+    changed = [
+        f"{name} {theirs[name]} -> {mine[name]}" for name in mine if name not in free and mine[name] != theirs[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"{file.parent} can't be gone on with other settings ({', '.join(changed)}); sweep into a new folder"
+        )
+    return records
+
+
+def _write(
+    file: Path, grid: Grid, train: Images, held: Images, records: dict[str, dict], finished: bool = False
+) -> dict:
+    points = sorted(records.values(), key=lambda p: (p["latent_dim"], p["beta"], p["seed"]))
+    results = {
+        "vaekit": __version__,
+        "data": {"name": train.name, "fingerprint": train.fingerprint, "train": len(train), "held_out": len(held)},
+        "grid": vars(grid),
+        "points": points,
+        "advice": [advice._asdict() for advice in advise(points)] if finished else [],
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, json.dumps(results, indent=1) + "\n")
+    return results

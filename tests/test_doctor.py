@@ -1,0 +1,127 @@
+"""The doctor on runs that have the fault, on one that hasn't, and on what its own command makes of the run."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from vaekit.cli import main
+from vaekit.data import open_data
+from vaekit.evaluation.generation import get_judge
+from vaekit.files import load
+from vaekit.report.doctor import Diagnosis, examine
+
+
+class Case(NamedTuple):
+    """What a check should find: the name of the check, the training with the fault, and words of the diagnosis."""
+
+    check: str
+    arguments: str
+    words: str
+
+
+HEALTHY = {
+    "vae": "vae --architecture mlp",
+    "vqvae": "vqvae --architecture mlp --n-codes 32",
+    "cvae": "cvae --architecture mlp",
+}
+CASES = (
+    Case("posterior collapse", "bvae --architecture mlp --beta 20", "the latents carry nothing"),
+    Case("dead codes", "vqvae --architecture mlp --revive 0 --codebook-init uniform --ema 0.9 --n-codes 512", "dead"),
+    Case("overfitting", "vae --architecture mlp --epochs 250 --data few.npz", "by heart"),
+    Case("underfitting", "vae --architecture mlp --epochs 3", "still falls"),
+    Case("learning rate", "vae --architecture mlp --learning-rate 0.1", "too high"),
+    Case("learning rate", "vae --architecture mlp --learning-rate 1e-05", "too low"),
+    Case("likelihood", "vae --architecture mlp --likelihood gaussian_fixed", "fixed variance"),
+    Case("likelihood", "vae --architecture mlp --likelihood bernoulli --epochs 12", "black and white"),
+    Case("likelihood", "vae --architecture mlp --epochs 12 --binarize fixed", "black or white"),
+    Case("latent dimension", "vae --architecture mlp --latent-dim 2", "full"),
+    Case("latent dimension", "vae --architecture mlp --latent-dim 40", "more latents than"),
+    Case("prior", "vqvae --architecture mlp --n-codes 32 --epochs 12", "noise"),
+    Case("conditioning", "cvae --architecture mlp --beta 0.02", "beside it"),
+)
+
+
+@pytest.fixture(scope="module")
+def clinic(tmp_path_factory, digits):
+    """From the words of a training on digits, or on few.npz, to its run folder; each is trained once, when first asked for."""
+    home = tmp_path_factory.mktemp("clinic")
+    x, y = digits
+    np.savez(home / "few.npz", x=x[:300], y=y[:300])
+    runs: dict[tuple[str, ...], Path] = {}
+
+    def run(arguments: str | list[str]) -> Path:
+        words = shlex.split(arguments) if isinstance(arguments, str) else arguments
+        words = [str(home / word) if word == "few.npz" else word for word in words]
+        words += [] if "--data" in words else ["--data", "digits"]
+        key = tuple(sorted(words))
+        if key not in runs:
+            runs[key] = home / f"run{len(runs)}"
+            main(["train", *words, "--out", str(runs[key]), "--random-state", "0"])
+        return runs[key]
+
+    return run
+
+
+def diagnoses(folder: Path) -> dict[str, Diagnosis]:
+    model = load(folder)
+    data = model.facts_["data"]
+    train, test = (open_data(data["name"], part, binarize=data["binarize"]) for part in ("train", "test"))
+    judge = get_judge(train, test)[0] if model.conditional else None
+    return {found.name: found for found in examine(model, train, test, judge=judge, folder=str(folder))}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_a_healthy_run_has_nothing_to_turn(name, clinic):
+    found = diagnoses(clinic(HEALTHY[name]))
+    wrong = {check: diagnosis.words for check, diagnosis in found.items() if diagnosis.wrong}
+    # But the prior: before one is fitted, codes are drawn as noise.
+    assert set(wrong) <= ({"prior"} if name == "vqvae" else set()), wrong
+    assert all((diagnosis.cure is None) != diagnosis.wrong for diagnosis in found.values())
+    expected = {"vae": "posterior collapse", "vqvae": "dead codes", "cvae": "conditioning"}[name]
+    assert {expected, "overfitting", "underfitting", "learning rate", "likelihood", "prior"} <= set(found)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.check}: {case.words}")
+def test_a_fault_is_found_and_its_cure_mends_it(case, clinic):
+    folder = clinic(case.arguments)
+    found = diagnoses(folder)[case.check]
+    assert found.wrong, found.evidence
+    assert case.words in found.words
+    assert any(character.isdigit() for character in found.evidence), "evidence is numbers"
+    words = shlex.split(found.cure)
+    assert words[0] == "vaekit"
+    if words[1] == "train":
+        out, seed = words.index("--out"), words.index("--random-state")
+        assert words[out + 1] == f"{folder}-mended"
+        assert words[seed + 1] == "0"
+        folder = clinic([word for i, word in enumerate(words[2:], 2) if i not in (out, out + 1, seed, seed + 1)])
+    else:
+        main(words[1:])
+    after = diagnoses(folder)[case.check]
+    assert not after.wrong, f"{found.cure}\n{found.evidence}\n{after.evidence}"
+
+
+def test_the_command_says_it_in_words_and_in_json(clinic, capsys):
+    folder = clinic("vae --architecture mlp --latent-dim 2")
+    capsys.readouterr()
+    main(["doctor", str(folder)])
+    said = capsys.readouterr().out
+    assert "! latent dimension: every latent is full" in said
+    assert "try: vaekit train vae" in said
+    assert said.index("! latent dimension") < said.index("  overfitting")
+    main(["doctor", str(folder), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert next(one["name"] for one in found if one["wrong"]) == "latent dimension"
+    assert set(found[0]) == {"name", "wrong", "words", "evidence", "cure"}
+
+
+def test_other_data_is_refused(clinic, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.zeros((40, 5, 5), np.uint8))
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", str(clinic(HEALTHY["vae"])), "--data", str(tmp_path / "x.npy")])
+    assert stop.value.code == 2
+    assert "fitted on (8, 8, 1)" in capsys.readouterr().err
