@@ -104,11 +104,12 @@ def run(argv):
     ]
     ours, theirs = found
     text = (
-        f"{len(test):,} test images of {asked.data}, {asked.epochs} epochs, {asked.seeds} seeds; the CVAE is the default one, 4 "
-        f"draws for each class, and its parameters are those of encoder and decoder. It is {mean(ours, 'accuracy'):.2f} % right, "
-        f"the CNN {mean(theirs, 'accuracy'):.2f} %. ELBOs of classes lie many nats apart, so that a wrong class is wrong with "
-        f"confidence: the log loss is {mean(ours, 'log_loss'):.3f} against {mean(theirs, 'log_loss'):.3f} nats. Milliseconds per "
-        "image are of this machine: a CVAE encodes and decodes an image once for each class and draw."
+        f"{len(test):,} test images of {asked.data}, {asked.epochs} epochs, {asked.seeds} seeds; the CVAE is the default one, "
+        "with 4 draws for each class, and its parameters are those of encoder and decoder. It is "
+        f"{mean(ours, 'accuracy'):.2f} % right, the CNN {mean(theirs, 'accuracy'):.2f} %. ELBOs of classes lie many nats "
+        f"apart, so that a wrong class is wrong with confidence: the log loss is {mean(ours, 'log_loss'):.3f} against "
+        f"{mean(theirs, 'log_loss'):.3f} nats. Milliseconds per image are of this machine: a CVAE encodes and decodes an image "
+        "once for each class and draw."
     )
     columns = ["model", "parameters", "accuracy, %", "log loss, nats", "calibration error, %", "ms per image"]
     return Findings(columns, rows, text)

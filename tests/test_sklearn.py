@@ -1,10 +1,10 @@
 """vaekit among scikit-learn's own tools: frames, names, pipelines, searches, joblib, and training batch after batch."""
 
 import functools
-import importlib.util
 import json
 import pickle
 import re
+import runpy
 import warnings
 from pathlib import Path
 
@@ -74,7 +74,7 @@ CHECKS = [
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @every_class
-@pytest.mark.filterwarnings("ignore:X .*feature names:UserWarning")
+@pytest.mark.filterwarnings("ignore:X .*feature names:UserWarning")  # the checks provoke them
 def test_scikit_learns_checks_of_frames(cls, check):
     check(cls.__name__, tiny(cls))
 
@@ -150,7 +150,7 @@ def fitted_on_wine():
 
 def test_a_pipeline_ends_in_a_classifier():
     frame, y = wine()
-    vae = tiny(latent_dim=4, epochs=60, batch_size=64, width=64)
+    vae = tiny(latent_dim=4, epochs=150, batch_size=64)
     pipeline = Pipeline([("vae", vae), ("classifier", LogisticRegression())])
     assert cross_val_score(pipeline, frame, y, cv=3).mean() > 0.85
     assert clone(pipeline).get_params()["vae__latent_dim"] == 4
@@ -218,7 +218,7 @@ def pieces(x, n: int) -> list[np.ndarray]:
 
 def test_passes_of_partial_fit_get_near_what_fit_gets(digits):
     x, _ = digits
-    train, test = x[:1400], x[1400:]
+    train, test = x[:1280], x[1280:]
     make = functools.partial(VAE, architecture="mlp", width=128, latent_dim=8, random_state=0, device="cpu")
     whole = make(epochs=12).fit(train)
     model = make()
@@ -228,7 +228,7 @@ def test_passes_of_partial_fit_get_near_what_fit_gets(digits):
     assert first.score(test) < model.score(test) - 20
     assert model.score(test) > whole.score(test) - 5
     assert [record["epoch"] for record in model.history_] == list(range(1, 13))
-    assert [record["step"] for record in model.history_] == [22 * i for i in range(1, 13)]
+    assert [record["step"] for record in model.history_] == [20 * i for i in range(1, 13)]
     assert {record["learning_rate"] for record in model.history_[-3:]} == {0.002}
     times = [record["seconds_total"] for record in model.history_]
     assert times == sorted(times)
@@ -275,6 +275,7 @@ def test_adams_moments_go_on_from_call_to_call():
     x = np.random.default_rng(0).normal(size=(32, 3))
     model = tiny(learning_rate=1e-12, warmup_steps=0).partial_fit(x).partial_fit(x).partial_fit(x)
     _, optimizer = model._trainer
+    assert optimizer is not None
     assert {int(slots["step"]) for slots in optimizer.state.values()} == {6}
 
 
@@ -302,10 +303,10 @@ def test_what_does_not_go_on_is_refused():
     with pytest.raises(ValueError, match="partial_fit can't stop early"):
         tiny(early_stopping=True).partial_fit(frame)
     model = tiny().partial_fit(frame)
-    with pytest.raises(ValueError, match="X has 12 features, but VAE is expecting 13"):
-        model.partial_fit(frame.to_numpy()[:, 1:])
     with pytest.raises(ValueError, match="feature names should match"):
         model.partial_fit(frame[frame.columns[::-1]])
+    with pytest.raises(ValueError, match="X has 12 features, but VAE is expecting 13"):
+        tiny().partial_fit(frame.to_numpy()).partial_fit(frame.to_numpy()[:, 1:])
     images = np.random.default_rng(0).random((20, 8, 8))
     with pytest.raises(ValueError, match=re.escape("images of shape (8, 9, 1), but the model was fitted on (8, 8, 1)")):
         tiny().partial_fit(images).partial_fit(np.zeros((20, 8, 9)))
@@ -438,15 +439,13 @@ def test_calibration_error_by_hand():
 
 
 def test_the_anomaly_example(tmp_path):
-    spec = importlib.util.spec_from_file_location("anomaly", Path(__file__).parents[1] / "examples" / "anomaly.py")
-    anomaly = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(anomaly)
+    anomaly = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "anomaly.py"))
     x, y = load_digits(return_X_y=True)
     images = np.rint(x.reshape(-1, 8, 8) / 16 * 255).astype(np.uint8)
     chosen = np.flatnonzero(y < 4)
-    anomalous, scores = anomaly.anomaly_scores(images[chosen], y[chosen], 2, epochs=15)
+    anomalous, scores = anomaly["anomaly_scores"](images[chosen], y[chosen], 2, epochs=15)
     assert anomalous.sum() == (y == 2).sum()
     assert {len(values) for values in scores.values()} == {len(anomalous)}
     assert roc_auc_score(anomalous, scores["VAE, ELBO"]) > 0.9
-    file = style.save(anomaly.draw({2: (anomalous, scores), 3: (anomalous, scores)}), tmp_path / "roc.png")
+    file = style.save(anomaly["draw"]({2: (anomalous, scores), 3: (anomalous, scores)}), tmp_path / "roc.png")
     assert Image.open(file).size == (1350, 600)

@@ -29,6 +29,7 @@ from vaekit.tensors import Term
 from vaekit.training import loop
 from vaekit.training.checkpoint import RunFolder, read_tensors, write_tensors
 from vaekit.training.loop import Data, Plan, rehearse, train, validate
+from vaekit.training.prior import PriorSettings
 from vaekit.world import write_atomically
 
 PLAN = Plan(steps=24, batch_size=8, learning_rate=0.05, warmup=5, seed=3)  # 20 images: epochs of 2 steps
@@ -494,6 +495,127 @@ def test_a_learning_rate_far_too_high_is_reported_as_such(tmp_path):
         model.fit_images(table(), folder=tmp_path / "run")
     with pytest.raises(ValueError, match="not finished"):
         load(tmp_path / "run")
+
+
+class Fragile(nn.Module):
+    """The toy objective under a learning rate it doesn't bear: infinite from step `at` on while that is above `bears`."""
+
+    def __init__(self, at: int, bears: float):
+        super().__init__()
+        self.at, self.bears, self.asked = at, bears, []
+
+    def forward(self, trace, step):
+        self.asked.append(step)
+        terms = toy_objective(trace, step)
+        if step >= self.at and self.learning_rate() > self.bears:
+            terms["size"] = terms["size"]._replace(value=terms["size"].value / 0)
+        return terms
+
+    def learning_rate(self) -> float:
+        """The factor that training has halved so far, read off how often it came by here."""
+        return 0.5 ** self.asked[:-1].count(self.at)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_training_goes_back_to_the_last_epoch_and_on_with_half_the_learning_rate(tmp_path, times):
+    fragile = Fragile(at=11, bears=0.5**times)
+    weights, history = run_toy(tmp_path / "run", objective=fragile)
+    assert [record["step"] for record in history] == list(range(2, PLAN.steps + 1, 2)), "no epoch twice, none left out"
+    assert fragile.asked.count(9) == 1, "step 10 ends an epoch: nothing before it is done again"
+    assert fragile.asked.count(10) == times + 1
+    before, after = history[4], history[5]
+    assert "rollbacks" not in before
+    assert after["rollbacks"] == history[-1]["rollbacks"] == times
+    assert before["learning_rate"] == PLAN.learning_rate_at(9)
+    assert after["learning_rate"] == pytest.approx(PLAN.learning_rate_at(11) * 0.5**times)
+    assert timeless(RunFolder(tmp_path / "run").log()) == timeless(history)
+    # As it would have been from the start of that epoch with the lower learning rate.
+    slower = Halved(PLAN, 10, times)
+    expected, _ = run_toy(None, plan=slower)
+    assert_same_weights(weights, expected)
+
+
+class Halved(Plan):
+    """A plan whose learning rate is halved `times` times from step `since` on."""
+
+    def __init__(self, plan: Plan, since: int, times: int):
+        super().__init__(**asdict(plan))
+        object.__setattr__(self, "since", since)
+        object.__setattr__(self, "times", times)
+
+    def learning_rate_at(self, step: int) -> float:
+        return super().learning_rate_at(step) * (0.5**self.times if step >= self.since else 1.0)
+
+
+def test_going_back_outlives_an_interruption(tmp_path, checkpoint_every_epoch):
+    """The halved learning rate is in the checkpoint: a run stopped after it ends as one that was not."""
+    expected, _ = run_toy(None, objective=Fragile(at=11, bears=0.5))
+    stopping = Fragile(at=11, bears=0.5)
+    inner = stopping.forward
+
+    def interrupted(trace, step):
+        if step == 17:
+            raise Killed
+        return inner(trace, step)
+
+    stopping.forward = interrupted
+    with pytest.raises(Killed):
+        run_toy(tmp_path / "run", objective=stopping)
+    assert RunFolder(tmp_path / "run").load_checkpoint()[1]["rollbacks"] == 1
+    resumed, history = run_toy(tmp_path / "run")
+    assert_same_weights(resumed, expected)
+    assert [record.get("rollbacks", 0) for record in history] == [0] * 5 + [1] * 7
+
+
+def test_training_that_never_recovers_says_how_often_it_tried():
+    fragile = Fragile(at=11, bears=0.0)
+    with pytest.raises(TrainingFailed, match="having gone back 3 times: size, objective became non-finite at step 11"):
+        run_toy(None, objective=fragile)
+    assert fragile.asked.count(11) == 4
+
+
+def test_a_batch_too_large_for_the_memory_is_answered_with_one_that_fits():
+    def hungry(trace, step):
+        if len(trace[0]) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return toy_objective(trace, step)
+
+    with pytest.raises(TrainingFailed, match="a batch of 8 does not fit into memory; --batch-size 2 does"):
+        run_toy(None, objective=hungry)
+
+    def insatiable(trace, step):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(TrainingFailed, match="not even a batch of one fits"):
+        run_toy(None, objective=insatiable)
+
+
+# The run folder: two at once
+
+
+def test_two_processes_do_not_write_one_run(tmp_path, capsys):
+    path = tmp_path / "run"
+    other = train_digits(path)
+    try:
+        wait_for_an_epoch(other, path)
+        assert other.poll() is None, "it was to be caught at work"
+        with pytest.raises(SystemExit) as stop:
+            main(["train", "vae", *FLAGS.split(), "--out", str(path), "--resume"])
+        assert stop.value.code == 2
+        assert f"{path} is being written by another process" in capsys.readouterr().err
+    finally:
+        other.kill()
+        other.wait()
+    main(["train", "vae", *FLAGS.split(), "--out", str(path), "--resume"])  # a killed process holds no lock
+    assert names(path) == FINISHED
+
+
+def test_a_prior_is_not_fitted_by_two_at_once(finished_run, tmp_path):
+    shutil.copytree(finished_run, tmp_path / "run")
+    model = load(tmp_path / "run")
+    with RunFolder(tmp_path / "run").locked(), pytest.raises(ValueError, match="written by another process"):
+        model.fit_prior_images(table(), PriorSettings(), folder=str(tmp_path / "run"))
+    assert names(tmp_path / "run") == FINISHED
 
 
 # The run folder: interruptions

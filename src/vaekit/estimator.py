@@ -9,6 +9,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -210,21 +211,21 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         plan = replace(
             plan, batch_size=batch_size, schedule="constant", warmup=resolved.warmup_steps, first=last["step"]
         )
-        objective, optimizer = getattr(self, "_trainer", None) or (objective, None)
-        optimizer = optimizer or make_optimizer(self.model_, plan)
+        objective, adam = getattr(self, "_trainer", None) or (objective, None)
+        adam = adam or make_optimizer(self.model_, plan)
         (record,) = train(
             self.model_,
             objective,
             self.on_device(images, self.device_),
             plan,
-            optimizer=optimizer,
+            adam=adam,
             title=f"{type(self).__name__} seed {seed}",
             verbose=self.verbose,
         )
         record["epoch"] += last["epoch"]
         record["seconds_total"] += last["seconds_total"]
         self.history_ = [*self.history_, record]
-        self._trainer = objective, optimizer
+        self._trainer = objective, adam
         self.facts_ = self._facts(images, seed, self.device_, plan)
         self.facts_["data"]["images"] += seen
         self.n_parameters_ = count_parameters(self.model_)
@@ -273,7 +274,8 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.resolved_ = self._resolve(len(images), table=images.is_table, steps=steps)
         if run and recorded:
             self._check_same_fields(run, recorded)
-            run.tidy()
+            with run.locked():
+                run.tidy()
             if run.finished:
                 return self.restore(run, recorded)
         device = pick_device(self.device)
@@ -295,23 +297,26 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             self.resolved_ = self._resolve(len(images), table=images.is_table, steps=steps)
             objective, plan = self.filled_in()._course(steps, seed, per_epoch, device)
         self.facts_ = self._facts(images, seed, device, plan)
-        if run and not recorded:
-            run.start(self._config())
-        self.history_ = train(
-            self.model_,
-            objective,
-            data,
-            plan,
-            validation=held,
-            folder=run,
-            title=f"{type(self).__name__} seed {seed}",
-            verbose=self.verbose,
-        )
-        self._trainer = objective, None
-        self.n_parameters_ = count_parameters(self.model_)
-        if run:
-            run.start(self._config())
-            run.finish(self.model_.state_dict())
+        with run.locked() if run else nullcontext():
+            if run and not recorded:
+                if run.started:
+                    raise ValueError(f"{run.path} was begun by another process meanwhile; choose another folder")
+                run.start(self._config())
+            self.history_ = train(
+                self.model_,
+                objective,
+                data,
+                plan,
+                validation=held,
+                folder=run,
+                title=f"{type(self).__name__} seed {seed}",
+                verbose=self.verbose,
+            )
+            self._trainer = objective, None
+            self.n_parameters_ = count_parameters(self.model_)
+            if run:
+                run.start(self._config())
+                run.finish(self.model_.state_dict())
         if events:
             events.show(self._pictures(images), step=self.history_[-1]["step"])
         return self
@@ -334,6 +339,7 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             "seed": seed,
             "device": str(device),
             "threads": torch.get_num_threads(),
+            "processor": torch.backends.cpu.get_cpu_capability(),
             "torch": torch.__version__,
             "data": {
                 "name": images.name,
@@ -864,7 +870,8 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         if set(layout) != {"channel_axis", "eight_bit"} or not all(type(value) is bool for value in layout.values()):
             raise ValueError(f"layout must say channel_axis and eight_bit, got {layout!r:.80}")
         self.image_shape_, self.resolved_, self._x_layout = tuple(shape), config["resolved"], layout
-        self.facts_ = {key: config[key] for key in ("seed", "device", "threads", "torch", "data", "plan")}
+        known = ("seed", "device", "threads", "processor", "torch", "data", "plan")
+        self.facts_ = {key: config[key] for key in known if key in config}
         if len(shape) == 1:
             self._mean, self._scale = (_numbers(config["table"], name, shape[0]) for name in ("mean", "scale"))
             if not (self._scale > 0).all():
@@ -872,7 +879,7 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             self.n_features_in_ = shape[0]
             columns = config["table"].get("columns")
             if columns is not None:
-                if len(columns) != shape[0] or not all(isinstance(column, str) for column in columns):
+                if type(columns) is not list or [type(column) for column in columns] != [str] * shape[0]:
                     raise ValueError(f"columns must be {shape[0]} names, got {columns!r:.80}")
                 self.feature_names_in_ = np.asarray(columns, dtype=object)
         if self.conditional:

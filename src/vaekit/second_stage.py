@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
@@ -92,31 +93,38 @@ class SecondStage:
             "images": len(images),
             **self._prior_identity(classes),
         }
-        stage = RunFolder(Path(folder) / "prior") if folder else None
-        if stage:
-            if stage.path.exists() and not (stage.started and stage.config().get("identity") == identity):
-                shutil.rmtree(stage.path)
-            stage.start({"identity": identity})
-        try:
-            learned, history, found = fit_prior(
-                plain,
-                data,
-                labels,
-                resolved,
-                classes=() if classes is None else list(classes),
-                seed=seed,
-                folder=stage,
-                verbose=self.verbose,
-            )
-        except ValueError:
+        with RunFolder(folder).locked() if folder else nullcontext():
+            stage = RunFolder(Path(folder) / "prior") if folder else None
             if stage:
+                if stage.path.exists() and not (stage.started and stage.config().get("identity") == identity):
+                    shutil.rmtree(stage.path)
+                stage.start({"identity": identity})
+            try:
+                learned, history, found = fit_prior(
+                    plain,
+                    data,
+                    labels,
+                    resolved,
+                    classes=() if classes is None else list(classes),
+                    seed=seed,
+                    folder=stage,
+                    verbose=self.verbose,
+                )
+            except ValueError:
+                if stage:
+                    shutil.rmtree(stage.path)
+                raise
+            facts = {
+                **found,
+                "images": len(images),
+                "data": images.name,
+                "fingerprint": images.fingerprint,
+                "seed": seed,
+            }
+            self._attach_prior(learned, resolved, classes, history, facts)
+            if stage:
+                self._save_prior(RunFolder(folder))
                 shutil.rmtree(stage.path)
-            raise
-        facts = {**found, "images": len(images), "data": images.name, "fingerprint": images.fingerprint, "seed": seed}
-        self._attach_prior(learned, resolved, classes, history, facts)
-        if stage:
-            self._save_prior(RunFolder(folder))
-            shutil.rmtree(stage.path)
         return self
 
     def prior_log_prob(self, codes, y=None) -> np.ndarray:

@@ -18,6 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -155,6 +157,30 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether the training has come to its end."""
         return self.started and self.weights_file.is_file()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from writing this run meanwhile; a process that dies lets go of it.
+
+        Raises ValueError where one is at it.
+        """
+        from filelock import FileLock, Timeout
+
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; a run is a folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / ".lock"
+        try:
+            lock = FileLock(file, timeout=0).acquire()
+        except Timeout:
+            raise ValueError(
+                f"{self.path} is being written by another process; wait for it, or choose another folder"
+            ) from None
+        with lock:
+            try:
+                yield
+            finally:
+                file.unlink(missing_ok=True)
 
     def start(self, config: dict) -> None:
         """Creates the folder with run.json, or writes run.json anew."""

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,10 +32,11 @@ SCHEDULES = ("cosine", "constant")
 CHECK_EVERY = 50  # steps between looks at the device: non-finite terms, the clock, a request to stop
 CHECKPOINT_SECONDS = 60.0  # the longest that a long epoch goes without a checkpoint
 REHEARSAL_STEPS = 4
+ROLLBACKS = 3  # times that a training goes back, with half the learning rate, before it gives up
 
 
 class TrainingFailed(RuntimeError):
-    """Training stopped on a non-finite number; the message names the step, the term and what to try."""
+    """Training stopped on a non-finite number, or for want of memory; the message says where, and what to try."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +132,17 @@ def train(
     *,
     validation: Data | None = None,
     folder: RunFolder | None = None,
-    optimizer: torch.optim.Adam | None = None,
+    adam: torch.optim.Adam | None = None,
     title: str = "training",
     verbose: bool = False,
 ) -> list[dict]:
     """Trains `module` in place and returns its history: one record per epoch, every term's mean over its images.
 
-    optimizer: that of the training that this one goes on with, from `make_optimizer`; None starts anew.
+    adam: the optimizer of the training that this one goes on with, from `make_optimizer`; None starts anew.
     With a `folder`, it goes on from the newest checkpoint there, appends to its log and checkpoints as it goes.
-    Raises TrainingFailed when a term stops being finite; the last checkpoint is then still good.
+    When a term or a weight stops being finite, it goes back to the end of the last epoch, or to the checkpoint it began with,
+    and on with half the learning rate, at most 3 times; records from then on count these as `rollbacks`. Then it raises
+    TrainingFailed, the last checkpoint still being good; and so it does where the device's memory is too small.
     """
     device = data.x.device
     batch_size = min(plan.batch_size, len(data))
@@ -148,16 +151,16 @@ def train(
     state = nn.ModuleDict({"model": module})
     if isinstance(objective, nn.Module):
         state["objective"] = objective.to(device)
-    optimizer = optimizer or make_optimizer(state, plan)
+    optimizer = adam or make_optimizer(state, plan)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-    step, sums, bad, best, history = plan.first, None, None, None, []
+    step, sums, bad, best, history, rollbacks = plan.first, None, None, None, [], 0
     before, clock = 0.0, time.perf_counter()  # seconds of the sessions before this one, and when this one began
     saved = folder.load_checkpoint() if folder else None
     if saved:
         try:
             step, sums, best, history = _restore(saved, state, optimizer, device)
-            before = saved[1]["seconds_total"]
+            before, rollbacks = saved[1]["seconds_total"], saved[1].get("rollbacks", 0)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(
@@ -178,6 +181,7 @@ def train(
             torch.manual_seed(derive_seed(plan.seed, "rehearsal"))
             seconds = rehearse(module, objective, data, plan) * (plan.steps - step)
             report.say(f"{plan.steps - step} steps of {batch_size} images to go, about {describe_seconds(seconds)}")
+        good = saved or _snapshot(state, optimizer, step, sums, best, history)
         last_saved, checkpoint_cost, epoch_clock = time.monotonic(), 0.0, time.perf_counter()
         state.train()
         while step < plan.steps and not _out_of_patience(plan, best, history):
@@ -191,16 +195,19 @@ def train(
                 epoch_clock = time.perf_counter()
             torch.manual_seed(derive_seed(plan.seed, "noise", step))
             x, y = next(batches)
-            with autocast(device, plan.precision):
-                terms = objective(module(x, y), step)
-            loss = total(terms)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if plan.gradient_clip is not None:
-                nn.utils.clip_grad_norm_(parameters, plan.gradient_clip)
-            for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate_at(step)
-            optimizer.step()
+            try:
+                with autocast(device, plan.precision):
+                    terms = objective(module(x, y), step)
+                loss = total(terms)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if plan.gradient_clip is not None:
+                    nn.utils.clip_grad_norm_(parameters, plan.gradient_clip)
+                for group in optimizer.param_groups:
+                    group["lr"] = plan.learning_rate_at(step) * 0.5**rollbacks
+                optimizer.step()
+            except torch.OutOfMemoryError:
+                raise TrainingFailed(_too_large(module, objective, data, plan)) from None
 
             # Everything below stays on the device until a look is due.
             values = torch.stack([term.value.detach().mean().float() for term in terms.values()] + [loss.detach()])
@@ -215,11 +222,22 @@ def train(
             end_of_epoch = (step - plan.first) % per_epoch == 0 or step == plan.steps
             if not (end_of_epoch or stop.requested or step % CHECK_EVERY == 0):
                 continue
-            _check_finite(bad, list(terms), plan)
-            _check_weights(state, step, plan)
+            if failure := _find_failure(bad, list(terms), state, step, plan):
+                if rollbacks == ROLLBACKS:
+                    raise TrainingFailed(f"training stopped, having gone back {ROLLBACKS} times: {failure}")
+                rollbacks += 1
+                step, sums, best, history = _restore(good, state, optimizer, device)
+                saved, bad = good, None
+                if folder:
+                    folder.cut_log(step)
+                report.say(
+                    f"{failure}: back to step {step} with the learning rate halved, {rollbacks} of {ROLLBACKS} times"
+                )
+                report.at(step)
+                continue
             sums["seconds"] = seconds_before + time.perf_counter() - epoch_clock
             if end_of_epoch:
-                record = _record(epoch + 1, step, terms, sums, batch_size, plan, module)
+                record = _record(epoch + 1, step, terms, sums, batch_size, plan, module, rollbacks)
                 sums = None
                 if validation is not None:
                     record |= validate(state, module, objective, validation, plan)
@@ -230,11 +248,14 @@ def train(
                 if folder:
                     folder.append(record)
                 report.epoch(record)
+                good = _snapshot(state, optimizer, step, sums, best, history)
             since = time.monotonic() - last_saved
             due = since > (20 * checkpoint_cost if end_of_epoch else CHECKPOINT_SECONDS)
             if folder and (due or stop.requested):
                 started = time.monotonic()
-                _save(folder, state, optimizer, step, sums, best, history, before + time.perf_counter() - clock)
+                tensors, notes = good if end_of_epoch else _snapshot(state, optimizer, step, sums, best, history)
+                spent = before + time.perf_counter() - clock
+                folder.save_checkpoint(tensors, notes | {"seconds_total": spent, "rollbacks": rollbacks})
                 last_saved = time.monotonic()
                 checkpoint_cost = last_saved - started
                 epoch_clock += checkpoint_cost  # an epoch's seconds are those of its steps
@@ -305,41 +326,53 @@ def _order(seed: int, epoch: int, n: int, device: torch.device) -> Tensor:
     return torch.randperm(n, generator=generator).to(device)
 
 
-def _record(epoch: int, step: int, terms: dict, sums: dict, batch_size: int, plan: Plan, module: nn.Module) -> dict:
+def _record(
+    epoch: int, step: int, terms: dict, sums: dict, batch_size: int, plan: Plan, module: nn.Module, rollbacks: int
+) -> dict:
     means = (sums["values"] / sums["count"]).tolist()
     record = {"epoch": epoch, "step": step, "objective": means[-1]}
     record |= dict(zip(terms, means, strict=False))
     record |= {f"{name}_weight": float(term.weight) for name, term in terms.items() if name != "distortion"}
     if measures := getattr(module, "measures", None):
         record |= measures()
-    record["learning_rate"] = plan.learning_rate_at(step - 1)
+    record["learning_rate"] = plan.learning_rate_at(step - 1) * 0.5**rollbacks
+    record |= {"rollbacks": rollbacks} if rollbacks else {}
     record["seconds"] = sums["seconds"]
     record["images_per_second"] = sums["count"] * batch_size / max(sums["seconds"], 1e-9)
     return record
 
 
-def _check_finite(bad: Tensor, names: list[str], plan: Plan) -> None:
+def _find_failure(bad: Tensor, names: list[str], state: nn.Module, step: int, plan: Plan) -> str | None:
+    """What is no longer finite, since when and what to try; None where all is well. A gradient can be non-finite where every
+    term is finite; it then shows in the weights, before they are saved.
+    """
     steps = dict(zip([*names, "objective"], bad.tolist(), strict=True))
-    failed = {name: step for name, step in steps.items() if step >= 0}
+    failed = {name: first for name, first in steps.items() if first >= 0}
     if failed:
         first = min(failed.values())
-        culprits = ", ".join(name for name, step in failed.items() if step == first)
-        raise TrainingFailed(_failure(culprits, f"at step {first}", first, plan))
-
-
-def _check_weights(state: nn.Module, step: int, plan: Plan) -> None:
-    """A gradient can be non-finite where every term is finite; it then shows in the weights, before they are saved."""
-    if not torch.stack([value.isfinite().all() for value in state.state_dict().values()]).all():
-        raise TrainingFailed(_failure("the weights", f"within {CHECK_EVERY} steps before step {step}", step - 1, plan))
-
-
-def _failure(culprits: str, when: str, step: int, plan: Plan) -> str:
+        culprits, when = ", ".join(name for name, place in failed.items() if place == first), f"at step {first}"
+    elif not torch.stack([value.isfinite().all() for value in state.state_dict().values()]).all():
+        first, culprits, when = step - 1, "the weights", f"within {CHECK_EVERY} steps before step {step}"
+    else:
+        return None
     return (
-        f"training stopped: {culprits} became non-finite {when}. Try a lower learning rate (it was "
-        f"{plan.learning_rate_at(step):.2g}; try {plan.learning_rate / 3:.2g}) or a gradient clip (--gradient-clip 100)"
-        f"{', or precision float32' if plan.precision != 'float32' else ''}. A checkpoint, where one was due, is from before"
-        " that step"
+        f"{culprits} became non-finite {when}. Try a lower learning rate (it was {plan.learning_rate_at(first):.2g}; try "
+        f"{plan.learning_rate / 3:.2g}) or a gradient clip (--gradient-clip 100)"
+        f"{', or precision float32' if plan.precision != 'float32' else ''}"
     )
+
+
+def _too_large(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> str:
+    """What to say when a step doesn't fit into the device's memory: the largest half, quarter, ... of the batch that does."""
+    size = min(plan.batch_size, len(data)) // 2
+    while size:
+        try:
+            rehearse(module, objective, data, replace(plan, batch_size=size))
+        except torch.OutOfMemoryError:
+            size //= 2
+        else:
+            return f"training stopped: a batch of {plan.batch_size} does not fit into memory; --batch-size {size} does"
+    return "training stopped: not even a batch of one fits into memory; choose a smaller model or smaller images"
 
 
 def _out_of_patience(plan: Plan, best: dict | None, history: list[dict]) -> bool:
@@ -355,20 +388,21 @@ def _better(best: dict | None, record: dict, module: nn.Module) -> dict:
     return {"epoch": record["epoch"], "value": value, "weights": weights}
 
 
-def _save(
-    folder: RunFolder, state, optimizer, step: int, sums: dict | None, best: dict | None, history, seconds_total: float
-) -> None:
-    tensors = {f"state.{name}": tensor for name, tensor in state.state_dict().items()}
+def _snapshot(
+    state, optimizer, step: int, sums: dict | None, best: dict | None, history: list[dict]
+) -> tuple[dict, dict]:
+    """All that a training is made of at `step`, as tensors that later steps leave alone, and JSON-able notes."""
+    tensors = {f"state.{name}": tensor.detach().clone() for name, tensor in state.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slots.items()}
-    notes = {"step": step, "history": history, "seconds_total": seconds_total}
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value).clone() for name, value in slots.items()}
+    notes = {"step": step, "history": list(history)}
     if sums:
-        tensors["sums"] = sums["values"]
+        tensors["sums"] = sums["values"].clone()
         notes |= {"count": sums["count"], "seconds": sums["seconds"]}
     if best:
         tensors |= {f"best.{name}": tensor for name, tensor in best["weights"].items()}
         notes |= {"best_epoch": best["epoch"], "best_value": best["value"]}
-    folder.save_checkpoint(tensors, notes)
+    return tensors, notes
 
 
 def _restore(saved, state, optimizer, device) -> tuple[int, dict | None, dict | None, list[dict]]:
@@ -384,14 +418,16 @@ def _restore(saved, state, optimizer, device) -> tuple[int, dict | None, dict | 
         index, slot = int(name.split(".", 1)[0]), name.split(".", 1)[1]
         # A file holds plain rows; the fused step wants moments laid out in memory as their parameter is.
         shaped = tensor.shape == parameters[index].shape
-        slots.setdefault(index, {})[slot] = torch.empty_like(parameters[index]).copy_(tensor) if shaped else tensor
+        slots.setdefault(index, {})[slot] = (
+            torch.empty_like(parameters[index]).copy_(tensor) if shaped else tensor.clone()
+        )
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     sums = best = None
     if "sums" in tensors:
-        sums = {"values": tensors["sums"].to(device), "count": notes["count"], "seconds": notes["seconds"]}
+        sums = {"values": tensors["sums"].to(device, copy=True), "count": notes["count"], "seconds": notes["seconds"]}
     if "best_epoch" in notes:
         best = {"epoch": notes["best_epoch"], "value": notes["best_value"], "weights": part("best.")}
-    return notes["step"], sums, best, notes["history"]
+    return notes["step"], sums, best, list(notes["history"])
 
 
 class _Stop:

@@ -42,6 +42,9 @@ class Lines:
     def step(self) -> None:
         pass
 
+    def at(self, step: int) -> None:
+        """Training went back to `step`."""
+
     def epoch(self, record: dict) -> None:
         if record["epoch"] % self.every == 0 or record["epoch"] == self.epochs:
             self.say(f"epoch {record['epoch']}/{self.epochs}  {describe_record(record)}  ({record['seconds']:.1f} s)")
@@ -59,6 +62,9 @@ class Bar(Lines):
 
     def step(self) -> None:
         self.progress.advance(self.task)
+
+    def at(self, step: int) -> None:
+        self.progress.update(self.task, completed=step)
 
     def epoch(self, record: dict) -> None:
         self.progress.below = f"epoch {record['epoch']}/{self.epochs}  {describe_record(record)}"
