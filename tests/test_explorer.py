@@ -26,6 +26,7 @@ from vaekit.data import Images, open_data
 from vaekit.estimators import CVAE, VAE, VQVAE
 from vaekit.explorer.explored import Explored, find_plane, read_picture, run_names, some
 from vaekit.explorer.server import HEADERS, MOST_JSON, MOST_UPLOAD, is_loopback, listen, make_app
+from vaekit.report.doctor import examine
 
 RUNS = ("vae", "cvae", "vqvae", "plain vqvae", "flat")
 VAE_RUN, CVAE_RUN, VQ_RUN, PLAIN_RUN, FLAT_RUN = range(5)
@@ -94,6 +95,15 @@ def png(array: np.ndarray) -> bytes:
 
 
 # ---- what the page shows -----------------------------------------------------------------------------------------
+
+
+def test_the_doctor_is_heard_where_the_training_images_are_known(models, images):
+    train = open_data("digits", "train")
+    diagnoses = examine(models[VAE_RUN], train, images, folder="runs/vae", data="digits")
+    facts = Explored(models[VAE_RUN], images, "vae", diagnoses).facts()
+    assert facts["doctor"] == json.loads(json.dumps(facts["doctor"])) == [found._asdict() for found in diagnoses]
+    assert {"name", "wrong", "words", "evidence", "cure"} == set(facts["doctor"][0])
+    assert Explored(models[VAE_RUN], images, "vae").facts()["doctor"] == []
 
 
 def test_the_page_is_served_whole_and_asks_nobody_else(client):

@@ -32,7 +32,7 @@ FLOORS = [
     ],
     ["pictures.style", "pictures.figures", "pictures"],
     ["report.page", "hub", "second_stage", "estimator", "estimators", "files", "export"],
-    ["report.measure", "report.living", "report.compare", "report.sweep", "report.doctor", "report"],
+    ["report.measure", "report.doctor", "report.living", "report.compare", "report.sweep", "report"],
     ["explorer.explored", "explorer.server", "explorer", "commands", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]

@@ -302,14 +302,6 @@ def test_the_suggested_command_works(classes, tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(np.load("z.npy"), model.encode(whole.x, np.asarray(whole.classes)[whole.y]), atol=1e-5)
 
 
-@pytest.mark.parametrize("command", ["compare", "sweep"])
-@pytest.mark.parametrize("flag", ["--skip-bad", "--fit=pad", "--background=keep", "--labels=labels.csv"])
-def test_no_flag_is_taken_and_then_ignored(tmp_path, capsys, command, flag):
-    with pytest.raises(SystemExit) as stopped:
-        main([command, "--data", "digits", "--out", str(tmp_path / "out"), flag])
-    assert stopped.value.code == 2 and f"{flag.split('=')[0]} is not for this command" in capsys.readouterr().err
-
-
 def test_contact_sheets_of_unlabelled_images_and_of_tables(tmp_path, capsys):
     np.save(tmp_path / "x.npy", grey(30, 300, 200))
     main(["data", str(tmp_path / "x.npy"), "--picture", str(tmp_path / "sheet.png")])
@@ -435,7 +427,7 @@ def test_without_the_library_or_without_images_the_message_says_so(monkeypatch, 
     with pytest.raises(ValueError, match="no column of images or of their bytes; its columns are a, b"):
         open_data(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match="hf:a/b needs the library `datasets`: pip install datasets"):
+    with pytest.raises(ValueError, match="hf:a/b needs the extra `datasets`: pip install"):
         open_data("hf:a/b")
 
 

@@ -313,6 +313,22 @@ def test_the_page_shows_every_figure_and_every_model(report):
         assert f"{entry['parameters']:,}" in html
 
 
+def test_the_doctor_is_heard_on_every_model(report, npz):
+    """What the page says is what the doctor says of the first run, its commands for that folder and this data."""
+    found = report.results["doctor"]
+    assert list(found) == COMPARED
+    html = (report.path / "index.html").read_text()
+    for name, label in zip(NAMES, COMPARED, strict=True):
+        checks = {check["name"]: check for check in found[label]}
+        assert checks["underfitting"]["wrong"], "one epoch was trained"
+        assert checks["underfitting"]["cure"].startswith(
+            f"vaekit train {name} --data {npz} --out {report.path}/runs/{name}-"
+        )
+        assert not checks["prior"]["wrong"], "a prior is fitted"
+    assert html.count("underfitting: ") == len(NAMES)
+    assert "conditioning" in {check["name"] for check in found[LABELS["cvae"]]}
+
+
 def test_colour_images_without_labels_are_compared(colour_report, colours):
     report = colour_report
     assert report.code == 0, report.err

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -137,3 +138,19 @@ def test_the_command_prints_points_and_advice(tmp_path, capsys):
     assert "probe accuracy" in said
     assert "--latent-dim 3 --beta" in said
     assert "sweep.png" in said
+
+
+def test_folders_are_read_as_their_flags_say(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 255, (9 + i % 3, 12), np.uint8)).save(tmp_path / f"{i:02d}.png")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{i:02d}.png,{'ab'[i % 2]}\n" for i in range(60)))
+    flags = ["--resize", "8", "--fit", "pad", "--labels", str(tmp_path / "labels.csv"), "--skip-bad"]
+    out = tmp_path / "s"
+    main(["sweep", "--data", str(tmp_path), "--out", str(out), "--latent-dim", "2", "--beta", "1", "--epochs", "1",
+          "--architecture", "mlp", "--jobs", "1", *flags])  # fmt: skip
+    assert load(out / "runs" / "latent2-beta1-seed0").image_shape_ == (8, 8, 1)
+    held = json.loads((out / "sweep.json").read_text())
+    assert held["data"]["train"] + held["data"]["held_out"] == 54
+    assert held["points"][0]["probe_accuracy"] >= 0

@@ -64,12 +64,17 @@ class Source:
             binarize=self.binarize or as_then.get("binarize", "none"),
         )
 
-    def check_resize_alone(self) -> None:
-        """Raises ValueError where flags about image files are given to a command that hands on none but --resize."""
-        given = {"fit": self.fit, "background": self.background, "labels": self.labels, "skip-bad": self.skip_bad}
-        for flag, value in given.items():
-            if value:
-                raise ValueError(f"--{flag} is not for this command, which brings images to one size with --resize alone")
+    def how(self) -> dict:
+        """Keywords of `open_data` for a command that trains: None is the default."""
+        return {
+            "split_seed": self.split_seed or 0,
+            "resize": self.resize,
+            "fit": self.fit or "crop",
+            "background": self.background or "white",
+            "labels": self.labels,
+            "skip_bad": self.skip_bad,
+            "binarize": self.binarize or "none",
+        }
 
     def open_for(self, model, split: str) -> Images:
         """The part `split`; the data a model was trained on is split as it was then, whatever --split-seed says."""
@@ -109,11 +114,17 @@ class Data:
             parts = split_indices(whole.y, len(whole), self.split_seed)
         facts = describe(whole, parts)
         model, flags = facts.pop("suggested_model"), facts.pop("suggested_flags")
-        given = [("--resize", self.resize), ("--fit", self.fit if self.fit != "crop" else None), ("--labels", self.labels)]
+        given = [
+            ("--resize", self.resize),
+            ("--fit", self.fit if self.fit != "crop" else None),
+            ("--labels", self.labels),
+        ]
         given += [("--background", self.background if self.background != "white" else None)]
         given += [("--split-seed", self.split_seed or None)]
         flags += [str(word) for flag, value in given if value is not None for word in (flag, value)]
-        facts["suggestion"] = shlex.join(["vaekit", "train", model, "--data", self.data, *flags, "--out", f"runs/{model}"])
+        facts["suggestion"] = shlex.join(
+            ["vaekit", "train", model, "--data", self.data, *flags, "--out", f"runs/{model}"]
+        )
         if self.picture is not None:
             _write_contact_sheet(self.picture, whole)
         if self.json:
@@ -506,7 +517,6 @@ class Compare(Source):
         from vaekit.report.compare import compare
         from vaekit.report.page import findings
 
-        self.check_resize_alone()
         names = list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
         for name in names:
             if name not in MODELS:
@@ -524,12 +534,10 @@ class Compare(Source):
             architecture=self.architecture,
             sweeps=self.sweeps,
             priors=self.priors,
-            split_seed=self.split_seed or 0,
-            resize=self.resize,
-            binarize=self.binarize or "none",
             device=self.device,
             command=shlex.join(["vaekit", *sys.argv[1:]]),
             say=lambda text: print(text, flush=True),
+            **self.how(),
         )
         print_comparison(results["models"])
         print("\n".join(findings(results["models"])))
@@ -564,7 +572,6 @@ class Sweep(Source):
     def run(self) -> None:
         from vaekit.report.sweep import sweep
 
-        self.check_resize_alone()
         check_number("seeds", self.seeds, whole=True, above=0)
         check_number("jobs", self.jobs, whole=True, above=0)
         results = sweep(
@@ -577,12 +584,10 @@ class Sweep(Source):
             epochs=self.epochs,
             architecture=self.architecture,
             likelihood=self.likelihood,
-            split_seed=self.split_seed or 0,
-            resize=self.resize,
-            binarize=self.binarize or "none",
             device=self.device,
             jobs=self.jobs,
             say=lambda text: print(text, flush=True),
+            **self.how(),
         )
         held = results["data"]["held_out"]
         _print_points(f"{self.data}, {held:,} held-out images, nats per image", results["points"])
@@ -664,6 +669,7 @@ class Explore(Source):
         try:
             from vaekit.explorer.explored import Explored, check_explorable, run_names, some
             from vaekit.explorer.server import serve
+            from vaekit.report.doctor import examine
         except ModuleNotFoundError as error:
             if error.name not in ("starlette", "uvicorn"):
                 raise
@@ -674,13 +680,21 @@ class Explore(Source):
         name = self.data or models[0].facts_["data"]["name"]
         if name == "array":
             raise ValueError(f"{self.run_folders[0]} was fitted on an array: say with --data whose images to show")
-        images = some(replace(self, data=name).open_for(models[0], "test"))
+        source = replace(self, data=name)
+        images = some(source.open_for(models[0], "test"))
         names = run_names(self.run_folders)
         for model, folder in zip(models, names, strict=True):
             check_explorable(model, images, folder)
         print(f"encoding {len(images)} held-out images of {images.name}", flush=True)
-        runs = [Explored(model, images, folder) for model, folder in zip(models, names, strict=True)]
-        serve(runs, images, host=self.host, port=self.port, browser=self.browser, say=lambda text: print(text, flush=True))
+        train = source.open_for(models[0], "train")
+        runs = []
+        for model, name, folder in zip(models, names, self.run_folders, strict=True):
+            at_home = model.facts_["data"]["fingerprint"] == train.fingerprint  # else its training images are not known
+            diagnoses = examine(model, train, images, folder=folder, data=source.data) if at_home else []
+            runs.append(Explored(model, images, name, diagnoses))
+        serve(
+            runs, images, host=self.host, port=self.port, browser=self.browser, say=lambda text: print(text, flush=True)
+        )
 
 
 def print_table(title: str, rows: dict) -> None:

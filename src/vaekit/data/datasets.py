@@ -45,7 +45,7 @@ def read_datasets(name: str, tables: list[Path] | None) -> Tables:
     try:
         import datasets  # type: ignore[import-not-found]
     except ImportError:
-        raise ValueError(f"{name} needs the library `datasets`: pip install datasets") from None
+        raise ValueError(f"{name} needs the extra `datasets`: pip install 'vaekit[datasets]'") from None
     if tables is not None:
         files: dict[str, list[str]] = {}
         for table in tables:

@@ -23,6 +23,7 @@ from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS, MODELS
 from vaekit.evaluation.likelihood import ACTIVE, evaluate, posterior
 from vaekit.parts.priors import AutoregressivePrior
+from vaekit.report.doctor import Diagnosis
 from vaekit.world import seeded
 
 POINTS = 2000  # images on the map
@@ -40,13 +41,14 @@ class Explored:
     """A trained model with the map of its latent space. Codes are what `encode` gives for an image: (d,) floats, or an
     (h, w) grid of integers of a VQ-VAE. One thread at a time is at the model.
 
-    images: held-out ones, whose encodings are the points of the map.
+    images: held-out ones, whose encodings are the points of the map. diagnoses: what the doctor says of the run.
     Raises ValueError for a model of tables and for images that don't fit.
     """
 
-    def __init__(self, model: Estimator, images: Images, name: str):
+    def __init__(self, model: Estimator, images: Images, name: str, diagnoses: Sequence[Diagnosis] = ()):
         check_explorable(model, images, name)
         self.model, self.name, self.lock = model, name, threading.Lock()
+        self.diagnoses = diagnoses
         plain = model.with_prior("plain")
         self.grid = getattr(plain.prior, "grid", None)
         classes = model.sampling_classes()
@@ -79,6 +81,7 @@ class Explored:
             "axes": self._axis_names(),
             "grid": None if self.grid is None else list(self.grid),
             "no_samples": self._why_no_samples(),
+            "doctor": [diagnosis._asdict() for diagnosis in self.diagnoses],
         }
         if self.grid is None:
             facts["latents"] = [

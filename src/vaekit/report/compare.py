@@ -25,6 +25,7 @@ from vaekit.evaluation.likelihood import evaluate
 from vaekit.messages import filled
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
+from vaekit.report.doctor import examine
 from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, spread, traverse
 from vaekit.report.measure import PER_CLASS, label_names, measure_run, prior_name
 from vaekit.report.page import Picture, write_page
@@ -51,26 +52,22 @@ def compare(
     architecture: str | None = None,
     sweeps: bool = False,
     priors: bool = True,
-    split_seed: int = 0,
-    resize: int | None = None,
-    binarize: str = "none",
     device: str = "auto",
     command: str = "",
     verbose: bool = True,
     say: Say = print,
+    **how,
 ) -> dict:
     """Trains `models` with `seeds` seeds each on `data`, and writes out/index.html, results.json and figures/.
 
     epochs, architecture: for all models; None lets each model choose. sweeps: also the loss against the latent
     dimension and against beta (one seed, a quarter of the epochs). priors: also a prior for the latents or codes of each
-    model, per class where there are labels. Returns what results.json holds.
+    model, per class where there are labels. how: keywords of `open_data`, such as resize. Returns what results.json holds.
     Runs that are finished under `out` are kept, unfinished ones go on; other settings there raise ValueError.
     """
     started = datetime.now(UTC)
     folder_out = Path(out)
-    train, test = (
-        open_data(data, split, split_seed=split_seed, resize=resize, binarize=binarize) for split in ("train", "test")
-    )
+    train, test = (open_data(data, split, **how) for split in ("train", "test"))
     if train.is_table:
         raise ValueError(
             f"{data} is a table of vectors; `vaekit compare` draws images. Train on it with `vaekit train`"
@@ -109,6 +106,20 @@ def compare(
             took = describe_seconds(entry["seconds"])
             say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
 
+    doctor = {
+        LABELS[name]: [
+            diagnosis._asdict()
+            for diagnosis in examine(
+                model,
+                train,
+                test,
+                judge=judge,
+                folder=str(folder_out / "runs" / f"{name}-seed{random_state}"),
+                data=data,
+            )
+        ]
+        for name, model in first.items()
+    }
     planar_epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 2)
     planar = {
         name: run(f"{name}-d2", name, random_state, latent_dim=2, epochs=planar_epochs)
@@ -130,7 +141,7 @@ def compare(
         },
         "protocol": {
             "command": command
-            or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, binarize),
+            or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, how),
             "vaekit": __version__,
             "torch": torch.__version__,
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -143,6 +154,7 @@ def compare(
             "priors": {LABELS[name]: asdict(first[name].prior_settings_) for name in models if first[name].has_prior},
         },
         "models": entries,
+        "doctor": doctor,
         "sweeps": sweep_results,
     }
     write_atomically(folder_out / "results.json", json.dumps(results, indent=1) + "\n")
@@ -150,7 +162,7 @@ def compare(
     return results
 
 
-def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, binarize) -> str:
+def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, how: dict) -> str:
     """What would do the same on the command line."""
     words = ["vaekit", "compare", "--data", data, "--out", out, "--models", ",".join(models), "--seeds", seeds]
     words += ["--random-state", random_state]
@@ -158,7 +170,8 @@ def _command(data, out, models, seeds, random_state, epochs, architecture, sweep
     words += ["--architecture", architecture] if architecture is not None else []
     words += ["--sweeps"] if sweeps else []
     words += [] if priors else ["--no-priors"]
-    words += ["--binarize", binarize] if binarize != "none" else []
+    for name, value in how.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [value])] if value else []
     return shlex.join(map(str, words))
 
 

@@ -49,20 +49,17 @@ class Grid:
     epochs: int | None
     architecture: str | None
     likelihood: str | None
-    split_seed: int
-    resize: int | None
-    binarize: str
     device: str
+    how: dict
 
     def open(self) -> tuple[Images, Images]:
         """The images to train on, and those to measure on: the validation part, or a tenth of the training images where the
         data comes without one. Nothing is chosen on test images.
         """
-        how = {"split_seed": self.split_seed, "resize": self.resize, "binarize": self.binarize}
-        train = open_data(self.data, "train", **how)
+        train = open_data(self.data, "train", **self.how)
         if train.split_seed is not None:
-            return train, open_data(self.data, "validation", **how)
-        parts = split_indices(train.y, len(train), self.split_seed)
+            return train, open_data(self.data, "validation", **self.how)
+        parts = split_indices(train.y, len(train), self.how.get("split_seed", 0))
         kept = np.sort(np.concatenate([parts["train"], parts["test"]]))
         return train.take(kept), train.take(parts["validation"])
 
@@ -97,19 +94,17 @@ def sweep(
     epochs: int | None = None,
     architecture: str | None = None,
     likelihood: str | None = None,
-    split_seed: int = 0,
-    resize: int | None = None,
-    binarize: str = "none",
     device: str = "auto",
     jobs: int | None = None,
     say: Say = print,
+    **how,
 ) -> dict:
     """Trains a beta-VAE for each latent_dim, beta and seed, and measures each on held-out images; writes out/sweep.json and
     out/sweep.png. Returns what sweep.json holds: `points`, a record each, and `advice`.
 
-    epochs, architecture, likelihood: as for a model; None lets it choose. jobs: processes at once; None is one a core, at
-    most 8, and one on a GPU. Points that were measured before are kept, unfinished trainings go on; other settings in `out`
-    raise ValueError.
+    epochs, architecture, likelihood: as for a model; None lets it choose. how: keywords of `open_data`, such as resize.
+    jobs: processes at once; None is one a core, at most 8, and one on a GPU. Points that were measured before are kept and
+    count too, unfinished trainings go on; other settings in `out` raise ValueError.
     """
     grid = Grid(
         data=data,
@@ -119,10 +114,8 @@ def sweep(
         epochs=epochs,
         architecture=architecture,
         likelihood=likelihood,
-        split_seed=split_seed,
-        resize=resize,
-        binarize=binarize,
         device=device,
+        how=how,
     )
     if not grid.latent_dims or not grid.betas:
         raise ValueError("a sweep needs at least one latent_dim and one beta")

@@ -104,7 +104,8 @@ class Run {
         this.buildMap(),
         make("section", { "aria-label": "Picture" }, make("h3", { textContent: "Decoded" }), this.picture, this.pair, this.buildActions()),
         facts.latents ? this.buildSliders() : this.buildCodes()),
-      this.buildBetween());
+      this.buildBetween(),
+      ...this.buildDoctor());
   }
 
   buildActions() {
@@ -432,6 +433,19 @@ class Run {
   }
 
   // -- between two images
+
+  buildDoctor() {
+    const { doctor } = this.facts;
+    if (!doctor.length) return [];
+    const wrong = doctor.filter((check) => check.wrong).length;
+    const list = make("ul", {}, ...doctor.map((check) => {
+      const item = make("li", {}, make(check.wrong ? "strong" : "span", { textContent: `${check.name}: ${check.words}. ` }), `${check.evidence}.`);
+      if (check.cure) item.append(make("br"), make("code", { textContent: check.cure }));
+      return item;
+    }));
+    const title = wrong ? `The doctor: ${wrong} of ${doctor.length} checks found something` : `The doctor: ${doctor.length} checks, nothing wrong`;
+    return [make("details", { className: "doctor" }, make("summary", { textContent: title }), list)];
+  }
 
   buildBetween() {
     this.frames = make("div", { className: "frames" });
