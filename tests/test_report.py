@@ -325,7 +325,7 @@ def test_the_doctor_is_heard_on_every_model(report, npz):
             f"vaekit train {name} --data {npz} --out {report.path}/runs/{name}-"
         )
         assert not checks["prior"]["wrong"], "a prior is fitted"
-    assert html.count("underfitting: ") == len(NAMES)
+    assert html.count(", underfitting: ") == len(NAMES)
     assert "conditioning" in {check["name"] for check in found[LABELS["cvae"]]}
 
 

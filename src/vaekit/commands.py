@@ -170,7 +170,7 @@ class Train(Source):
             log=self.log,
         )
         last = model.history_[-1]
-        chosen = ", ".join(f"{name} {_plain(value)}" for name, value in model.resolved_.items())
+        chosen = ", ".join(f"{name} {_plain(value)}" for name, value in model.resolved_.items() if value is not None)
         print(f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps ({chosen})")
         print(f"objective {last['objective']:.5g} in the last epoch; the run is in {self.out}")
 

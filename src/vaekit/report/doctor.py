@@ -94,7 +94,8 @@ def examine(
     """
     train = binarized(train) if train.binarize == "dynamic" else train
     train, test = _some(train), _some(test)
-    known, new = (evaluate(estimator.model_, estimator.on_device(part, estimator.device_)) for part in (train, test))
+    plain = estimator.with_prior("plain")  # a fitted prior has a check of its own
+    known, new = (evaluate(plain, estimator.on_device(part, estimator.device_)) for part in (train, test))
     patient = Patient(estimator, train, test, known, new, judge, folder, data or train.name)
     found = [check(patient) for check in CHECKS]
     return sorted((diagnosis for diagnosis in found if diagnosis), key=lambda diagnosis: not diagnosis.wrong)
@@ -153,7 +154,7 @@ def dead_codes(patient: Patient) -> Diagnosis | None:
     return Diagnosis("dead codes", True, words, evidence, patient.command(**changes))
 
 
-OVERFIT = 0.5  # standard deviations of the ELBO over images between those seen and new ones
+OVERFIT = 1.0  # standard deviations of the ELBO over images between those seen and new ones
 
 
 def overfitting(patient: Patient) -> Diagnosis:
@@ -171,7 +172,7 @@ def overfitting(patient: Patient) -> Diagnosis:
         words = "known images fare better, but training stopped where new ones began to suffer; more images would help"
     else:
         cure = patient.command(early_stopping=True)
-        return Diagnosis("overfitting", True, "the run knows its training images by heart", evidence, cure)
+        return Diagnosis("overfitting", True, "training images are explained much better than new ones", evidence, cure)
     return Diagnosis("overfitting", False, words, evidence)
 
 
