@@ -32,7 +32,7 @@ CASES = (
     Case("posterior collapse", "bvae --architecture mlp --beta 20", "the latents carry nothing"),
     Case("dead codes", "vqvae --architecture mlp --revive 0 --codebook-init uniform --ema 0.9 --n-codes 512", "dead"),
     Case("overfitting", "vae --architecture mlp --epochs 250 --data few.npz", "much better than new"),
-    Case("underfitting", "vae --architecture mlp --epochs 3", "still falls"),
+    Case("underfitting", "vae --architecture mlp --epochs 3", "cut off"),
     Case("learning rate", "vae --architecture mlp --learning-rate 0.1", "too high"),
     Case("learning rate", "vae --architecture mlp --learning-rate 1e-05", "too low"),
     Case("likelihood", "vae --architecture mlp --likelihood gaussian_fixed", "fixed variance"),

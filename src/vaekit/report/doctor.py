@@ -65,7 +65,8 @@ class Patient(NamedTuple):
         """`vaekit train` with this run's settings but for `changes`, into a folder beside it."""
         words = ["vaekit", "train", self.name, "--data", self.data, "--out", f"{self.folder.rstrip('/')}-mended"]
         trained_on = self.estimator.facts_["data"]
-        words += ["--binarize", trained_on["binarize"]] if trained_on["binarize"] != "none" else []
+        binarize = trained_on.get("binarize", "none")
+        words += ["--binarize", binarize] if binarize != "none" else []
         words += ["--split-seed", f"{trained_on['split_seed']}"] if trained_on["split_seed"] else []
         values = self.estimator.settings() | changes
         for field in fields(self.estimator):
@@ -176,30 +177,29 @@ def overfitting(patient: Patient) -> Diagnosis:
     return Diagnosis("overfitting", False, words, evidence)
 
 
-FALLING = 0.05  # of the objective's whole fall, still in the last fifth of the epochs
+FALLING, FEW = 0.05, 500  # of the objective's whole fall, still in the last fifth of the epochs; steps
 
 
 def underfitting(patient: Patient) -> Diagnosis:
-    """Whether the training had come to rest when it ended."""
-    curve = _objective(patient)
-    if patient.settings["early_stopping"] and len(patient.estimator.history_) < patient.settings["epochs"]:
-        evidence = f"stopped early, after {len(patient.estimator.history_)} of {patient.settings['epochs']} epochs"
+    """Whether the training had come to rest when it ended: a curve that still falls, or too few steps to have got anywhere."""
+    history, asked, usual = patient.estimator.history_, patient.settings["epochs"], _default(patient, "epochs")
+    steps = history[-1]["step"]
+    if patient.settings["early_stopping"] and len(history) < asked:
+        evidence = f"stopped early, after {len(history)} of {asked} epochs"
         return Diagnosis("underfitting", False, "training went on as long as it helped with new images", evidence)
-    if len(curve) < 2:
-        words = "one epoch doesn't tell whether training had come to rest"
-        steps = patient.estimator.history_[-1]["step"]
-        return Diagnosis("underfitting", True, words, f"{steps} steps", _longer(patient))
+    curve = _objective(patient)
     tail = max(1, len(curve) // 5)
-    fall, last = curve[0] - curve[-1], curve[-1 - tail] - curve[-1]
-    evidence = (
-        f"of a fall of {fall:.1f} nats in the objective, {last:.1f} ({last / fall if fall > 0 else 0:.0%}) came in the last "
-        f"{tail} of {len(curve)} epochs"
-    )
-    if fall > 0 and last > FALLING * fall:
-        return Diagnosis(
-            "underfitting", True, "training was cut off: the objective still falls", evidence, _longer(patient)
-        )
-    return Diagnosis("underfitting", False, "training had come to rest", evidence)
+    fall = history[0]["objective"] - curve[-1]
+    last = curve[-1 - tail] - curve[-1] if len(curve) > 1 else 0.0
+    evidence = f"{steps} steps; of a fall of {fall:.1f} nats in the objective, {last:.1f} came in the last {tail} of {len(history)} epochs"
+    if steps < FEW:
+        words = "training was cut off: so few steps come nowhere"
+    elif last > FALLING * fall > 0:
+        words = "training was cut off: the objective still falls"
+    else:
+        return Diagnosis("underfitting", False, "training had come to rest", evidence)
+    cure = patient.command(epochs=None if 2 * asked < usual else 2 * asked)
+    return Diagnosis("underfitting", True, words, evidence, cure)
 
 
 def _objective(patient: Patient) -> np.ndarray:
@@ -211,11 +211,6 @@ def _objective(patient: Patient) -> np.ndarray:
         if record.get("rate_weight", 1.0) >= history[-1].get("rate_weight", 1.0)
     ]
     return np.array(full)
-
-
-def _longer(patient: Patient) -> str:
-    asked, usual = patient.settings["epochs"], _default(patient, "epochs")
-    return patient.command(epochs=None if asked < usual else 2 * asked)
 
 
 def _default(patient: Patient, name: str):
