@@ -24,7 +24,7 @@ def anomaly_scores(images: np.ndarray, y: np.ndarray, held_out: int, epochs: int
     """
     train, normal = train_test_split(images[y != held_out], test_size=0.25, random_state=0)
     test = np.concatenate([normal, images[y == held_out]])
-    flat_train, flat_test = (part.reshape(len(part), -1) / 255 for part in (train, test))
+    flat_train, flat_test = (np.reshape(part, (len(part), -1)) / 255 for part in (train, test))
 
     vae = VAE(latent_dim=20, architecture="mlp", epochs=epochs, random_state=0).fit(train)
     mixture = make_pipeline(PCA(20), GaussianMixture(20, reg_covar=1e-3, random_state=0)).fit(flat_train)
@@ -58,7 +58,7 @@ def draw(results: dict[int, tuple[np.ndarray, dict]]):
 
 
 if __name__ == "__main__":
-    x, y = load_digits(return_X_y=True)
+    x, y = (np.asarray(part) for part in load_digits(return_X_y=True))
     images = np.rint(x.reshape(-1, 8, 8) / 16 * 255).astype(np.uint8)
     results = {}
     for digit in range(10):

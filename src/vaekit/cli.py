@@ -5,8 +5,12 @@ or input, 130 and 143 after Ctrl-C and SIGTERM. Nothing heavy is imported before
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 COMMANDS = {
     "data": "what is in a data set, and what is wrong with it",
@@ -24,6 +28,8 @@ COMMANDS = {
     "sweep": "a grid of latent_dim and beta: which to take, and why",
     "doctor": "what is wrong with a run, and what to turn",
 }
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+STOPPED = "stopped; a run in a folder goes on with --resume, and fit-prior, compare and sweep when they are run again"
 MODEL_NAMES = {
     "vae": "variational autoencoder",
     "bvae": "beta-VAE: fixed --beta, or the rate held at --epsilon nats",
@@ -37,11 +43,29 @@ MODEL_NAMES = {
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the `vaekit` command."""
     try:
-        _main(sys.argv[1:] if argv is None else list(argv))
-        sys.stdout.flush()
+        with _terminable():
+            _main(sys.argv[1:] if argv is None else list(argv))
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; Python would complain once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command by an exception, as Ctrl-C does, so that it tidies up and says how to go on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame):
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _main(arguments: list[str]) -> None:
@@ -62,9 +86,11 @@ def _main(arguments: list[str]) -> None:
             warnings.showwarning = _show_warning
             _run(*arguments)
     except KeyboardInterrupt:
-        _fail(
-            "stopped; a run in a folder goes on with --resume, and fit-prior and compare when they are run again", 130
-        )
+        _fail(STOPPED, INTERRUPTED)
+    except SystemExit as stop:
+        if stop.code != TERMINATED:
+            raise
+        _fail(STOPPED, TERMINATED)
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         _fail(str(error), 2)
     except BrokenPipeError:

@@ -96,7 +96,7 @@ class SecondStage:
         with RunFolder(folder).locked() if folder else nullcontext():
             stage = RunFolder(Path(folder) / "prior") if folder else None
             if stage:
-                if stage.path.exists() and not (stage.started and stage.config().get("identity") == identity):
+                if stage.path.exists() and not _is_of(stage, identity):
                     shutil.rmtree(stage.path)
                 stage.start({"identity": identity})
             try:
@@ -276,3 +276,11 @@ class SecondStage:
             "version": __version__,
         }
         write_tensors(run.prior_file, self.model_.prior.state_dict(), state)
+
+
+def _is_of(stage: RunFolder, identity: dict) -> bool:
+    """Whether the folder of a second stage is of this one; a damaged one is of none."""
+    try:
+        return stage.config().get("identity") == identity
+    except ValueError:
+        return False

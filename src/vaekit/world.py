@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,7 +76,10 @@ def check_random_state(random_state) -> int:
 
 
 def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
-    """Writes a file so that a reader, or a crash, sees the old one or the new one whole: temporary name, fsync, rename."""
+    """Writes a file so that a reader, or a crash, sees the old one or the new one whole: temporary name, fsync, rename.
+
+    Raises OSError that names the file.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -84,5 +88,16 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that can't be written to has no temporary file either
+            temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: str | os.PathLike, *, days: float = 0.0) -> None:
+    """Removes what killed processes left half written in `folder`; `days` old or more, where others may be writing there."""
+    for file in Path(folder).glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime >= days * 86400:
+                file.unlink()

@@ -401,9 +401,10 @@ def download_idx_set(published: IdxSet, folder: Path) -> None:
 
     Raises ConnectionError, with every mirror's failure and where to put the files by hand, when none does.
     """
-    from vaekit.world import write_atomically  # here, because that floor imports torch, which reading data doesn't need
+    from vaekit.world import remove_temporaries, write_atomically  # here: it imports torch, which reading doesn't need
 
     folder.mkdir(parents=True, exist_ok=True)
+    remove_temporaries(folder, days=1)
     for file in IDX_FILES:
         target = folder / f"{file}.gz"
         if target.exists():

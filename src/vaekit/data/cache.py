@@ -10,6 +10,7 @@ a temporary name and renamed when it is whole; of two processes that write the s
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import json
@@ -109,6 +110,11 @@ def decoded(
             if kept:
                 found = _rename(temporary, entry)
             found = found or _read(temporary)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            more = "the images' pixels are kept there, and VAEKIT_CACHE names another folder for them"
+            raise OSError(error.errno, f"{error.strerror}; {more}", str(temporary)) from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     assert found is not None, "an entry that was written can be read"

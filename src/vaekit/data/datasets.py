@@ -56,7 +56,9 @@ def read_datasets(name: str, tables: list[Path] | None) -> Tables:
         found = datasets.load_dataset(name.removeprefix("hf:"))
     else:
         found = datasets.load_from_disk(name)
-    parts = dict(found) if isinstance(found, dict) else {"all": found}
+    parts: dict[str, Any] = (
+        {str(part): table for part, table in found.items()} if isinstance(found, dict) else {"all": found}
+    )
     parts = {part: parts[part] for part in sorted(parts, key=lambda part: (*ORDER, part).index(part))}
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")

@@ -8,6 +8,7 @@ import io
 import math
 import os
 import struct
+import warnings
 import zipfile
 import zlib
 from collections import Counter
@@ -24,11 +25,15 @@ FITS = ("crop", "pad")
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_id", "id")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "y")
 MAX_PIXELS = 64_000_000  # per image; more is refused before it is decoded
+MOST_UNPACKED = 2**30  # bytes that a packed file may unpack to, or MOST_TIMES its own size, where that is more
+MOST_TIMES = 200  # real images pack to a 2nd or a 20th of their size, zeros to a 1000th
+_MEMBERS = ("x", "y", "x.npy", "y.npy")  # of a .npz file
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 def read_idx(path: Path) -> np.ndarray:
     """An idx file (MNIST's format), gzipped or not -> the array it holds."""
+    check_file(path)
     with open(path, "rb") as file:
         opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
     try:
@@ -41,12 +46,13 @@ def read_idx(path: Path) -> np.ndarray:
             expected = math.prod(shape) * dtype.itemsize
             if expected == 0:
                 raise ValueError(f"{path} is empty: its header says {shape}")
+            check_unpacked(path, expected)
             chunks, found = [], 0
             # Read in pieces and no further than the header says: neither a false header nor a bomb takes memory.
             while found <= expected and (chunk := file.read(min(1 << 24, expected + 1 - found))):
                 chunks.append(chunk)
                 found += len(chunk)
-    except (OSError, EOFError, zlib.error, struct.error) as error:
+    except (OSError, EOFError, MemoryError, zlib.error, struct.error) as error:
         raise ValueError(f"{path} is truncated or damaged ({error})") from None
     if found != expected:
         more = "more" if found > expected else f"only {found}"
@@ -57,6 +63,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 def read_npy(path: Path) -> np.ndarray:
     """A .npy file of numbers -> its array; one of many images is memory-mapped."""
+    check_file(path)
     if path.stat().st_size > MAPPED_FROM:
         mapped = _load_numpy(path, mmap_mode="c").get("")
         if mapped is not None and mapped.ndim > 2 and mapped.flags.c_contiguous:
@@ -69,6 +76,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """A .npz file with `x` and, where there are labels, `y` -> x, y."""
+    check_file(path)
     arrays = _load_numpy(path)
     if "x" not in arrays:
         found = ", ".join(filter(None, arrays)) or "none with a name"
@@ -79,22 +87,51 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 def _load_numpy(path: Path, mmap_mode: Literal["c"] | None = None) -> dict[str, np.ndarray | None]:
     """The arrays of a numpy file by name, "" for the one in a .npy file; only x and y of a .npz file are read."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that are odd; what comes of them is looked at
             # A mapped array needs a name, and does not close what it is given.
             loaded = np.load(path if mmap_mode else file, mmap_mode=mmap_mode, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {"": loaded}
+            check_unpacked(path, sum(info.file_size for info in loaded.zip.infolist() if info.filename in _MEMBERS))
             return {key: loaded[key] if key in ("x", "y") else None for key in loaded.files}
     except FileNotFoundError:
         raise
     except MemoryError:
         raise ValueError(f"{path} is damaged or too large: its header promises more than fits in memory") from None
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        if "pickle" in str(error).lower():
+    except UnpacksTooMuch:
+        raise
+    except Exception as error:  # numpy reads a header as Python's text, and raises whatever that raises
+        if "pickle" in str(error).lower() and "header" not in str(error).lower():
             message = f"{path} holds Python objects or is no numpy file; save a plain array of numbers instead"
         else:
-            message = f"{path} is truncated or damaged ({error})"
+            message = f"{path} is truncated or damaged ({first_line(error)})"
         raise ValueError(message) from None
+
+
+class UnpacksTooMuch(ValueError):
+    """A packed file that is small and says that it is large: a bomb."""
+
+
+def check_unpacked(path: Path, size: int) -> None:
+    """Raises ValueError where the file would unpack to more bytes than a real one of its size."""
+    packed = path.stat().st_size
+    if size > max(MOST_UNPACKED, MOST_TIMES * packed):
+        raise UnpacksTooMuch(
+            f"{path} would unpack to {size / 2**30:.3g} GB, {size / max(1, packed):.0f} times its size; more than "
+            f"{MOST_UNPACKED // 2**30} GB is read up to {MOST_TIMES} times (an array in a .npy file may be of any size)"
+        )
+
+
+def check_file(path: Path) -> None:
+    """Raises ValueError for what exists and is no file: a pipe would be waited for, a device read for ever."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return str(error).splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def list_images(folder: Path) -> tuple[list[str], int]:
@@ -159,8 +196,9 @@ def read_labels(path: Path, names: list[str]) -> tuple[list[str | None], tuple[s
         rows = rows if _plain(rows[0][0]) in places else rows[1:]
         file_at, label_at = 0, 1
     else:
+        shown = listed([repr(cell[:40]) for cell in rows[0]])
         raise ValueError(
-            f"{path} has columns {', '.join(rows[0])}; one of {', '.join(FILE_COLUMNS)} must name the file and one of "
+            f"{path} has columns {shown}; one of {', '.join(FILE_COLUMNS)} must name the file and one of "
             f"{', '.join(LABEL_COLUMNS)} the label, or there must be just these two columns"
         )
     labels: list[str | None] = [None] * len(names)
@@ -226,19 +264,24 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
     """
     from PIL import Image, ImageColor, ImageOps
 
+    if not isinstance(source, bytes) and not os.path.isfile(source):
+        raise ValueError("no file")  # a pipe would be waited for
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read")
         image.load()
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
     size, mode = f"{image.width}x{image.height}", image.mode
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose scale is not known; save such images as a .npy array")
     if image.mode.startswith("I"):  # I;16, or I where the format has no narrower name for 16 bits
-        values = np.asarray(image, dtype=np.float64)
+        values = np.array(image, dtype=np.int32)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"pixels from {values.min():.0f} to {values.max():.0f}; grey images have 8 or 16 bits")
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
+            raise ValueError(f"pixels from {values.min()} to {values.max()}; grey images have 8 or 16 bits")
+        values += 128
+        values //= 257  # to the nearest; in place, since this may be 64 million pixels
+        image = Image.fromarray(values.astype(np.uint8))
     keep = decoding.background == "keep"
     clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     padded = decoding.resize is not None and decoding.fit == "pad" and image.width != image.height
@@ -251,10 +294,10 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
     else:
         colours = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if clear:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         if not keep:
             image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
-    image = image.convert(colours)
+    image = image if image.mode == colours else image.convert(colours)
     if decoding.resize is not None:
         side = decoding.resize
         if decoding.fit == "pad":

@@ -22,7 +22,7 @@ from vaekit.messages import check_number
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import read_tensors, write_tensors
 from vaekit.training.loop import Data, Mapped, Plan, to_input, train
-from vaekit.world import derive_seed, seeded
+from vaekit.world import derive_seed, remove_temporaries, seeded
 
 BATCH = 1000
 BLOCK = 2048  # rows and columns of a block of distances between images: 16 MiB
@@ -123,6 +123,7 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
     facts = {"data": train_images.name, "fingerprint": train_images.fingerprint, "test_accuracy": accuracy}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(path.parent, days=1)
         write_tensors(path, judge.state_dict(), facts)
     except OSError as error:
         warnings.warn(f"the judge could not be kept for the next time ({error})", stacklevel=2)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -29,9 +30,10 @@ from vaekit.report.doctor import examine
 from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, spread, traverse
 from vaekit.report.measure import PER_CLASS, label_names, measure_run, prior_name
 from vaekit.report.page import Picture, write_page
+from vaekit.training.checkpoint import locked
 from vaekit.training.prior import PriorSettings
 from vaekit.training.progress import describe_seconds
-from vaekit.world import write_atomically
+from vaekit.world import remove_temporaries, write_atomically
 
 LATENT_DIMS = (2, 4, 6, 8, 10, 12, 14, 16)
 BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
@@ -90,76 +92,81 @@ def compare(
     for name in models:  # before the judge, which takes its time
         make(name, random_state).check(train)
 
-    judge, judge_accuracy = get_judge(train, test, verbose=verbose) if train.y is not None else (None, None)
-    entries, first, closer = [], {}, []
-    for seed in range(random_state, random_state + seeds):
-        for name in models:
-            estimator = run(f"{name}-seed{seed}", name, seed)
-            first.setdefault(name, estimator)
-            folder = folder_out / "runs" / f"{name}-seed{seed}"
-            if priors and not estimator.has_prior:
-                estimator.fit_prior_images(train, PriorSettings(), folder=str(folder))
-            entry = measure_run(estimator, train, test, folder, judge=judge, judge_accuracy=judge_accuracy)
-            entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
-            if seed - random_state < max(1, RUNS // len(models)):
-                closer.append(living_run(estimator, entries[-1], test))
-            took = describe_seconds(entry["seconds"])
-            say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
+    with locked(folder_out):
+        remove_temporaries(folder_out / "figures")
+        judge, judge_accuracy = get_judge(train, test, verbose=verbose) if train.y is not None else (None, None)
+        entries, first, closer = [], {}, []
+        for seed in range(random_state, random_state + seeds):
+            for name in models:
+                estimator = run(f"{name}-seed{seed}", name, seed)
+                first.setdefault(name, estimator)
+                folder = folder_out / "runs" / f"{name}-seed{seed}"
+                if priors and not estimator.has_prior:
+                    estimator.fit_prior_images(train, PriorSettings(), folder=str(folder))
+                shutil.rmtree(folder / "prior", ignore_errors=True)  # of a process that was killed having fitted it
+                entry = measure_run(estimator, train, test, folder, judge=judge, judge_accuracy=judge_accuracy)
+                entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
+                if seed - random_state < max(1, RUNS // len(models)):
+                    closer.append(living_run(estimator, entries[-1], test))
+                took = describe_seconds(entry["seconds"])
+                say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
 
-    doctor = {
-        LABELS[name]: [
-            diagnosis._asdict()
-            for diagnosis in examine(
-                model,
-                train,
-                test,
-                judge=judge,
-                folder=str(folder_out / "runs" / f"{name}-seed{random_state}"),
-                data=data,
-            )
-        ]
-        for name, model in first.items()
-    }
-    planar_epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 2)
-    planar = {
-        name: run(f"{name}-d2", name, random_state, latent_dim=2, epochs=planar_epochs)
-        for name in models
-        if name != "vqvae"
-    }
-    sweep_results = _sweep(run, test, first, random_state) if sweeps else {}
-    say("drawing")
-    pictures = draw(first, planar, sweep_results, test, folder_out / "figures", random_state, entries)
-    results = {
-        "data": {
-            "name": train.name,
-            "fingerprint": train.fingerprint,
-            "train": len(train),
-            "test": len(test),
-            "image_shape": list(train.image_shape),
-            "classes": list(train.classes),
-            "split_seed": train.split_seed,
-        },
-        "protocol": {
-            "command": command
-            or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, how),
-            "vaekit": __version__,
-            "torch": torch.__version__,
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            "device": next(iter(first.values())).facts_["device"],
-            "date": started.isoformat(timespec="seconds"),
-            "seeds": seeds,
-            "posterior draws": entries[0]["draws"],
-            "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train),
-            "models": {LABELS[name]: {**first[name].settings(), **first[name].resolved_} for name in models},
-            "priors": {LABELS[name]: asdict(first[name].prior_settings_) for name in models if first[name].has_prior},
-        },
-        "models": entries,
-        "doctor": doctor,
-        "sweeps": sweep_results,
-    }
-    write_atomically(folder_out / "results.json", json.dumps(results, indent=1) + "\n")
-    write_page(folder_out / "index.html", results, pictures, living_figures(closer, planar, test))
-    return results
+        doctor = {
+            LABELS[name]: [
+                diagnosis._asdict()
+                for diagnosis in examine(
+                    model,
+                    train,
+                    test,
+                    judge=judge,
+                    folder=str(folder_out / "runs" / f"{name}-seed{random_state}"),
+                    data=data,
+                )
+            ]
+            for name, model in first.items()
+        }
+        planar_epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 2)
+        planar = {
+            name: run(f"{name}-d2", name, random_state, latent_dim=2, epochs=planar_epochs)
+            for name in models
+            if name != "vqvae"
+        }
+        sweep_results = _sweep(run, test, first, random_state) if sweeps else {}
+        say("drawing")
+        pictures = draw(first, planar, sweep_results, test, folder_out / "figures", random_state, entries)
+        results = {
+            "data": {
+                "name": train.name,
+                "fingerprint": train.fingerprint,
+                "train": len(train),
+                "test": len(test),
+                "image_shape": list(train.image_shape),
+                "classes": list(train.classes),
+                "split_seed": train.split_seed,
+            },
+            "protocol": {
+                "command": command
+                or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, how),
+                "vaekit": __version__,
+                "torch": torch.__version__,
+                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+                "device": next(iter(first.values())).facts_["device"],
+                "date": started.isoformat(timespec="seconds"),
+                "seeds": seeds,
+                "posterior draws": entries[0]["draws"],
+                "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train),
+                "models": {LABELS[name]: {**first[name].settings(), **first[name].resolved_} for name in models},
+                "priors": {
+                    LABELS[name]: asdict(first[name].prior_settings_) for name in models if first[name].has_prior
+                },
+            },
+            "models": entries,
+            "doctor": doctor,
+            "sweeps": sweep_results,
+        }
+        write_atomically(folder_out / "results.json", json.dumps(results, indent=1) + "\n")
+        write_page(folder_out / "index.html", results, pictures, living_figures(closer, planar, test))
+        return results
 
 
 def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, how: dict) -> str:

@@ -9,10 +9,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import statistics
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +32,8 @@ from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
+from vaekit.training.checkpoint import locked
+from vaekit.training.loop import TrainingFailed
 from vaekit.world import pick_device, write_atomically
 
 SAMPLES = 2000  # that are compared with held-out images, at most
@@ -124,12 +130,20 @@ def sweep(
     points = [Point(d, beta, seed) for seed in grid.seeds for d in grid.latent_dims for beta in grid.betas]
     for point in points:
         _model(grid, point).check(train)
+    with locked(folder):
+        return _sweep(grid, points, train, held, folder, jobs, say)
+
+
+def _sweep(
+    grid: Grid, points: list[Point], train: Images, held: Images, folder: Path, jobs: int | None, say: Say
+) -> dict:
+    """Trains and measures what is not in the folder yet; what `sweep` returns."""
     records = _measured_before(folder / "sweep.json", grid, train)
     if train.y is not None and not train.is_table:
         get_judge(train, held)  # trained once, here, and not by each process
     missing = [point for point in points if point.folder not in records]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = jobs or (min(cores, 8) if pick_device(device).type == "cpu" else 1)
+    at_once = jobs or (min(cores, 8) if pick_device(grid.device).type == "cpu" else 1)
     at_once = max(1, min(at_once, len(missing)))
     if missing:
         say(f"{len(missing)} of {len(points)} trainings to go, {at_once} at a time")
@@ -149,12 +163,19 @@ def sweep(
         # A process a training: fresh ones, since a forked copy of a process with threads may stand still for ever.
         threads = max(1, cores // at_once)
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(at_once, context, torch.set_num_threads, (threads,)) as pool:
+        ended, alive = context.Pipe(duplex=False)
+        with ProcessPoolExecutor(at_once, context, _begin, (threads, ended)) as pool:
             try:
-                begun = {pool.submit(_train_and_measure, grid, point, str(folder)): point for point in missing}
+                begun = {pool.submit(_in_worker, grid, point, str(folder)): point for point in missing}
                 for done in as_completed(begun):
                     keep(begun[done], done.result())
+            except BrokenProcessPool:
+                raise TrainingFailed(
+                    "a process of the sweep was killed, perhaps because memory is too small for "
+                    f"{at_once} at once: run the same command again with a smaller --jobs; it goes on where it was"
+                ) from None
             except BaseException:
+                alive.close()
                 pool.shutdown(cancel_futures=True)
                 raise
     results = _write(folder / "sweep.json", grid, train, held, records, finished=True)
@@ -247,6 +268,29 @@ def _model(grid: Grid, point: Point) -> BetaVAE:
         random_state=point.seed,
         device=grid.device,
     )
+
+
+def _begin(threads: int, ended: Connection) -> None:
+    """The beginning of a worker process, which ends with the sweep however that ends: a worker that outlived it would keep
+    its run's lock. `ended` can be read when the sweep has closed its end, or is dead. What is trained goes on from its last
+    checkpoint.
+    """
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes at once; the sweep's own is enough
+
+    def follow() -> None:
+        wait([ended])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _in_worker(grid: Grid, point: Point, out: str) -> dict:
+    """`_train_and_measure`; SIGTERM, which a training turns into SystemExit, ends the process and not just this point."""
+    try:
+        return _train_and_measure(grid, point, out)
+    except SystemExit:
+        os._exit(1)
 
 
 def _train_and_measure(grid: Grid, point: Point, out: str) -> dict:

@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -29,7 +29,7 @@ from safetensors.torch import save as format_safetensors
 from torch import Tensor, nn
 
 from vaekit.training.events import Events
-from vaekit.world import write_atomically
+from vaekit.world import remove_temporaries, write_atomically
 
 FORMAT = 1  # of a run folder; raised when an older vaekit could not read what this one writes
 MOST_JSON = 2**26  # bytes of run.json that are read
@@ -135,6 +135,29 @@ def _check_entries(found: dict, entries: dict[str, tuple[type, ...]]) -> None:
             raise ValueError(f"{name} must be {' or '.join(kind.__name__ for kind in kinds)}, got {found[name]!r:.80}")
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from writing the folder `path` meanwhile; a process that dies lets go of it, and the files that it
+    was writing are removed by the next. Raises ValueError where one is at it.
+    """
+    from filelock import FileLock, Timeout
+
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file; it has to be a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    file = path / ".lock"
+    try:
+        lock = FileLock(file, timeout=0).acquire()
+    except Timeout:
+        raise ValueError(f"{path} is being written by another process; wait for it, or choose another folder") from None
+    with lock:
+        try:
+            remove_temporaries(path)
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
 class RunFolder:
     """One run on disk. Nothing is created before `start`. events: what the log is copied to, besides."""
 
@@ -158,29 +181,11 @@ class RunFolder:
         """Whether the training has come to its end."""
         return self.started and self.weights_file.is_file()
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keeps other processes from writing this run meanwhile; a process that dies lets go of it.
-
-        Raises ValueError where one is at it.
-        """
-        from filelock import FileLock, Timeout
-
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other processes from writing this run meanwhile: see `locked`."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; a run is a folder")
-        self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / ".lock"
-        try:
-            lock = FileLock(file, timeout=0).acquire()
-        except Timeout:
-            raise ValueError(
-                f"{self.path} is being written by another process; wait for it, or choose another folder"
-            ) from None
-        with lock:
-            try:
-                yield
-            finally:
-                file.unlink(missing_ok=True)
+        return locked(self.path)
 
     def start(self, config: dict) -> None:
         """Creates the folder with run.json, or writes run.json anew."""
@@ -190,8 +195,8 @@ class RunFolder:
         write_atomically(self.config_file, json.dumps({"format": FORMAT, **config}, indent=1) + "\n")
 
     def tidy(self) -> None:
-        """Removes what a killed run left behind: temporary files, and the checkpoints of a run that was finished."""
-        leftovers = [*self.path.glob(".*.tmp"), self.path / "checkpoint.new.safetensors"]
+        """Removes the checkpoints that a killed run left behind: a new one not yet in place, and all of a finished run."""
+        leftovers = [self.path / "checkpoint.new.safetensors"]
         if self.finished:
             leftovers += [self.checkpoint_file, self.previous_file]
         for file in leftovers:
@@ -238,8 +243,11 @@ class RunFolder:
         self.start(config)
 
     def append(self, record: dict) -> None:
-        with open(self.log_file, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with open(self.log_file, "a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.log_file)) from None
         if self.events:
             self.events.write(record)
 
@@ -258,14 +266,14 @@ class RunFolder:
             records.append(record)
         return records
 
-    def cut_log(self, step: int) -> list[dict]:
-        """Drops the records after `step`, which a resumed run will write again; returns what is left."""
-        kept = [record for record in self.log() if record["step"] <= step]
-        if self.log_file.exists() or self.log_file.is_symlink():  # a link is replaced, not followed
-            write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in kept))
+    def write_log(self, records: list[dict]) -> None:
+        """Makes these the records of log.jsonl: a run that goes on writes the later ones again, and a machine that crashed may
+        have lost the last ones, which were not forced to disk as its checkpoint was.
+        """
+        if records or self.log_file.exists() or self.log_file.is_symlink():  # a link is replaced, not followed
+            write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in records))
         if self.events:
-            self.events.start(kept)
-        return kept
+            self.events.start(records)
 
     def close(self) -> None:
         """The end of a session, however it came: the log is on disk already, events have a file open."""

@@ -167,7 +167,7 @@ def train(
                 f"the checkpoint is of another model, or damaged ({reason}); start again in a new folder"
             ) from None
     if folder:
-        folder.cut_log(step)
+        folder.write_log(history)
     with (
         seeded(0),
         reporting(title, steps=plan.steps, done=step, epochs=epochs, verbose=verbose) as report,
@@ -229,7 +229,7 @@ def train(
                 step, sums, best, history = _restore(good, state, optimizer, device)
                 saved, bad = good, None
                 if folder:
-                    folder.cut_log(step)
+                    folder.write_log(history)
                 report.say(
                     f"{failure}: back to step {step} with the learning rate halved, {rollbacks} of {ROLLBACKS} times"
                 )
