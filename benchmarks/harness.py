@@ -85,7 +85,7 @@ def write_results() -> None:
         lines = [
             columns,
             ["---"] * len(columns),
-            *[[_shown(value) for value in row.values()] for row in found["figures"]],
+            *[[_shown(value).replace("|", "\\|") for value in row.values()] for row in found["figures"]],
         ]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())

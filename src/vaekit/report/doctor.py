@@ -191,7 +191,7 @@ def underfitting(patient: Patient) -> Diagnosis:
     tail = max(1, len(curve) // 5)
     fall = history[0]["objective"] - curve[-1]
     last = curve[-1 - tail] - curve[-1] if len(curve) > 1 else 0.0
-    evidence = f"{steps} steps; the objective fell by {fall:.1f} nats, by {last:.1f} in the last {tail} of {len(history)} epochs"
+    evidence = f"{steps} steps; the objective fell {fall:.1f} nats, {last:.1f} in the last {tail} of {len(history)} epochs"
     if steps < FEW:
         words = "training was cut off: so few steps come nowhere"
     elif last > FALLING * fall > 0:
