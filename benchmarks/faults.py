@@ -364,7 +364,7 @@ def _run(folder: Path, command: list[str], disk: tuple[str, int] | None, begun) 
     """The process of an attempt; it ends with the command, and not with Python's own tidying up."""
     import torch
 
-    from vaekit.cli import main
+    from vaekit import cli
 
     os.chdir(folder)
     os.environ["VAEKIT_CACHE"] = str(folder / "cache")
@@ -374,9 +374,15 @@ def _run(folder: Path, command: list[str], disk: tuple[str, int] | None, begun) 
     os.dup2(said, 2)
     torch.set_num_threads(1)
     changes = fail_from(folder, *disk) if disk else None
-    begun.set()
+    begin_command = cli._run
+
+    def tell_and_begin(*words: str) -> None:
+        begun.set()  # from here on a signal is the command's to answer
+        begin_command(*words)
+
+    cli._run = tell_and_begin
     try:
-        main(command)
+        cli.main(command)
         code = 0
     except SystemExit as stop:
         code = int(stop.code or 0)

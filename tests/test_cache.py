@@ -169,7 +169,7 @@ def test_a_long_decoding_says_how_far_it_is(photos, entries, monkeypatch, capsys
     monkeypatch.setattr(cache, "SAY_EVERY", 0.0)
     open_data(photos, "all")
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "vaekit: 16 of 300 images decoded" and said[-1] == "vaekit: 300 of 300 images decoded"
+    assert said[0] == "vaekit: 1 of 300 images decoded" and said[-1] == "vaekit: 300 of 300 images decoded"
 
 
 # Reading ahead

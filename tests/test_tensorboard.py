@@ -71,7 +71,7 @@ class Lost(Exception):
 
 def interrupt(monkeypatch, after: int, **options) -> None:
     """A training that checkpoints at every epoch but the last two, and is lost after epoch `after`."""
-    now, append, save = [0.0], RunFolder.append, loop._save
+    now, append, save = [0.0], RunFolder.append, RunFolder.save_checkpoint
 
     def append_and_die(folder, record):
         append(folder, record)
@@ -79,13 +79,13 @@ def interrupt(monkeypatch, after: int, **options) -> None:
         if record["epoch"] == after:
             raise Lost
 
-    def save_early(folder, state, optimizer, step, *rest):
-        if step <= 4 * (after - 2):
-            save(folder, state, optimizer, step, *rest)
+    def save_early(folder, tensors, notes):
+        if notes["step"] <= 4 * (after - 2):
+            save(folder, tensors, notes)
 
     with pytest.raises(Lost), monkeypatch.context() as patch:
         patch.setattr(RunFolder, "append", append_and_die)
-        patch.setattr(loop, "_save", save_early)
+        patch.setattr(RunFolder, "save_checkpoint", save_early)
         patch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter))
         tiny(epochs=6).fit_images(**options)
 

@@ -135,7 +135,9 @@ def _show_warning(message, *_) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"vaekit: {message}", file=sys.stderr)
+    # In one line, whatever the names of files hold.
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+    print(f"vaekit: {shown}", file=sys.stderr)
     raise SystemExit(code)
 
 

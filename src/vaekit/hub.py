@@ -162,17 +162,23 @@ def _check_evaluation(estimator, evaluation) -> dict | None:
         found, where = evaluation, "evaluation"
     else:
         where = Path(evaluation) / "evaluation.json"
-        if not where.exists():
+        if not where.is_file():
             raise FileNotFoundError(f"no evaluation at {where}: `vaekit evaluate` writes it")
         try:
-            found = json.loads(where.read_text())
-        except ValueError:
+            found = json.loads(where.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
             raise ValueError(f"{where} is damaged: it is not JSON") from None
     if found is None:
         return None
     needed = {"parameters", "split", "prior", "likelihood", "test_fingerprint"}
     if not isinstance(found, dict) or not needed <= found.keys():
         raise ValueError(f"{where} is not what `vaekit evaluate` writes: it must hold {', '.join(sorted(needed))}")
+    words = ("split", "prior", "likelihood", "test_fingerprint")
+    numbers = [column.key for column in _METRICS if found.get(column.key) is not None]
+    for names, kinds in ((words, (str,)), (numbers, (int, float))):
+        for name in names:
+            if type(found[name]) not in kinds:
+                raise ValueError(f"{where} is damaged: {name} is {found[name]!r:.40}")
     if found["parameters"] != estimator.n_parameters_:
         raise ValueError(f"{where} is of another model: evaluate this one with `vaekit evaluate`")
     if ("rate_plain" in found) != estimator.has_prior:

@@ -20,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +30,12 @@ from typing import NamedTuple
 import numpy as np
 
 from vaekit.data.images import CHUNK, MAPPED_FROM, Decoding, ImageFiles, fingerprint, listed
-from vaekit.data.readers import decode, with_channels
+from vaekit.data.readers import decode, first_line, with_channels
 
 VERSION = 1  # of what `decode` makes of a file, and of the entries
 BATCH = 16  # files that a thread decodes in one go
 THREADS = os.cpu_count() or 1  # that decode
+IN_FLIGHT = 2**28  # bytes of decoded images that wait to be written
 MOST_SIZES = 20  # that are told apart in the facts
 KEEP_DAYS = 30  # that an entry is kept without being used
 SAY_EVERY = 10.0  # seconds between two lines about a long decoding
@@ -76,10 +78,10 @@ def files_key(folder: Path, names: Iterable[str]) -> str:
     """A digest of where the files are, their names, sizes and times of change; the second of the times can't be set by those
     who unpack archives.
     """
-    sha = hashlib.sha256(f"{folder.resolve()}\n".encode())
+    sha = hashlib.sha256(os.fsencode(f"{folder.resolve()}\n"))
     for name in names:
         found = os.stat(folder / name)
-        sha.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\n".encode())
+        sha.update(os.fsencode(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\n"))
     return sha.hexdigest()
 
 
@@ -130,9 +132,22 @@ def _read(entry: Path) -> tuple[np.ndarray, dict] | None:
         # A file that is too short is a ValueError. "c": torch wants arrays that may be written to; this one's file never is.
         x = np.memmap(entry / "pixels", np.uint8, "c", shape=tuple(facts["shape"]))
         os.utime(entry)
-    except (OSError, ValueError, KeyError, TypeError):
+        _check_facts(facts, x)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return (x if x.nbytes > MAPPED_FROM else np.array(x)), facts
+
+
+def _check_facts(facts: dict, x: np.ndarray) -> None:
+    """Raises ValueError or TypeError for facts of an entry that a disk, or somebody, has changed."""
+    if x.ndim != 4 or not x.size or not 1 <= x.shape[3] <= 4 or type(facts["fingerprint"]) is not str:
+        raise ValueError("no images")
+    for name, kind in (("bad", int), ("unreadable", str)):
+        if type(facts[name]) is not list or not all(type(entry) is kind for entry in facts[name]):
+            raise TypeError(f"{name} is no list")
+    for name in ("sizes", "modes"):
+        if not all(type(count) is int for count in facts[name].values()):
+            raise TypeError(f"{name} does not count")
 
 
 def _temporary(entry: Path) -> tuple[Path, bool]:
@@ -171,15 +186,34 @@ def _tidy(folder: Path) -> None:
 def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding: Decoding, path: Path) -> dict:
     """Decodes (name, source) pairs into the file `path` -> the entry's facts, without the fingerprint."""
     sizes, modes, shapes = Counter(), Counter(), Counter()
-    bad, unreadable, shape, done = [], [], None, 0
+    bad, unreadable, shape, side, other, done = [], [], None, None, None, 0
     said = time.monotonic()
 
-    def decode_batch(batch: tuple[tuple[str, str | bytes], ...]) -> list:
-        return [_attempt(name, source, decoding) for name, source in batch]
+    # Up to the first that can be read, which says how many may be in memory together.
+    sources, first, size = iter(sources), [], 1
+    for name, source in sources:
+        first.append((name, *_attempt(name, source, decoding)))
+        if (pixels := first[-1][1]) is not None:
+            size, side = pixels.nbytes, pixels.shape[:2]
+            break
+    together = max(1, min(BATCH, IN_FLIGHT // size))
+    depth = max(1, min(2 * THREADS, IN_FLIGHT // (size * together)))
 
-    with open(path, "w+b") as file:
-        for batch in ahead(decode_batch, _batches(sources, BATCH), workers=THREADS, depth=2 * THREADS):
-            for place, (pixels, *facts) in enumerate(batch, done):
+    def decode_batch(batch: tuple[tuple[str, str | bytes], ...]) -> list:
+        found = []
+        for name, source in batch:
+            pixels, *facts = _attempt(name, source, decoding)
+            if pixels is not None and pixels.shape[:2] != side:
+                pixels = np.broadcast_to(np.uint8(0), pixels.shape)  # only its size is of interest
+            found.append((name, pixels, *facts))
+        return found
+
+    with open(path, "w+b") as file, warnings.catch_warnings():
+        # What Pillow says of odd metadata names no file, and large images are refused by a limit of our own.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        later = ahead(decode_batch, _batches(sources, together), workers=THREADS, depth=depth)
+        for batch in itertools.chain([first], later):
+            for place, (name, pixels, *facts) in enumerate(batch, done):
                 if pixels is None:
                     bad.append(place)
                     unreadable.append(facts[0])
@@ -189,11 +223,12 @@ def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding
                 shapes[pixels.shape[:2]] += 1
                 shape = shape or pixels.shape
                 if len(shapes) > 1:
+                    other = other or name
                     continue  # only the sizes are of interest any more
                 if pixels.shape[2] > shape[2]:
                     _widen(file, shape, pixels.shape[2])
                     shape = pixels.shape
-                file.write(with_channels(pixels, shape[2]).tobytes())
+                file.write(np.ascontiguousarray(with_channels(pixels, shape[2])))
             done += len(batch)
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
@@ -204,7 +239,10 @@ def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding
         raise ValueError(f"none of the {count} images can be read: {listed(unreadable)}")
     if len(shapes) > 1:
         common = ", ".join(f"{w}x{h} ({number})" for (h, w), number in shapes.most_common(4))
-        raise ValueError(f"images come in {len(shapes)} sizes: {common}; bring them to one with --resize 64")
+        raise ValueError(
+            f"images come in {len(shapes)} sizes: {common}; bring them to one with --resize 64 (the first of another size "
+            f"is {other})"
+        )
     told = dict(sizes.most_common(MOST_SIZES))
     if len(sizes) > MOST_SIZES:
         told[f"{len(sizes) - MOST_SIZES} other sizes"] = sizes.total() - sum(told.values())
@@ -222,7 +260,7 @@ def _attempt(name: str, source: str | bytes, decoding: Decoding) -> tuple:
     try:
         return decode(source, decoding)
     except Exception as error:  # whatever a decoder raises on hostile bytes is this file's fault
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         return None, f"{name} ({'not an image' if reason.startswith('cannot identify') else reason})"
 
 

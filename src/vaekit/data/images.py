@@ -171,7 +171,7 @@ def check_array(X, name: str = "X") -> np.ndarray:
                 raise ValueError(f"{name} holds NaN or infinity (first in sample {bad}); clean or drop such samples")
     if x.ndim == 2:
         if x.shape[1] == 0:
-            raise ValueError(f"Found array with 0 feature(s) (shape={x.shape}) while a minimum of 1 is required.")
+            raise ValueError(f"{name}: Found array with 0 feature(s) (shape={x.shape}) while a minimum of 1 is required.")
         return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
     x = x[..., None] if x.ndim == 3 else x
     if not 1 <= x.shape[3] <= 4:
@@ -315,7 +315,7 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
     if seen.constant_values > 0.5:
         problems.append(f"{seen.constant_values:.0%} of the {'columns' if images.is_table else 'pixels'} never change")
     if not images.is_table:
-        facts["binary"] = bool(np.isin(x[:1000], (0, top)).all())
+        facts["binary"] = _is_binary(x[:1000] if isinstance(x, np.ndarray) else x.take(slice(1000)), top)
         facts["suggested_likelihood"] = "bernoulli" if facts["binary"] else "gaussian"
         if facts["range"][1] <= top / 8:
             problems.append(f"very dark: no value above {facts['range'][1]:.3g} of {top}; is the scale right?")
@@ -349,17 +349,28 @@ class _Survey(NamedTuple):
 
 
 def _survey(x: np.ndarray | Rows) -> _Survey:
-    lows, highs, total, constant, digests = [], [], 0.0, 0, np.empty(len(x), np.uint64)
+    low, high = x[0].flatten(), x[0].flatten()
+    total, constant, digests = 0.0, 0, np.empty(len(x), np.uint64)
     for start, part in chunks(x):
         rows = np.ascontiguousarray(part.reshape(len(part), -1))
-        lows.append(rows.min(0))
-        highs.append(rows.max(0))
+        np.minimum(low, rows.min(0), out=low)
+        np.maximum(high, rows.max(0), out=high)
         total += float(rows.mean(dtype=np.float64)) * len(rows)
         constant += int((rows.min(1) == rows.max(1)).sum())
         for i, row in enumerate(rows, start):
             digests[i] = int.from_bytes(hashlib.blake2b(row, digest_size=8).digest(), "little")
-    low, high = np.min(lows, axis=0), np.max(highs, axis=0)
     return _Survey(float(low.min()), float(high.max()), total / len(x), digests, constant, float((low == high).mean()))
+
+
+def _is_binary(x: np.ndarray | Rows, top: int) -> bool:
+    """Whether every value is 0 or `top`; looked at in pieces, since a single image may have 64 million pixels."""
+    for _, part in chunks(x):
+        flat = part.reshape(-1)
+        for start in range(0, len(flat), CHUNK):
+            piece = flat[start : start + CHUNK]
+            if not ((piece == 0) | (piece == top)).all():
+                return False
+    return True
 
 
 def _copies_across(digests: np.ndarray, parts: Mapping[str, np.ndarray | slice]) -> int:

@@ -46,24 +46,23 @@ def read_idx(path: Path) -> np.ndarray:
             expected = math.prod(shape) * dtype.itemsize
             if expected == 0:
                 raise ValueError(f"{path} is empty: its header says {shape}")
-            check_unpacked(path, expected)
-            chunks, found = [], 0
+            if opener is gzip.open:
+                check_unpacked(path, expected)
+            data = bytearray()  # so that the array can be written to
             # Read in pieces and no further than the header says: neither a false header nor a bomb takes memory.
-            while found <= expected and (chunk := file.read(min(1 << 24, expected + 1 - found))):
-                chunks.append(chunk)
-                found += len(chunk)
+            while len(data) <= expected and (chunk := file.read(min(1 << 24, expected + 1 - len(data)))):
+                data += chunk
     except (OSError, EOFError, MemoryError, zlib.error, struct.error) as error:
         raise ValueError(f"{path} is truncated or damaged ({error})") from None
-    if found != expected:
-        more = "more" if found > expected else f"only {found}"
+    if len(data) != expected:
+        more = "more" if len(data) > expected else f"only {len(data)}"
         raise ValueError(f"{path} is damaged: its header {shape} promises {expected} bytes, it holds {more}")
-    array = np.frombuffer(bytearray().join(chunks), dtype).reshape(shape)  # a bytearray, so that it can be written to
+    array = np.frombuffer(data, dtype).reshape(shape)
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def read_npy(path: Path) -> np.ndarray:
     """A .npy file of numbers -> its array; one of many images is memory-mapped."""
-    check_file(path)
     if path.stat().st_size > MAPPED_FROM:
         mapped = _load_numpy(path, mmap_mode="c").get("")
         if mapped is not None and mapped.ndim > 2 and mapped.flags.c_contiguous:
@@ -76,7 +75,6 @@ def read_npy(path: Path) -> np.ndarray:
 
 def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """A .npz file with `x` and, where there are labels, `y` -> x, y."""
-    check_file(path)
     arrays = _load_numpy(path)
     if "x" not in arrays:
         found = ", ".join(filter(None, arrays)) or "none with a name"
@@ -86,6 +84,8 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 
 def _load_numpy(path: Path, mmap_mode: Literal["c"] | None = None) -> dict[str, np.ndarray | None]:
     """The arrays of a numpy file by name, "" for the one in a .npy file; only x and y of a .npz file are read."""
+    check_file(path)
+    check_unpacked(path, _unpacked(path))
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers that are odd; what comes of them is looked at
@@ -93,14 +93,11 @@ def _load_numpy(path: Path, mmap_mode: Literal["c"] | None = None) -> dict[str, 
             loaded = np.load(path if mmap_mode else file, mmap_mode=mmap_mode, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {"": loaded}
-            check_unpacked(path, sum(info.file_size for info in loaded.zip.infolist() if info.filename in _MEMBERS))
             return {key: loaded[key] if key in ("x", "y") else None for key in loaded.files}
     except FileNotFoundError:
         raise
     except MemoryError:
         raise ValueError(f"{path} is damaged or too large: its header promises more than fits in memory") from None
-    except UnpacksTooMuch:
-        raise
     except Exception as error:  # numpy reads a header as Python's text, and raises whatever that raises
         if "pickle" in str(error).lower() and "header" not in str(error).lower():
             message = f"{path} holds Python objects or is no numpy file; save a plain array of numbers instead"
@@ -109,15 +106,20 @@ def _load_numpy(path: Path, mmap_mode: Literal["c"] | None = None) -> dict[str, 
         raise ValueError(message) from None
 
 
-class UnpacksTooMuch(ValueError):
-    """A packed file that is small and says that it is large: a bomb."""
+def _unpacked(path: Path) -> int:
+    """Bytes that x and y of a .npz file take by what it says; 0 for another file, or a damaged one, which numpy tells."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(info.file_size for info in archive.infolist() if info.filename in _MEMBERS)
+    except Exception:
+        return 0
 
 
 def check_unpacked(path: Path, size: int) -> None:
-    """Raises ValueError where the file would unpack to more bytes than a real one of its size."""
+    """Raises ValueError where the file would unpack to more bytes than a real one of its size: it is a bomb."""
     packed = path.stat().st_size
     if size > max(MOST_UNPACKED, MOST_TIMES * packed):
-        raise UnpacksTooMuch(
+        raise ValueError(
             f"{path} would unpack to {size / 2**30:.3g} GB, {size / max(1, packed):.0f} times its size; more than "
             f"{MOST_UNPACKED // 2**30} GB is read up to {MOST_TIMES} times (an array in a .npy file may be of any size)"
         )
@@ -196,7 +198,7 @@ def read_labels(path: Path, names: list[str]) -> tuple[list[str | None], tuple[s
         rows = rows if _plain(rows[0][0]) in places else rows[1:]
         file_at, label_at = 0, 1
     else:
-        shown = listed([repr(cell[:40]) for cell in rows[0]])
+        shown = ", ".join(map(_shown, rows[0][:5])) + (", ..." if len(rows[0]) > 5 else "")
         raise ValueError(
             f"{path} has columns {shown}; one of {', '.join(FILE_COLUMNS)} must name the file and one of "
             f"{', '.join(LABEL_COLUMNS)} the label, or there must be just these two columns"
@@ -206,9 +208,9 @@ def read_labels(path: Path, names: list[str]) -> tuple[list[str | None], tuple[s
     for row in rows:
         place, label = places.get(_plain(row[file_at])), row[label_at] or None
         if place is None:
-            strange.append(row[file_at])
+            strange.append(_shown(row[file_at]))
         elif labels[place] not in (None, label):
-            raise ValueError(f"{path} gives {names[place]} two labels, {labels[place]!r} and {label!r}")
+            raise ValueError(f"{path} gives {names[place]} two labels, {labels[place]!r:.50} and {label!r:.50}")
         else:
             labels[place] = label
     missing = labels.count(None)
@@ -220,6 +222,11 @@ def read_labels(path: Path, names: list[str]) -> tuple[list[str | None], tuple[s
     notes = [f"images without a label in {path}, left out: {missing}"] if missing else []
     notes += [f"rows of {path} that name no image: {len(strange)} ({listed(strange, 3)})"] if strange else []
     return labels, tuple(notes)
+
+
+def _shown(cell: str) -> str:
+    """A cell in a message: a stray quote may have made one of half the file."""
+    return " ".join(cell[:50].split())
 
 
 def _plain(name: str) -> str:
@@ -270,8 +277,7 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read")
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        image.load()
+        image = ImageOps.exif_transpose(image)
     size, mode = f"{image.width}x{image.height}", image.mode
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose scale is not known; save such images as a .npy array")

@@ -7,6 +7,7 @@ goes on where it was.
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -36,6 +37,7 @@ from vaekit.training.checkpoint import locked
 from vaekit.training.loop import TrainingFailed
 from vaekit.world import pick_device, write_atomically
 
+MEASURED = ("images", "draws", "mse", "distortion", "rate", "elbo", "elbo_se", "active_units", "aggregate_kl_at_least")
 SAMPLES = 2000  # that are compared with held-out images, at most
 PROBED = 5000  # training images that a probe learns from, at most
 SEED = 2023  # of what is measured
@@ -298,8 +300,7 @@ def _train_and_measure(grid: Grid, point: Point, out: str) -> dict:
     train, held = grid.open()
     model = _model(grid, point).fit_images(train, folder=str(Path(out) / "runs" / point.folder), resume=True)
     found = evaluate(model.model_, model.on_device(held, model.device_))
-    names = ("images", "draws", "mse", "distortion", "rate", "elbo", "elbo_se", "active_units", "aggregate_kl_at_least")
-    record = {**point._asdict(), **{name: found[name] for name in names}}
+    record = {**point._asdict(), **{name: found[name] for name in MEASURED}}
     record["seconds"] = sum(epoch["seconds"] for epoch in model.history_)
     if train.is_table:
         record |= {"distortion": found["distortion"] + model.log_scale_, "elbo": found["elbo"] - model.log_scale_}
@@ -323,15 +324,19 @@ def _measured_before(file: Path, grid: Grid, train: Images) -> dict[str, dict]:
     """The records of a sweep that is gone on with, by their runs' folders; its grid may have grown."""
     if not file.exists():
         return {}
+    if not file.is_file():
+        raise ValueError(f"{file} is no file; sweep into a new folder")
+    mine = json.loads(json.dumps(vars(grid)))
     try:
-        results = json.loads(file.read_text())
-        theirs, fingerprint = results["grid"], results["data"]["fingerprint"]
+        results = json.loads(file.read_text(encoding="utf-8"))
+        theirs, fingerprint = {name: results["grid"][name] for name in mine}, results["data"]["fingerprint"]
+        for record in results["points"]:
+            _check_record(record, results["points"][0])
         records = {Point(p["latent_dim"], p["beta"], p["seed"]).folder: p for p in results["points"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); sweep into a new folder") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({error!s:.200}); sweep into a new folder") from None
     if fingerprint != train.fingerprint:
         raise ValueError(f"{file.parent} holds a sweep on other data ({theirs['data']}); sweep into a new folder")
-    mine = json.loads(json.dumps(vars(grid)))
     free = ("latent_dims", "betas", "seeds", "data", "device")
     changed = [
         f"{name} {theirs[name]} -> {mine[name]}" for name in mine if name not in free and mine[name] != theirs[name]
@@ -341,6 +346,16 @@ def _measured_before(file: Path, grid: Grid, train: Images) -> dict[str, dict]:
             f"{file.parent} can't be gone on with other settings ({', '.join(changed)}); sweep into a new folder"
         )
     return records
+
+
+def _check_record(record: dict, first: dict) -> None:
+    """Raises ValueError unless `record` is one of a point, measured as the `first` was."""
+    if record.keys() != first.keys() or not {*Point._fields, *MEASURED, "seconds"} <= record.keys():
+        raise ValueError("a point lacks some of its measures")
+    for name, value in record.items():
+        kinds = (int,) if name in ("latent_dim", "seed", "active_units") else (int, float)
+        if type(value) not in kinds or not math.isfinite(value):
+            raise ValueError(f"{name} of a point is {value!r:.40}")
 
 
 def _write(
