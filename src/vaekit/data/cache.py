@@ -228,7 +228,7 @@ def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding
                 if pixels.shape[2] > shape[2]:
                     _widen(file, shape, pixels.shape[2])
                     shape = pixels.shape
-                file.write(np.ascontiguousarray(with_channels(pixels, shape[2])))
+                file.write(np.ascontiguousarray(with_channels(pixels, shape[2])).data)
             done += len(batch)
             if time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
