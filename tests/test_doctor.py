@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import tyro
 
 from vaekit.cli import main
+from vaekit.commands import make_train
 from vaekit.data import open_data
+from vaekit.estimators import MODELS
 from vaekit.evaluation.generation import get_judge
 from vaekit.files import load
 from vaekit.report.doctor import Diagnosis, examine
@@ -103,6 +106,21 @@ def test_a_fault_is_found_and_its_cure_mends_it(case, clinic):
         main(words[1:])
     after = diagnoses(folder)[case.check]
     assert not after.wrong, f"{found.cure}\n{found.evidence}\n{after.evidence}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["bvae --epsilon 0.05", "iwae --k 2", "btcvae --beta 400 --gamma 400 --alpha 400", "cvae --beta 300"],
+    ids=lambda arguments: arguments.split()[0],
+)
+def test_every_model_can_be_examined_and_its_cures_be_typed(arguments, clinic):
+    """Each command is one that `vaekit train` takes; collapsed runs, since those ask most of the doctor."""
+    found = diagnoses(clinic(f"{arguments} --architecture mlp --epochs 25"))
+    assert "posterior collapse" in found
+    for diagnosis in found.values():
+        if diagnosis.cure and diagnosis.cure.startswith("vaekit train"):
+            words = shlex.split(diagnosis.cure)[2:]
+            tyro.cli(make_train(MODELS[words[0]]), args=words[1:])
 
 
 def test_the_command_says_it_in_words_and_in_json(clinic, capsys):

@@ -102,36 +102,34 @@ def examine(
     return sorted((diagnosis for diagnosis in found if diagnosis), key=lambda diagnosis: not diagnosis.wrong)
 
 
-USED = (
-    0.1  # nats of a latent's KL, above which it is of use; Burda's variance of 0.01 is reached by latents of 0.02 nats
-)
+USED = 0.1  # nats of a latent's KL, above which it is of use; Burda's criterion is met by latents of 0.02 nats
 
 
 def posterior_collapse(patient: Patient) -> Diagnosis | None:
     """Latents whose posterior is the prior, whatever the image: all of them, or most under a weight that silences them."""
     if "kl_per_latent" not in patient.new:
         return None
-    used, width = patient.used, patient.estimator.latent_dim
-    weights = {"bvae": "beta", "cvae": "beta"}
-    name = weights.get(patient.name)
-    beta = (patient.settings.get(name) if name else None) or 1.0
+    used, width, settings = patient.used, patient.estimator.latent_dim, patient.settings
+    weighted = patient.name in ("bvae", "cvae") and settings.get("epsilon") is None
+    beta, usual = (settings["beta"], _default(patient, "beta")) if weighted else (1.0, 1.0)
     evidence = (
         f"{used} of {width} latents hold more than {USED} nats; rate {patient.new['rate']:.2f} nats per image"
-        + (f"; beta {beta:g}" if name else "")
+        + (f"; beta {beta:g}" if weighted else "")
     )
-    usual = _default(patient, "beta") if name else 1.0
     if used > width / 2 or (used and beta <= usual):
         return Diagnosis("posterior collapse", False, "the latents carry what the image is", evidence)
     words = "posterior collapse: the latents carry nothing" if used == 0 else "beta silences most of the latents"
-    training = next(
-        (cause.cure for cause in (learning_rate(patient), underfitting(patient)) if cause and cause.wrong), None
-    )
-    if training:
-        cure = training
+    causes = [check for check in (learning_rate(patient), underfitting(patient)) if check and check.wrong]
+    if causes:
+        cure = causes[0].cure
     elif beta > 1:
         cure = patient.command(beta=None if beta > usual else float(f"{max(1.0, beta / 4):.2g}"))
+    elif settings.get("epsilon") is not None:
+        cure = patient.command(epsilon=max(10.0, 2 * settings["epsilon"]))
+    elif patient.name == "iwae":  # which has no weight on the rate
+        cure = patient.command(epochs=2 * settings["epochs"])
     else:
-        cure = patient.command(rate_warmup_epochs=float(math.ceil(patient.settings["epochs"] / 2)))
+        cure = patient.command(rate_warmup_epochs=float(math.ceil(settings["epochs"] / 2)))
     return Diagnosis("posterior collapse", True, words, evidence, cure)
 
 
@@ -191,7 +189,9 @@ def underfitting(patient: Patient) -> Diagnosis:
     tail = max(1, len(curve) // 5)
     fall = history[0]["objective"] - curve[-1]
     last = curve[-1 - tail] - curve[-1] if len(curve) > 1 else 0.0
-    evidence = f"{steps} steps; the objective fell {fall:.1f} nats, {last:.1f} in the last {tail} of {len(history)} epochs"
+    evidence = (
+        f"{steps} steps; the objective fell {fall:.1f} nats, {last:.1f} in the last {tail} of {len(history)} epochs"
+    )
     if steps < FEW:
         words = "training was cut off: so few steps come nowhere"
     elif last > FALLING * fall > 0:
