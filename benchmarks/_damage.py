@@ -193,11 +193,19 @@ def png_sized(data: bytes, width: int, height: int) -> bytes:
     return png_of([(name, struct.pack(">II", width, height) + head[8:]), *rest])
 
 
-@functools.cache
+def deflated(head: bytes, megabytes: int) -> bytes:
+    """`head` and so many MB of zeros as a raw deflate stream: one MB is compressed, and repeated."""
+
+    def piece(data: bytes) -> bytes:
+        packer = zlib.compressobj(9, wbits=-15)
+        return packer.compress(data) + packer.flush(zlib.Z_FULL_FLUSH)
+
+    return piece(head) + piece(bytes(2**20)) * megabytes + b"\3\0"
+
+
 def zeros(megabytes: int) -> bytes:
-    """So many MB of zeros, compressed."""
-    packer = zlib.compressobj(9)
-    return b"".join([packer.compress(bytes(2**20)) for _ in range(megabytes)]) + packer.flush()
+    """So many MB of zeros, compressed, with the right checksum."""
+    return b"\x78\xda" + deflated(b"", megabytes) + struct.pack(">HH", megabytes * 2**20 % 65521, 1)
 
 
 def _png_head(data, rng):
@@ -497,7 +505,7 @@ def _zip_array(data, rng):
 
 
 def _zip_names(data, rng):
-    odd = ("", "x", "y", "../x.npy", "/x.npy", "x.npy.npy", ".npy", "\xff.npy", "x" * 9999)
+    odd = ("x", "y", "../x.npy", "/x.npy", "x.npy.npy", ".npy", "\xff.npy", "x" * 9999)
     return zip_of({str(rng.choice(odd)) if rng.random() < 0.5 else name: d for name, d in members_of(data).items()})
 
 
@@ -519,19 +527,17 @@ def _zip_method(data, rng):
     return spoilt(file.getvalue(), rng, {})[1] if rng.random() < 0.5 else file.getvalue()
 
 
-@functools.cache
 def zip_bomb(name: str, megabytes: int, honest: bool) -> bytes:
-    """An archive whose array is `megabytes` of zeros; its header says so, or that there are 24 pictures."""
-    file = io.BytesIO()
-    with (
-        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open(f"{name}.npy", "w", force_zip64=True) as out,
-    ):
-        shape = (megabytes, 1024, 1024) if honest else (24, 8, 8)
-        out.write(npy_with(f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n".encode(), b""))
-        for _ in range(megabytes):
-            out.write(bytes(2**20))
-    return file.getvalue()
+    """An archive whose array is `megabytes` of zeros; its header says so, or that there are 24 pictures. Its checksum is
+    wrong, which shows at the end of it only.
+    """
+    shape, file = (megabytes, 1024, 1024) if honest else (24, 8, 8), f"{name}.npy".encode()
+    head = npy_with(f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n".encode(), b"")
+    data = deflated(head, megabytes)
+    facts = struct.pack("<HHHHHIIIHH", 20, 0, 8, 0, 0, 0, len(data), len(head) + megabytes * 2**20, len(file), 0)
+    local = b"PK\3\4" + facts + file + data
+    directory = b"PK\1\2" + struct.pack("<H", 20) + facts + struct.pack("<HHHII", 0, 0, 0, 0, 0) + file
+    return local + directory + b"PK\5\6" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(directory), len(local), 0)
 
 
 ZIP = {
@@ -541,9 +547,9 @@ ZIP = {
     "names": _zip_names,
     "every array twice": _zip_twice,
     "another compression": _zip_method,
-    "a bomb, as its header says": lambda data, rng: zip_bomb("x", 4096, True),
-    "a bomb": lambda data, rng: zip_bomb("x", 4096, False),
-    "a bomb of labels": lambda data, rng: zip_bomb("y", 4096, True),
+    "a bomb, as its header says": lambda data, rng: zip_bomb("x", 4000, True),
+    "a bomb": lambda data, rng: zip_bomb("x", 4000, False),
+    "a bomb of labels": lambda data, rng: zip_bomb("y", 4000, True),
 }
 IDX = {
     **fields({"type": (2, 1), "axes": (3, 1), "first axis": (4, 4), "second axis": (8, 4), "third axis": (12, 4)}),
@@ -552,18 +558,17 @@ IDX = {
 }
 
 
-@functools.cache
 def gzip_bomb(megabytes: int) -> bytes:
+    """A gzipped idx file of so many MB of zeros, as its header says; its checksum, at its end, is wrong."""
     head = struct.pack(">HBBIII", 0, 8, 3, megabytes, 1024, 1024)
-    packer = zlib.compressobj(9, wbits=31)
-    return packer.compress(head) + b"".join(packer.compress(bytes(2**20)) for _ in range(megabytes)) + packer.flush()
+    return b"\x1f\x8b\x08\0\0\0\0\0\2\xff" + deflated(head, megabytes) + bytes(8)
 
 
 IDX_GZ = {
     "what is packed": lambda data, rng: gzip.compress(spoilt(gzip.decompress(data), rng, IDX)[1]),
     "several streams": lambda data, rng: data + spoilt(data, rng, {})[1],
     "a bomb": lambda data, rng: gzip.compress(gzip.decompress(data)[:16]) + gzip_bomb(64),
-    "a bomb, as its header says": lambda data, rng: gzip_bomb(4096),
+    "a bomb, as its header says": lambda data, rng: gzip_bomb(4000),
 }
 
 # Damage by format: text

@@ -353,8 +353,9 @@ def prepare(seeds: Path) -> None:
     members = {"imgs": rng.integers(0, 2, (12, 64, 64), dtype=np.uint8), "latents_classes": factors}
     for packed in (False, True):
         (seeds / "dsprites" / str(packed)).write_bytes(npz_of(members, packed=packed))
+    (seeds / "idx-labels").write_bytes(idx_of(y.astype(np.uint8)))
     (seeds / "idx").mkdir()
-    for name, array in {"images": x, "labels": y.astype(np.uint8), "floats": arrays["float32"].astype(">f4")}.items():
+    for name, array in {"images": x, "floats": arrays["float32"].astype(">f4")}.items():
         (seeds / "idx" / name).write_bytes(idx_of(array))
     rows = [f"{i}.png,{'ant' if i % 2 else 'bee'}" for i in range(6)]
     tables = {
@@ -505,7 +506,7 @@ def idx_folder(seeds, folder, rng, spoil):
     bad = rng.integers(4)
     (folder / "set").mkdir()
     for i, name in enumerate(names):
-        data = (seeds / "idx" / ("images" if "images" in name else "labels")).read_bytes()
+        data = (seeds / ("idx/images" if "images" in name else "idx-labels")).read_bytes()
         (folder / "set" / name).write_bytes(spoil(data, IDX) if i == bad else data)
     return of_data(folder / "set")
 
@@ -662,7 +663,7 @@ def places(seeds, folder, rng, spoil):
         shutil.copytree(seeds / "sweep", path.parent, dirs_exist_ok=True)
     elif name.startswith("t10k"):
         for other in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"):
-            shutil.copy(seeds / "idx" / ("images" if "images" in other else "labels"), odd / other)
+            shutil.copy(seeds / ("idx/images" if "images" in other else "idx-labels"), odd / other)
     if "pictures" in name:
         shutil.copy(seeds / "pictures" / "0.png", path.with_name("a.png"))
     way = spoil(b"", {way: lambda data, rng, way=way: way.encode() for way in PLACES}, True).decode()
@@ -724,8 +725,8 @@ def bombs(seeds, folder, rng, spoil):
         "one of 64 million pixels with alpha": lambda: _flat(into, 1, 8000, "RGBA"),
         "one of 64 million pixels of 16 bits": lambda: _flat(into, 1, 8000, "I;16"),
         "one of 65 million pixels": lambda: _flat(into, 1, 8064, "L"),
-        "many of 36 million pixels": lambda: _flat(into, 12, 6000, "RGB"),
-        "a small one and many of 36 million pixels": lambda: _flat(into, 12, 6000, "RGB", first=16),
+        "many of 36 million pixels": lambda: _flat(into, 6, 6000, "RGB"),
+        "a small one and many of 36 million pixels": lambda: _flat(into, 6, 6000, "RGB", first=16),
     }
     way = spoil(b"", {way: lambda data, rng, way=way: way.encode() for way in ways}, True).decode()
     ways[way]() if way else shutil.copy(seeds / "pictures" / "0.png", into)

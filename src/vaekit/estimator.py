@@ -5,6 +5,7 @@ flags and `run.json` at once; a named model (`vaekit.estimators`) says which par
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 import warnings
@@ -23,7 +24,17 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from vaekit import __version__
-from vaekit.data.images import Images, check_array, check_labels, fingerprint, is_mapped, label_column
+from vaekit.data.images import (
+    BINARIZE,
+    Decoding,
+    Images,
+    check_array,
+    check_labels,
+    fingerprint,
+    is_mapped,
+    label_column,
+)
+from vaekit.data.readers import check_decoding
 from vaekit.hub import draw_samples, push_to_hub
 from vaekit.messages import check_number, filled, nearest
 from vaekit.models.autoencoder import Autoencoder
@@ -33,7 +44,7 @@ from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from vaekit.parts.networks import ARCHITECTURES, make_networks
 from vaekit.parts.priors import StandardNormalPrior
 from vaekit.second_stage import BATCH, SecondStage
-from vaekit.training.checkpoint import RunFolder, check_finite, mismatch
+from vaekit.training.checkpoint import RunFolder, check_finite, is_record, mismatch
 from vaekit.training.events import LOGS, Events
 from vaekit.training.loop import SCHEDULES, Data, Mapped, Objective, Plan, make_optimizer, rehearse, to_input, train
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, pick_device, seeded
@@ -855,7 +866,7 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.model_.load_state_dict(tensors)
         self.model_.to(pick_device(self.device)).eval()
         self.__dict__.pop("_trainer", None)
-        self.history_ = run.log()
+        self.history_ = list(itertools.takewhile(is_record, run.log()))
         self.n_parameters_ = count_parameters(self.model_)
         self._forget_prior()
         if prior and run.prior_file.exists():
@@ -869,6 +880,7 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             raise ValueError(f"image_shape must be [height, width, channels] or [columns], got {shape!r:.80}")
         if set(layout) != {"channel_axis", "eight_bit"} or not all(type(value) is bool for value in layout.values()):
             raise ValueError(f"layout must say channel_axis and eight_bit, got {layout!r:.80}")
+        _check_opened(config["data"])
         self.image_shape_, self.resolved_, self._x_layout = tuple(shape), config["resolved"], layout
         known = ("seed", "device", "threads", "processor", "torch", "data", "plan")
         self.facts_ = {key: config[key] for key in known if key in config}
@@ -895,6 +907,17 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         x = np.broadcast_to(np.zeros((), np.float64 if len(shape) == 1 else np.uint8), (1, *shape))
         labels = np.zeros(1, np.int64) if self.conditional else None
         self.filled_in().check(Images(x, labels, tuple(map(str, getattr(self, "classes_", ()))), "run.json"))
+
+
+def _check_opened(data: dict) -> None:
+    """Raises ValueError where what run.json says of how its data was opened is not what `open_data` takes."""
+    if data.get("binarize", "none") not in BINARIZE:
+        raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, got {data['binarize']!r:.80}")
+    check_number("split_seed", data["split_seed"], whole=True)
+    decoding = data.get("decoding")
+    if decoding is not None:
+        check_number("resize", Decoding(**decoding).resize, whole=True, above=0)
+        check_decoding(Decoding(**decoding))
 
 
 def _layout(X) -> dict[str, bool]:

@@ -196,8 +196,8 @@ def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding
         if (pixels := first[-1][1]) is not None:
             size, side = pixels.nbytes, pixels.shape[:2]
             break
-    together = max(1, min(BATCH, IN_FLIGHT // size))
-    depth = max(1, min(2 * THREADS, IN_FLIGHT // (size * together)))
+    together = max(1, min(BATCH, IN_FLIGHT // (4 * size)))
+    depth = max(1, min(2 * THREADS, IN_FLIGHT // (size * together) - 2))  # and one being decoded, and one being written
 
     def decode_batch(batch: tuple[tuple[str, str | bytes], ...]) -> list:
         found = []

@@ -171,7 +171,9 @@ def check_array(X, name: str = "X") -> np.ndarray:
                 raise ValueError(f"{name} holds NaN or infinity (first in sample {bad}); clean or drop such samples")
     if x.ndim == 2:
         if x.shape[1] == 0:
-            raise ValueError(f"{name}: Found array with 0 feature(s) (shape={x.shape}) while a minimum of 1 is required.")
+            raise ValueError(
+                f"{name}: Found array with 0 feature(s) (shape={x.shape}) while a minimum of 1 is required."
+            )
         return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
     x = x[..., None] if x.ndim == 3 else x
     if not 1 <= x.shape[3] <= 4:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -46,6 +46,13 @@ ENTRIES = {  # of a model's run.json, and their types
     "torch": (str,),
     "data": (dict,),
     "plan": (dict,),
+}
+RECORD = {  # what every epoch's record has, besides the terms of its model
+    "epoch": (int,),
+    "step": (int,),
+    "objective": (int, float),
+    "seconds": (int, float),
+    "images_per_second": (int, float),
 }
 DATA_ENTRIES = {
     "name": (str,),
@@ -125,6 +132,17 @@ def _finite(number: str) -> float:
     if not math.isfinite(value := float(number)):
         raise ValueError(f"{number} is not finite")
     return value
+
+
+def _all_numbers(values: Iterable) -> bool:
+    return all(type(value) in (int, float) for value in values)
+
+
+def is_record(record) -> bool:
+    """Whether `record` is one of an epoch, as the training writes it: finite numbers, and none lacks."""
+    return isinstance(record, dict) and all(
+        type(record.get(name)) in kinds and -1e300 < record[name] < 1e300 for name, kinds in RECORD.items()
+    )
 
 
 def _check_entries(found: dict, entries: dict[str, tuple[type, ...]]) -> None:
@@ -261,7 +279,7 @@ class RunFolder:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 break
-            if not (isinstance(record, dict) and type(record.get("step")) is int):
+            if not (isinstance(record, dict) and type(record.get("step")) is int and _all_numbers(record.values())):
                 break
             records.append(record)
         return records

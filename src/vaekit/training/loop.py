@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vaekit.data.cache import ahead
 from vaekit.data.images import Rows
 from vaekit.tensors import total
-from vaekit.training.checkpoint import RunFolder
+from vaekit.training.checkpoint import RunFolder, is_record, mismatch
 from vaekit.training.progress import describe_seconds, reporting
 from vaekit.world import autocast, derive_seed, seeded
 
@@ -161,8 +161,9 @@ def train(
         try:
             step, sums, best, history = _restore(saved, state, optimizer, device)
             before, rollbacks = saved[1]["seconds_total"], saved[1].get("rollbacks", 0)
+            _check_notes({"rollbacks": 0, **saved[1]}, plan)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
                 f"the checkpoint is of another model, or damaged ({reason}); start again in a new folder"
             ) from None
@@ -211,7 +212,8 @@ def train(
 
             # Everything below stays on the device until a look is due.
             values = torch.stack([term.value.detach().mean().float() for term in terms.values()] + [loss.detach()])
-            sums = sums or {"values": torch.zeros_like(values), "count": 0, "seconds": 0.0}
+            if sums is None or sums["values"].shape != values.shape:
+                sums = {"values": torch.zeros_like(values), "count": 0, "seconds": 0.0}
             sums["values"] += values
             sums["count"] += 1
             first_bad = torch.where(values.isfinite(), -1, step)
@@ -421,13 +423,34 @@ def _restore(saved, state, optimizer, device) -> tuple[int, dict | None, dict | 
         slots.setdefault(index, {})[slot] = (
             torch.empty_like(parameters[index]).copy_(tensor) if shaped else tensor.clone()
         )
+    for index, found in slots.items():
+        shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+        moment = tuple(parameters[index].shape)
+        if shapes != {"step": (), "exp_avg": moment, "exp_avg_sq": moment}:
+            raise ValueError(f"the optimizer's state of parameter {index} does not fit")
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     sums = best = None
     if "sums" in tensors:
         sums = {"values": tensors["sums"].to(device, copy=True), "count": notes["count"], "seconds": notes["seconds"]}
     if "best_epoch" in notes:
         best = {"epoch": notes["best_epoch"], "value": notes["best_value"], "weights": part("best.")}
+        if difference := mismatch(best["weights"], state["model"]):
+            raise ValueError(f"the best weights do not fit: {difference}")
     return notes["step"], sums, best, list(notes["history"])
+
+
+def _check_notes(notes: dict, plan: Plan) -> None:
+    """Raises ValueError where the notes of a checkpoint are not those of a training by `plan`."""
+    numbers = {"step": (int,), "rollbacks": (int,), "seconds_total": (int, float)}
+    numbers |= {"count": (int,), "seconds": (int, float)} if "count" in notes else {}
+    numbers |= {"best_epoch": (int,), "best_value": (int, float)} if "best_epoch" in notes else {}
+    for name, kinds in numbers.items():
+        if type(notes[name]) not in kinds:
+            raise ValueError(f"{name} is {notes[name]!r:.40}")
+    if not plan.first <= notes["step"] <= plan.steps or not 0 <= notes["rollbacks"] <= ROLLBACKS:
+        raise ValueError(f"step {notes['step']} of {plan.steps}, {notes['rollbacks']} times gone back")
+    if not all(map(is_record, notes["history"])) or (notes["step"] == plan.steps and not notes["history"]):
+        raise ValueError("its history is none")
 
 
 class _Stop:
