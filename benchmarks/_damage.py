@@ -1,5 +1,6 @@
 """Ways to damage files: at random, and by formats. Each makes bytes of intact bytes and a random generator."""
 
+import copy
 import functools
 import gzip
 import io
@@ -598,6 +599,10 @@ ODD = (
 )
 
 
+def _odd(rng: np.random.Generator):
+    return copy.deepcopy(ODD[rng.integers(len(ODD))])  # which may be put into others
+
+
 def _places(value, at=()) -> list[tuple]:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [at] + [place for key, part in inner for place in _places(part, (*at, key))]
@@ -614,14 +619,14 @@ def odd_json(value, rng: np.random.Generator):
         if action == 0 and way:
             del part[last]
         elif action == 1 and isinstance(part[last], dict):
-            part[last][str(rng.choice(["x", "", "__class__", "format", "epoch"]))] = ODD[rng.integers(len(ODD))]
+            part[last][str(rng.choice(["x", "", "__class__", "format", "epoch"]))] = _odd(rng)
         elif action == 2:
             at = places[rng.integers(len(places))]
             part[last] = json.loads(json.dumps(functools.reduce(lambda part, key: part[key], (0, *at), holder)))
         elif action == 3 and isinstance(part[last], (int, float)):
             part[last] = part[last] * int(rng.choice([-1, 0, 2, 10**6, 10**15])) + float(rng.choice([0, 0.5]))
         else:
-            part[last] = ODD[rng.integers(len(ODD))]
+            part[last] = _odd(rng)
     return holder[0]
 
 
@@ -640,7 +645,7 @@ def _twice(data, rng):
     if not isinstance(value, dict):
         return data
     key = str(rng.choice(list(value)))
-    return data.rstrip()[:-1] + f", {json.dumps(key)}: {json.dumps(ODD[rng.integers(len(ODD))])}}}".encode()
+    return data.rstrip()[:-1] + f", {json.dumps(key)}: {json.dumps(_odd(rng))}}}".encode()
 
 
 JSON = {
@@ -648,7 +653,7 @@ JSON = {
     "other entries": lambda data, rng: json.dumps(odd_json(json.loads(data), rng), indent=1).encode(),
     "nested deeply": _deep,
     "a key twice": _twice,
-    "another value": lambda data, rng: json.dumps(ODD[rng.integers(len(ODD))]).encode(),
+    "another value": lambda data, rng: json.dumps(_odd(rng)).encode(),
     "a long number": lambda data, rng: re.sub(rb"\d+", b"9" * int(rng.choice([400, 5000, 100_000])), data, count=1),
     "UTF-16": lambda data, rng: data.decode().encode("utf-16"),
     "a mark of bytes": lambda data, rng: b"\xef\xbb\xbf" + data,
@@ -722,7 +727,7 @@ def _st_offsets(data, rng):
 def _st_tensors(data, rng):
     """Another tensor, its checksum right."""
     tensors, state = parse_safetensors(data), json.loads(_st_split(data)[0]["__metadata__"]["state"])
-    name = str(rng.choice(list(tensors)))
+    name = str(rng.choice(sorted(tensors)))
     tensor = tensors[name]
     kind = rng.integers(8)
     if kind == 0:

@@ -55,8 +55,8 @@ from vaekit.hub import write_repository
 from vaekit.training.checkpoint import RunFolder
 
 MEMORY = 1_500  # MB that one input may take
-PATIENCE = 10.0  # seconds that one input may take
-KILLED_AFTER = 60.0  # seconds after which a worker is given up
+PATIENCE = 10.0  # seconds of the processor that one input may take, however busy the machine is
+KILLED_AFTER = 60.0  # seconds by the clock after which an input is said to hang
 TINY = ["--architecture", "mlp", "--latent-dim", "2", "--epochs", "1", "--batch-size", "8", "--random-state", "0"]
 
 
@@ -96,18 +96,20 @@ def run(argv):
         counts = [verdicts["refused"], verdicts["accepted"], sum(map(failed, found))]
         rows.append([kind, len(found), *counts, round(slowest, 2), round(largest)])
     for outcome in bad:
-        progress(f"{outcome.kind} {outcome.index} ({outcome.mutation}): {outcome.verdict}")
+        taken = f"{outcome.seconds:.1f} s, {outcome.megabytes:.0f} MB"
+        progress(f"{outcome.kind} {outcome.index} ({outcome.mutation}): {outcome.verdict}, {taken}")
     failures = "; ".join(f"{o.kind} {o.index} ({o.mutation}): {o.verdict[:200]}" for o in bad[:20])
     text = (
         f"{len(outcomes):,} inputs, {len(bad)} failures{f': {failures}' if bad else ''}: the claim "
         f"{'does not hold' if bad else 'holds'}. What was accepted was looked at: values in their range, codes below their "
         "number, weights finite. A failure is any other end than that or one line that names the file, more than "
-        f"{PATIENCE:.0f} s, or more than {MEMORY:,} MB beyond what the process had. Limits: images of more than "
+        f"{PATIENCE:.0f} s of the processor or {KILLED_AFTER:.0f} s by the clock, or more than {MEMORY:,} MB beyond what the "
+        "process had; where weights that are finite overflow in use, the line says so instead. Limits: images of more than "
         f"{MAX_PIXELS // 10**6} million pixels are refused before they are decoded, and so are packed arrays of more than "
         f"{MOST_UNPACKED // 2**30} GB that are more than {MOST_TIMES} times their file. Before the refusal of a TIFF, libtiff "
         "may write a line of its own to standard error. An intact input of each kind was accepted, or is counted as a failure."
     )
-    columns = ["input", "inputs", "refused", "accepted", "failures", "slowest [s]", "most memory [MB]"]
+    columns = ["input", "inputs", "refused", "accepted", "failures", "slowest [s of CPU]", "most memory [MB]"]
     return Findings(columns, rows, text)
 
 
@@ -181,13 +183,13 @@ def attempt(kind: str, index: int, seed: int, seeds: Path, folder: Path) -> Outc
 
     case = KINDS[kind][1](seeds, folder, rng, spoil)
     reset_peak()
-    before, start = memory("VmRSS"), time.perf_counter()
+    before, start = memory("VmRSS"), time.process_time()
     try:
         with captured() as read:
             code, error = exit_of(case.act)
         out, err = read()
     finally:
-        seconds, megabytes = time.perf_counter() - start, max(0.0, memory("VmHWM") - before)
+        seconds, megabytes = time.process_time() - start, max(0.0, memory("VmHWM") - before)
     return Outcome(kind, index, "; ".join(said), verdict(case, code, error, out, err), seconds, megabytes)
 
 
@@ -537,7 +539,7 @@ def run_file(name: str, runs: tuple[str, ...], crafted: dict[str, Callable]):
         flags, bounds = actions[action]
         return Case(
             functools.partial(main, [action, str(path), "--out", str(out), *flags]),
-            ("run",),
+            ("run", "weights of this model"),
             check_array_in(out, *bounds),
         )
 

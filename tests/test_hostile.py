@@ -390,6 +390,25 @@ def test_a_checkpoint_with_the_right_checksum_is_looked_at(stopped, tmp_path, ca
     assert "checkpoint is of another model, or damaged" in said and words in said
 
 
+@pytest.mark.parametrize("shares", [[0.0, 0.0, 0.0], [2.0, -1.0, 0.0], [1.0, 1.0, 1.0]])
+def test_a_priors_shares_of_the_classes_are_looked_at(stopped, tmp_path, capsys, shares):
+    run = shutil.copytree(stopped / "runs" / "vqvae", tmp_path / "run")
+    tensors, state = read_tensors(run / "prior.safetensors")
+    write_tensors(run / "prior.safetensors", {**tensors, "class_shares": torch.tensor(shares)}, state)
+    assert "prior.safetensors is damaged: class_shares" in refusal(capsys, "sample", run, "--out", tmp_path / "x.npy")
+
+
+def test_weights_that_overflow_are_told(stopped, tmp_path, capsys):
+    run = shutil.copytree(stopped / "runs" / "vae", tmp_path / "run")
+    tensors, state = read_tensors(run / hostile.WEIGHTS)
+    for part, words in (("encoder.", "latents became NaN"), ("decoder.", "decoded images hold NaN")):
+        huge = {name: t * 1e36 if name.startswith(part) and t.is_floating_point() else t for name, t in tensors.items()}
+        write_tensors(run / hostile.WEIGHTS, huge, state)
+        argv = ["reconstruct", run, "--data", stopped / "x.npy", "--out", tmp_path / "out.npy"]
+        assert words in refusal(capsys, *argv)
+        assert not (tmp_path / "out.npy").exists()
+
+
 @pytest.mark.parametrize(
     "record", [{"seconds": {}}, {"objective": "x"}, {"seconds": float("nan")}, {"step": 10**400}, {"rate": None}]
 )

@@ -539,7 +539,10 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def encode(self, X, y=None) -> np.ndarray:
         """X -> the mode of q(z|x): (N, latent_dim) float, or code indices (N, h, w) int64 of a VQ-VAE."""
         y = self._labels_or_inferred(X, y)
-        return self._map(lambda x, y: self.model_.encode(x, y), X, y)
+        codes = self._map(lambda x, y: self.model_.encode(x, y), X, y)
+        if not np.isfinite(codes).all():
+            raise ValueError("latents became NaN or infinite: the weights of this model are too large; train it again")
+        return codes
 
     def decode(self, codes, y=None) -> np.ndarray:
         """Codes as `encode` gives them -> images."""
@@ -756,6 +759,10 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _as_given(self, x: Tensor) -> np.ndarray:
         """(N, C, H, W) decoded -> the layout and dtype family of fit's X; tables get their units back."""
         out = x.permute(0, 2, 3, 1).contiguous().numpy()
+        if not np.isfinite(out).all():
+            raise ValueError(
+                "decoded images hold NaN or infinity: the latents, or the weights of this model, are too large"
+            )
         if len(self.image_shape_) == 1:
             return out[:, 0, :, 0] * self._scale.astype(np.float32) + self._mean.astype(np.float32)
         if not self._x_layout["channel_axis"]:

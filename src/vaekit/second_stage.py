@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -175,6 +176,9 @@ class SecondStage:
         if difference:
             raise ValueError(f"{path} is damaged, or from another vaekit ({difference})")
         check_finite(Path(path), tensors)
+        shares = tensors["class_shares"]
+        if (shares < 0).any() or not math.isclose(shares.sum().item(), 1, abs_tol=1e-4):
+            raise ValueError(f"{path} is damaged: class_shares must be shares that sum to 1")
         learned = make_prior(settings, plain, n_classes)
         learned.load_state_dict(tensors)
         self._attach_prior(learned.to(self.device_).eval(), settings, classes, history, facts)
