@@ -831,6 +831,8 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         try:
             plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
             check_number("steps", plan.steps, whole=True, above=0)
+            if plan.precision not in tuple(PRECISIONS) or plan.schedule not in SCHEDULES:
+                raise ValueError(f"precision {plan.precision!r:.40}, schedule {plan.schedule!r:.40}")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{run.config_file} is damaged: its plan is none ({error})") from None
         return plan
