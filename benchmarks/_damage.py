@@ -166,7 +166,7 @@ DAMAGE = {
 
 def fields(places: dict[str, tuple[int, int]]) -> dict[str, Callable]:
     """Ways to set the numbers at known places (offset, bytes) to extremes."""
-    return {name: lambda data, rng, at=at: _set(data, *at, rng) for name, at in places.items()}
+    return {name: lambda data, rng, at=at: _set(data, at[0], at[1], rng) for name, at in places.items()}
 
 
 # Damage by format: pictures
@@ -485,7 +485,8 @@ def _zip_field(data, rng):
         for at, size in places
     ]
     for _ in range(rng.integers(1, 3)):
-        data = _set(data, *found[rng.integers(len(found))], rng)
+        at, size = found[rng.integers(len(found))]
+        data = _set(data, at, size, rng)
     return data
 
 

@@ -407,6 +407,29 @@ def test_a_priors_shares_of_the_classes_are_looked_at(stopped, tmp_path, capsys,
     assert "prior.safetensors is damaged: class_shares" in refusal(capsys, "sample", run, "--out", tmp_path / "x.npy")
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [
+        *(
+            {"batch_size": -1},
+            {"batch_size": None},
+            {"seed": ""},
+            {"steps": 10**400},
+            {"learning_rate": "x"},
+            {"warmup": 0.5},
+        ),
+        *({"betas": [0.9]}, {"betas": [0.9, 1.0]}, {"betas": ["x", 0.9]}, {"betas": 3}, {"patience": []}, {"more": 1}),
+        *({"gradient_clip": -1.0}, {"precision": []}, {"schedule": "x"}, {"first": -1}),
+    ],
+)
+def test_a_recorded_plan_is_looked_at(stopped, tmp_path, capsys, plan):
+    run = shutil.copytree(stopped / "runs" / "stopped", tmp_path / "run")
+    config = json.loads((run / "run.json").read_text())
+    config["plan"] |= plan
+    (run / "run.json").write_text(json.dumps(config))
+    assert "run.json is damaged" in refusal(capsys, *hostile._resume(stopped, run))
+
+
 def test_weights_that_overflow_are_told(stopped, tmp_path, capsys):
     run = shutil.copytree(stopped / "runs" / "vae", tmp_path / "run")
     tensors, state = read_tensors(run / hostile.WEIGHTS)

@@ -830,10 +830,17 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
     def _recorded_plan(self, run: RunFolder, recorded: dict) -> Plan:
         try:
             plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
-            check_number("steps", plan.steps, whole=True, above=0)
+            for name in ("steps", "batch_size", "warmup", "patience_from", "seed", "first", "learning_rate"):
+                filled(getattr(plan, name))
+                low = 0 if name in ("steps", "batch_size", "learning_rate") else None
+                check_number(name, getattr(plan, name), whole=name != "learning_rate", above=low)
+            check_number("patience", plan.patience, whole=True)
+            check_number("gradient_clip", plan.gradient_clip, above=0)
+            if len(plan.betas) != 2 or not all(0 <= beta < 1 for beta in plan.betas):
+                raise ValueError(f"betas {plan.betas!r:.40}")
             if plan.precision not in tuple(PRECISIONS) or plan.schedule not in SCHEDULES:
                 raise ValueError(f"precision {plan.precision!r:.40}, schedule {plan.schedule!r:.40}")
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{run.config_file} is damaged: its plan is none ({error})") from None
         return plan
 
