@@ -2,12 +2,14 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import tyro
+from PIL import Image
 
 from vaekit.cli import main
 from vaekit.commands import make_train
@@ -15,6 +17,7 @@ from vaekit.data import open_data
 from vaekit.estimators import MODELS
 from vaekit.evaluation.generation import get_judge
 from vaekit.files import load
+from vaekit.hub import model_card
 from vaekit.report.doctor import Diagnosis, examine
 
 
@@ -143,3 +146,35 @@ def test_other_data_is_refused(clinic, tmp_path, capsys):
         main(["doctor", str(clinic(HEALTHY["vae"])), "--data", str(tmp_path / "x.npy")])
     assert stop.value.code == 2
     assert "fitted on (8, 8, 1)" in capsys.readouterr().err
+
+
+def test_a_cure_opens_the_data_as_the_run_did(tmp_path, digits):
+    """Images from a folder are brought to a size, laid on a background and labelled by a table: all that is said again."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index, image in enumerate(digits[0][:60, :, :, 0]):
+        Image.fromarray(image[:, : 7 + index % 2]).save(photos / f"{index:02d}.png")
+    rows = [f"{index:02d}.png,{label}" for index, label in enumerate(digits[1][:60] % 2)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    opened = ["--data", str(photos), "--labels", str(tmp_path / "labels.csv"), "--resize", "9", "--fit", "pad"]
+    opened += ["--background", "black", "--split-seed", "3"]
+    main(["train", "cvae", *opened, "--architecture", "mlp", "--epochs", "1", "--out", str(tmp_path / "run")])
+    model = load(tmp_path / "run")
+    how = {"labels": str(tmp_path / "labels.csv"), "skip_bad": False}
+    decoded = {"resize": 9, "fit": "pad", "background": "black", "split_seed": 3}
+    train, test = (open_data(photos, part, **how, **decoded) for part in ("train", "test"))
+    found = {one.name: one for one in examine(model, train, test, folder=str(tmp_path / "run"), how=how)}
+    words = shlex.split(found["underfitting"].cure)
+    for flag, value in zip(opened[::2], opened[1::2], strict=True):
+        assert words[words.index(flag) + 1] == value
+    main(words[1:])
+    assert load(tmp_path / "run-mended").facts_["data"] == model.facts_["data"]
+
+
+def test_a_run_from_before_binarisation_was_written_down_is_examined_and_told(clinic, tmp_path):
+    run = shutil.copytree(clinic(HEALTHY["vae"]), tmp_path / "run")
+    config = json.loads((run / "run.json").read_text())
+    del config["data"]["binarize"], config["data"]["decoding"]
+    (run / "run.json").write_text(json.dumps(config))
+    assert not diagnoses(run)["underfitting"].wrong
+    assert "digits" in model_card(load(run))

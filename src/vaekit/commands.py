@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 
 from vaekit.data import Images, describe, open_data, open_whole
+from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Decoding, split_indices
 from vaekit.messages import check_number, filled, nearest
 from vaekit.training.prior import PriorSettings, describe_prior
@@ -48,39 +49,32 @@ class Source:
     """Black-or-white pixels, drawn with the intensity as their probability: once, or anew in each epoch of training. None is
     the run's own, or none."""
 
-    def open(self, split: str, trained_on: dict | None = None) -> Images:
-        """The part `split`; binarised as what a model was `trained_on` where the command line says nothing."""
+    def how(self, trained_on: dict | None = None) -> dict:
+        """Keywords of `open_data`: what the command line says, else as the data was opened that a model was `trained_on`, else
+        the defaults.
+        """
         as_then = trained_on or {}
         decoding = as_then.get("decoding") or {}
-        return open_data(
-            self.data,
-            split,
-            split_seed=self.split_seed or 0,
-            resize=self.resize or decoding.get("resize"),
-            fit=self.fit or decoding.get("fit", "crop"),
-            background=self.background or decoding.get("background", "white"),
-            labels=self.labels,
-            skip_bad=self.skip_bad,
-            binarize=self.binarize or as_then.get("binarize", "none"),
-        )
-
-    def how(self) -> dict:
-        """Keywords of `open_data` for a command that trains: None is the default."""
         return {
             "split_seed": self.split_seed or 0,
-            "resize": self.resize,
-            "fit": self.fit or "crop",
-            "background": self.background or "white",
+            "resize": self.resize or decoding.get("resize"),
+            "fit": self.fit or decoding.get("fit", "crop"),
+            "background": self.background or decoding.get("background", "white"),
             "labels": self.labels,
             "skip_bad": self.skip_bad,
-            "binarize": self.binarize or "none",
+            "binarize": self.binarize or as_then.get("binarize", "none"),
         }
+
+    def open(self, split: str) -> Images:
+        """The part `split`."""
+        return open_data(self.data, split, **self.how())
 
     def open_for(self, model, split: str) -> Images:
         """The part `split`; the data a model was trained on is split as it was then, whatever --split-seed says."""
         trained_on = model.facts_["data"]
-        as_then = replace(self, split_seed=trained_on["split_seed"] or 0).open(split, trained_on)
-        return as_then if as_then.fingerprint == trained_on["fingerprint"] else self.open(split, trained_on)
+        how = self.how(trained_on)
+        as_then = open_data(self.data, split, **{**how, "split_seed": trained_on["split_seed"] or 0})
+        return as_then if as_then.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
 
 
 @dataclass(kw_only=True)
@@ -114,14 +108,7 @@ class Data:
             parts = split_indices(whole.y, len(whole), self.split_seed)
         facts = describe(whole, parts)
         model, flags = facts.pop("suggested_model"), facts.pop("suggested_flags")
-        given = [
-            ("--resize", self.resize),
-            ("--fit", self.fit if self.fit != "crop" else None),
-            ("--labels", self.labels),
-        ]
-        given += [("--background", self.background if self.background != "white" else None)]
-        given += [("--split-seed", self.split_seed or None)]
-        flags += [str(word) for flag, value in given if value is not None for word in (flag, value)]
+        flags += opening_flags({**decoding._asdict(), "labels": self.labels, "split_seed": self.split_seed})
         facts["suggestion"] = shlex.join(
             ["vaekit", "train", model, "--data", self.data, *flags, "--out", f"runs/{model}"]
         )
@@ -624,7 +611,7 @@ class Doctor(Source):
         check_history(model, self.run_folder)
         judged = model.conditional and train.y is not None and not train.is_table
         judge = get_judge(train, test, verbose=True)[0] if judged else None
-        found = examine(model, train, test, judge=judge, folder=self.run_folder, data=source.data)
+        found = examine(model, train, test, judge=judge, folder=self.run_folder, data=source.data, how=self.how())
         if self.json:
             print(json.dumps([diagnosis._asdict() for diagnosis in found], indent=1))
             return
@@ -690,7 +677,9 @@ class Explore(Source):
         runs = []
         for model, name, folder in zip(models, names, self.run_folders, strict=True):
             at_home = model.facts_["data"]["fingerprint"] == train.fingerprint  # else its training images are not known
-            diagnoses = examine(model, train, images, folder=folder, data=source.data) if at_home else []
+            diagnoses = (
+                examine(model, train, images, folder=folder, data=source.data, how=self.how()) if at_home else []
+            )
             runs.append(Explored(model, images, name, diagnoses))
         serve(
             runs, images, host=self.host, port=self.port, browser=self.browser, say=lambda text: print(text, flush=True)

@@ -900,6 +900,11 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.image_shape_, self.resolved_, self._x_layout = tuple(shape), config["resolved"], layout
         known = ("seed", "device", "threads", "processor", "torch", "data", "plan")
         self.facts_ = {key: config[key] for key in known if key in config}
+        self.facts_["data"] = {
+            "binarize": "none",
+            "decoding": None,
+            **config["data"],
+        }  # of runs that had no such entries yet
         if len(shape) == 1:
             self._mean, self._scale = (_numbers(config["table"], name, shape[0]) for name in ("mean", "scale"))
             if not (self._scale > 0).all():

@@ -6,10 +6,11 @@ import glob
 import gzip
 import hashlib
 import http.client
+import inspect
 import os
 import urllib.request
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -142,6 +143,15 @@ def open_data(
             "training holds out validation images of its own"
         )
     return replace(whole.take(parts[split]), split=split, split_seed=None if published else split_seed)
+
+
+def opening_flags(how: Mapping) -> list[str]:
+    """Keywords of `open_data` as flags of the command line; those that have their default are left out."""
+    defaults, words = inspect.signature(open_data).parameters, []
+    for name, value in how.items():
+        if value != defaults[name].default:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
 
 
 def open_whole(

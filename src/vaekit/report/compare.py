@@ -19,6 +19,7 @@ import torch
 
 from vaekit import __version__
 from vaekit.data import Images, open_data
+from vaekit.data.builtin import opening_flags
 from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS, MODELS, VQVAE
 from vaekit.evaluation.generation import get_judge
@@ -121,6 +122,7 @@ def compare(
                     judge=judge,
                     folder=str(folder_out / "runs" / f"{name}-seed{random_state}"),
                     data=data,
+                    how=how,
                 )
             ]
             for name, model in first.items()
@@ -177,9 +179,7 @@ def _command(data, out, models, seeds, random_state, epochs, architecture, sweep
     words += ["--architecture", architecture] if architecture is not None else []
     words += ["--sweeps"] if sweeps else []
     words += [] if priors else ["--no-priors"]
-    for name, value in how.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [value])] if value else []
-    return shlex.join(map(str, words))
+    return shlex.join([*map(str, words), *opening_flags(how)])
 
 
 def _notes(judge_accuracy: float | None, planar_epochs: int, sweep_results: dict, train: Images) -> list[str]:

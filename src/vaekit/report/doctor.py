@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
 
+from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Images, binarized
 from vaekit.estimator import SCORE_SEED, Estimator
 from vaekit.estimators import MODELS
@@ -36,7 +38,9 @@ class Diagnosis(NamedTuple):
 
 
 class Patient(NamedTuple):
-    """A run and what was measured of it: `known` and `new` are what `evaluate` finds on training images and on new ones."""
+    """A run and what was measured of it: `known` and `new` are what `evaluate` finds on training images and on new ones.
+    data: the flags of a command that opens the data as it was opened for the training.
+    """
 
     estimator: Estimator
     train: Images
@@ -45,7 +49,7 @@ class Patient(NamedTuple):
     new: dict
     judge: Judge | None
     folder: str
-    data: str
+    data: list[str]
 
     @property
     def settings(self) -> dict:
@@ -63,11 +67,7 @@ class Patient(NamedTuple):
 
     def command(self, **changes) -> str:
         """`vaekit train` with this run's settings but for `changes`, into a folder beside it."""
-        words = ["vaekit", "train", self.name, "--data", self.data, "--out", f"{self.folder.rstrip('/')}-mended"]
-        trained_on = self.estimator.facts_["data"]
-        binarize = trained_on.get("binarize", "none")
-        words += ["--binarize", binarize] if binarize != "none" else []
-        words += ["--split-seed", f"{trained_on['split_seed']}"] if trained_on["split_seed"] else []
+        words = ["vaekit", "train", self.name, *self.data, "--out", f"{self.folder.rstrip('/')}-mended"]
         values = self.estimator.settings() | changes
         for field in fields(self.estimator):
             value = values[field.name]
@@ -86,18 +86,22 @@ def examine(
     judge: Judge | None = None,
     folder: str = "RUN",
     data: str | None = None,
+    how: Mapping | None = None,
 ) -> list[Diagnosis]:
     """Every check that has a meaning for the fitted `estimator`, what is wrong first. At most 2,000 images of `train` and of
     `test` are looked at.
 
     judge: of a labelled data set, for what a conditional model makes of a label. folder, data: as they stand in commands; None
-    is the data's own name.
+    is the data's own name. how: keywords of `open_data` that the run doesn't know, such as labels.
     """
     train = binarized(train) if train.binarize == "dynamic" else train
     train, test = _some(train), _some(test)
     plain = estimator.with_prior("plain")  # a fitted prior has a check of its own
     known, new = (evaluate(plain, estimator.on_device(part, estimator.device_)) for part in (train, test))
-    patient = Patient(estimator, train, test, known, new, judge, folder, data or train.name)
+    facts = estimator.facts_["data"]
+    opened = {**(facts["decoding"] or {}), "binarize": facts["binarize"], "split_seed": facts["split_seed"] or 0}
+    flags = ["--data", data or train.name, *opening_flags({**(how or {}), **opened})]
+    patient = Patient(estimator, train, test, known, new, judge, folder, flags)
     found = [check(patient) for check in CHECKS]
     return sorted((diagnosis for diagnosis in found if diagnosis), key=lambda diagnosis: not diagnosis.wrong)
 
@@ -226,10 +230,8 @@ def _some(images: Images) -> Images:
     return images.take(np.sort(np.random.default_rng(SCORE_SEED).permutation(len(images))[:LOOKED_AT]))
 
 
-ASTRAY, CREEPING = (
-    0.15,
-    0.3,
-)  # climbs, of the whole fall; what the second half of the epochs falls, of the first half's fall
+ASTRAY = 0.15  # of the whole fall, that the objective climbs
+CREEPING = 0.3  # of the fall in the first half of the epochs, that comes in the second
 
 
 def learning_rate(patient: Patient) -> Diagnosis | None:
@@ -310,10 +312,7 @@ APART = 0.1  # of the rate, or a nat, between the aggregate posterior and the pr
 
 def prior(patient: Patient) -> Diagnosis:
     """Whether the prior in use is where the codes are."""
-    estimator, cure = (
-        patient.estimator,
-        f"vaekit fit-prior {shlex.quote(patient.folder)} --data {shlex.quote(patient.data)}",
-    )
+    estimator, cure = patient.estimator, shlex.join(["vaekit", "fit-prior", patient.folder, *patient.data])
     if estimator.has_prior:
         facts = estimator.prior_facts_
         evidence = (
