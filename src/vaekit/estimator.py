@@ -36,7 +36,7 @@ from vaekit.data.images import (
 )
 from vaekit.data.readers import check_decoding
 from vaekit.hub import draw_samples, push_to_hub
-from vaekit.messages import check_number, filled, nearest
+from vaekit.messages import check_number, filled, first_line, nearest
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import Elbo, distortion_and_rate
 from vaekit.parts.latents import GaussianLatent
@@ -873,8 +873,7 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             with torch.device("meta"):
                 difference = mismatch(tensors, self._make_module(0))
         except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {reason}") from None
+            raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {first_line(error)}") from None
         if difference:
             raise ValueError(f"{run.path} is damaged: run.json and the weights do not fit together ({difference})")
         check_finite(run.weights_file, tensors)
@@ -900,11 +899,10 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         self.image_shape_, self.resolved_, self._x_layout = tuple(shape), config["resolved"], layout
         known = ("seed", "device", "threads", "processor", "torch", "data", "plan")
         self.facts_ = {key: config[key] for key in known if key in config}
-        self.facts_["data"] = {
-            "binarize": "none",
-            "decoding": None,
-            **config["data"],
-        }  # of runs that had no such entries yet
+        # In the order of the file; runs of earlier versions have not all entries.
+        self.facts_["data"] = config["data"] | {
+            name: value for name, value in (("binarize", "none"), ("decoding", None)) if name not in config["data"]
+        }
         if len(shape) == 1:
             self._mean, self._scale = (_numbers(config["table"], name, shape[0]) for name in ("mean", "scale"))
             if not (self._scale > 0).all():
