@@ -17,7 +17,7 @@ from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Decoding, split_indices
 from vaekit.messages import check_number, filled, nearest
-from vaekit.training.prior import PriorSettings, describe_prior
+from vaekit.training.prior import PriorSettings
 from vaekit.world import write_atomically
 
 Split = Literal["train", "validation", "test", "all"]
@@ -200,11 +200,8 @@ class FitPrior(Source):
             images = replace(images, y=None)
         model.verbose = True
         model.fit_prior_images(images, self.settings, folder=self.run_folder)
-        facts, settings = model.prior_facts_, model.prior_settings_
-        classes = model.prior_classes_
-        print(
-            f"{describe_prior(settings, 0 if classes is None else len(classes))}, in {self.run_folder}/prior.safetensors"
-        )
+        facts = model.prior_facts_
+        print(f"{model.prior_name}, in {self.run_folder}/prior.safetensors")
         rates = {
             "plain prior": facts["plain_rate"],
             "code frequencies at each position": facts.get("position_rate"),

@@ -23,10 +23,9 @@ from vaekit import __version__
 from vaekit.estimator import Estimator
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior
-from vaekit.parts.quantizers import VectorQuantizer
+from vaekit.parts.quantizers import VectorQuantizer, code_scores
 from vaekit.training.checkpoint import digest
 from vaekit.training.loop import to_input
-from vaekit.training.prior import describe_prior
 from vaekit.world import seeded
 
 OPSET = 18
@@ -91,8 +90,8 @@ def check_export(folder) -> None:
 # ---- the graphs: what a file computes --------------------------------------------------------------------------------
 
 
-class _Encoder(nn.Module):
-    """x (N, H, W, C) in [0, 1], or (N, D) in a table's units -> mean, log_var (N, D), or codes (N, h, w), z (N, h, w, D)."""
+class _OfModule(nn.Module):
+    """A part of the module, with a table's standardisation where its samples are rows of one."""
 
     column_means: Tensor
     column_scales: Tensor
@@ -103,6 +102,10 @@ class _Encoder(nn.Module):
         for name, values in zip(("column_means", "column_scales"), table or (), strict=False):
             self.register_buffer(name, values)
 
+
+class _Encoder(_OfModule):
+    """x (N, H, W, C) in [0, 1], or (N, D) in a table's units -> mean, log_var (N, D), or codes (N, h, w), z (N, h, w, D)."""
+
     def forward(self, x: Tensor, y: Tensor | None = None):
         if self.is_table:
             x = ((x - self.column_means) / self.column_scales).float()[:, None, :, None]
@@ -110,29 +113,18 @@ class _Encoder(nn.Module):
         latent = self.model.latent
         if not isinstance(latent, VectorQuantizer):
             return latent(h).moments
-        # As in `nearest_code`, whose number of chunks would fix the batch size.
-        centre = latent.codebook.mean(0)
-        codebook = latent.codebook - centre
-        scores = 0.5 * codebook.square().sum(1) - (h.movedim(1, -1) - centre) @ codebook.t()
-        codes = scores.argmin(-1)
+        # Not `nearest_code`, whose number of chunks would fix the batch size.
+        scores = code_scores(h.movedim(1, -1).flatten(0, -2), latent.codebook)
+        codes = scores.argmin(1).view(-1, *h.shape[2:])
         return codes, latent.embed(codes).movedim(1, -1)
 
 
-class _Decoder(nn.Module):
+class _Decoder(_OfModule):
     """z (N, D) or codes (N, h, w) -> x (N, H, W, C) in [0, 1], or (N, D) in a table's units."""
-
-    column_means: Tensor
-    column_scales: Tensor
-
-    def __init__(self, model: Autoencoder, table: tuple[Tensor, Tensor] | None):
-        super().__init__()
-        self.model, self.is_table = model, table is not None
-        for name, values in zip(("column_means", "column_scales"), table or (), strict=False):
-            self.register_buffer(name, values.float())
 
     def forward(self, code: Tensor, y: Tensor | None = None) -> Tensor:
         x = self.model.decode(code, y).permute(0, 2, 3, 1)
-        return x[:, 0, :, 0] * self.column_scales + self.column_means if self.is_table else x
+        return x[:, 0, :, 0] * self.column_scales.float() + self.column_means.float() if self.is_table else x
 
 
 class _Lookup(nn.Module):
@@ -160,20 +152,12 @@ class _Step(nn.Module):
 class _Flow(nn.Module):
     """noise (N, D) ~ N(0, I) -> z (N, D)."""
 
-    back: Tensor
-
     def __init__(self, prior: FlowPrior):
         super().__init__()
         self.prior = prior
-        self.register_buffer("back", prior.orders.argsort(1))
 
     def forward(self, noise: Tensor, y: Tensor | None = None) -> Tensor:
-        prior, h = self.prior, noise
-        for network, back in reversed(list(zip(prior.couplings, self.back, strict=True))):
-            kept, moved = h[:, : prior.kept], h[:, prior.kept :]
-            shift, log_scale = prior._coupling(network, kept, y)
-            h = torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1)[:, back]
-        return prior.location + prior.scale * h
+        return self.prior.transport(noise, y)
 
 
 class _Mixture(nn.Module):
@@ -496,11 +480,7 @@ def _facts(model: Estimator) -> dict:
     """What export.json tells of the model beside its files."""
     classes, data = model.sampling_classes(), model.facts_["data"]
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.model_.state_dict().items()}
-    if model.has_prior:
-        prior = describe_prior(model.prior_settings_, model.model_.prior.n_classes)
-    else:
-        quantised = isinstance(model.model_.latent, VectorQuantizer)
-        prior = "uniform codes; fit one with `vaekit fit-prior` to sample" if quantised else "N(0, I)"
+    prior = model.prior_name if model.can_sample else "uniform codes; fit one with `vaekit fit-prior` to sample"
     return {
         "vaekit": __version__,
         "model": type(model).__name__,

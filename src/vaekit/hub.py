@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from vaekit import __version__
+from vaekit.messages import first_line
 from vaekit.report.page import COLUMNS, QUALITY_COLUMNS
-from vaekit.training.prior import describe_prior
 from vaekit.training.progress import describe_record, describe_seconds
 from vaekit.world import write_atomically
 
@@ -201,13 +201,9 @@ def draw_samples(estimator):
     return image_grid(samples.reshape(len(samples), *shape), columns=8)
 
 
-def _can_sample(estimator) -> bool:
-    return estimator.has_prior or not hasattr(estimator.model_.prior, "grid")
-
-
 def _has_picture(estimator) -> bool:
     shape = estimator.image_shape_
-    return len(shape) == 3 and shape[2] != 2 and _can_sample(estimator)
+    return len(shape) == 3 and shape[2] != 2 and estimator.can_sample
 
 
 def model_card(
@@ -236,7 +232,7 @@ def model_card(
     table = len(estimator.image_shape_) == 1
     classes = estimator.sampling_classes()
     tag = "feature-extraction" if table else "image-feature-extraction"
-    if not table and _can_sample(estimator):
+    if not table and estimator.can_sample:
         tag = "unconditional-image-generation"
     return environment.get_template("card.md.j2").render(
         repo_id=repo_id,
@@ -247,7 +243,7 @@ def model_card(
         data=data,
         table=table,
         pictured=_has_picture(estimator),
-        sampled=_can_sample(estimator),
+        sampled=estimator.can_sample,
         conditional=estimator.conditional,
         classes=None if classes is None else [str(name) for name in classes],
         first=None if classes is None else repr(classes.tolist()[0]),
@@ -267,16 +263,12 @@ def _model_facts(estimator) -> dict[str, str]:
     latent = f"{estimator.latent_dim} numbers, Gaussian"
     if hasattr(plain, "grid"):
         latent = f"{' x '.join(map(str, plain.grid))} codes out of {plain.n_codes}"
-    fitted = "none"
-    if estimator.has_prior:
-        classes = estimator.prior_classes_
-        fitted = describe_prior(estimator.prior_settings_, 0 if classes is None else len(classes))
     return {
         "class": type(estimator).__name__,
         "input": " x ".join(map(str, estimator.image_shape_)),
         "networks": filled.architecture,
         "latent": latent,
-        "prior fitted after training": fitted,
+        "prior fitted after training": estimator.prior_name if estimator.has_prior else "none",
         "likelihood": filled.likelihood,
         "parameters": f"{estimator.n_parameters_:,}",
     }
@@ -362,18 +354,14 @@ def _explained(what: str) -> Iterator[None]:
     except errors.RevisionNotFoundError:
         raise FileNotFoundError(f"{what} has no such revision on the Hub") from None
     except errors.LocalEntryNotFoundError as error:
-        reason = _first_line(error.__cause__ or error)
+        reason = first_line(error.__cause__ or error)
         raise ConnectionError(f"{what} is not in the cache, and the Hub can't be reached ({reason})") from None
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined] # of the HTTP library that it uses
         if getattr(error, "errno", None) is not None:
             raise  # this machine's, such as a full disk
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
-            raise PermissionError(f"the Hub refuses {what} ({_first_line(error)}): {LOG_IN} that may do this") from None
+            raise PermissionError(f"the Hub refuses {what} ({first_line(error)}): {LOG_IN} that may do this") from None
         if status == 400:
-            raise ValueError(f"the Hub can't take {what}: {_first_line(error)}") from None
-        raise ConnectionError(f"the Hub can't be reached, or failed ({_first_line(error)})") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"the Hub can't take {what}: {first_line(error)}") from None
+        raise ConnectionError(f"the Hub can't be reached, or failed ({first_line(error)})") from None

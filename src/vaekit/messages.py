@@ -27,6 +27,11 @@ def check_number(name: str, value, *, whole: bool = False, above: float | None =
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def filled(value: T | None) -> T:
     """`value`, which may be None in general but is known by now: a field that has been filled in, labels that are there."""
     if value is None:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from vaekit import __version__
 from vaekit.data.images import Images, check_labels, fingerprint
-from vaekit.messages import check_number
+from vaekit.messages import check_number, first_line
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior, UniformPrior
 from vaekit.training.checkpoint import RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
-from vaekit.training.prior import PriorSettings, fit_prior, make_prior
+from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior
 from vaekit.world import check_random_state
 
 BATCH = 1000  # images at once outside training
@@ -171,8 +171,7 @@ class SecondStage:
             with torch.device("meta"):
                 difference = mismatch(tensors, make_prior(settings, plain, n_classes))
         except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{path} is damaged, or from another vaekit ({reason})") from None
+            raise ValueError(f"{path} is damaged, or from another vaekit ({first_line(error)})") from None
         if difference:
             raise ValueError(f"{path} is damaged, or from another vaekit ({difference})")
         check_finite(Path(path), tensors)
@@ -188,6 +187,18 @@ class SecondStage:
     def has_prior(self) -> bool:
         """Whether a prior has been fitted since `fit`."""
         return hasattr(self, "prior_settings_")
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether the prior in use gives samples: codes drawn uniformly give noise."""
+        return not isinstance(self.model_.prior, UniformPrior)
+
+    @property
+    def prior_name(self) -> str:
+        """The prior in use, such as "N(0, I)", "uniform" or "GMM, per class"."""
+        if not self.has_prior:
+            return "N(0, I)" if self.can_sample else "uniform"
+        return describe_prior(self.prior_settings_, 0 if self.prior_classes_ is None else len(self.prior_classes_))
 
     def _forget_prior(self) -> None:
         for name in ("prior_settings_", "prior_classes_", "prior_history_", "prior_facts_"):
@@ -217,7 +228,7 @@ class SecondStage:
         return self._check_latents(codes, self.latent_dim)
 
     def _check_has_samples(self, prior: str | None) -> None:
-        if prior is None and isinstance(self.model_.prior, UniformPrior):
+        if prior is None and not self.can_sample:
             raise NotFittedError(
                 "a VQ-VAE can't be sampled before it has a prior of its codes: run `vaekit fit-prior RUN --data DATA`, or "
                 "call fit_prior(X, y); prior='plain' (--plain-prior) draws the codes uniformly, which gives noise"

@@ -30,7 +30,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vaekit.data.images import CHUNK, MAPPED_FROM, Decoding, ImageFiles, fingerprint, listed
-from vaekit.data.readers import decode, first_line, with_channels
+from vaekit.data.readers import decode, with_channels
+from vaekit.messages import first_line
 
 VERSION = 1  # of what `decode` makes of a file, and of the entries
 BATCH = 16  # files that a thread decodes in one go

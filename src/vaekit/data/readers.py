@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from vaekit.data.images import MAPPED_FROM, Decoding, listed
-from vaekit.messages import filled
+from vaekit.messages import filled, first_line
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FITS = ("crop", "pad")
@@ -129,11 +129,6 @@ def check_file(path: Path) -> None:
     """Raises ValueError for what exists and is no file: a pipe would be waited for, a device read for ever."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no file")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
-    return str(error).splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def list_images(folder: Path) -> tuple[list[str], int]:

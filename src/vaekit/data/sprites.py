@@ -16,8 +16,7 @@ from typing import IO
 import numpy as np
 
 from vaekit.data.images import Images, fingerprint
-from vaekit.data.readers import first_line
-from vaekit.messages import check_number
+from vaekit.messages import check_number, first_line
 
 SHAPES = ("square", "ellipse", "heart")
 NAMES = ("shape", "scale", "rotation", "x", "y")

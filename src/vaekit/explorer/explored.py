@@ -105,7 +105,7 @@ class Explored:
         return [f"principal component {i} ({share:.0%})" for i, share in enumerate(self.shares, 1)]
 
     def _why_no_samples(self) -> str | None:
-        if self.grid is not None and not self.model.has_prior:
+        if not self.model.can_sample:
             return "This VQ-VAE has no prior of its codes yet: fit one with vaekit fit-prior RUN --data DATA."
         return None
 

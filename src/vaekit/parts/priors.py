@@ -188,11 +188,15 @@ class FlowPrior(LearnedPrior):
 
     def _sample(self, n: int, y: Tensor | None, temperature: float) -> Tensor:
         """temperature scales the standard deviation of the base distribution."""
-        h = temperature * torch.randn(n, self.latent_dim, device=self.scale.device)
-        for network, order in reversed(list(zip(self.couplings, self.orders, strict=True))):
+        return self.transport(temperature * torch.randn(n, self.latent_dim, device=self.scale.device), y)
+
+    def transport(self, noise: Tensor, y: Tensor | None = None) -> Tensor:
+        """noise (N, D) from N(0, I) -> z (N, D): the couplings backwards."""
+        h = noise
+        for network, back in reversed(list(zip(self.couplings, self.orders.argsort(1), strict=True))):
             kept, moved = h.split([self.kept, self.latent_dim - self.kept], dim=1)
             shift, log_scale = self._coupling(network, kept, y)
-            h = torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1)[:, order.argsort()]
+            h = torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1)[:, back]
         return self.location + self.scale * h
 
 

@@ -15,14 +15,18 @@ CHUNK = 4096  # vectors compared at once: bounds the memory of the distance matr
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """(N, D) vectors and (K, D) codebook -> (N,) int64 index of the nearest code in Euclidean distance.
 
-    One matrix product and an argmin per chunk: ||v - e||^2 and ||e||^2 / 2 - v.e have the same order over e. Both are
-    taken about the codebook's mean, since a large offset that all share would drown their differences.
+    One matrix product and an argmin per chunk, so that memory does not grow with N * K: see `code_scores`.
+    """
+    return torch.cat([code_scores(part, codebook).argmin(1) for part in vectors.split(CHUNK)])
+
+
+def code_scores(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """(N, D) vectors and (K, D) codebook -> (N, K), which over the codes has the order of the Euclidean distance: ||e||^2 / 2
+    - v.e. Both are taken about the codebook's mean, since a large offset that all share would drown their differences.
     """
     centre = codebook.mean(0)
     codebook = codebook - centre
-    half_norms = 0.5 * codebook.square().sum(1)
-    chunks = vectors.split(CHUNK)
-    return torch.cat([torch.addmm(half_norms, part - centre, codebook.t(), alpha=-1.0).argmin(1) for part in chunks])
+    return torch.addmm(0.5 * codebook.square().sum(1), vectors - centre, codebook.t(), alpha=-1.0)
 
 
 def kmeans(vectors: Tensor, k: int, iterations: int = 10) -> Tensor:

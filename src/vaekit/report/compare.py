@@ -29,7 +29,7 @@ from vaekit.pictures import figures
 from vaekit.pictures.style import save
 from vaekit.report.doctor import examine
 from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, spread, traverse
-from vaekit.report.measure import PER_CLASS, label_names, measure_run, prior_name
+from vaekit.report.measure import PER_CLASS, label_names, measure_run
 from vaekit.report.page import Picture, write_page
 from vaekit.training.checkpoint import locked
 from vaekit.training.prior import PriorSettings
@@ -264,7 +264,7 @@ def draw(
             figures.rows_of_sheets(
                 {
                     "plain prior": plain,
-                    "fitted prior": {f"{LABELS[n]}: {prior_name(m)}": samples[LABELS[n]] for n, m in models.items()},
+                    "fitted prior": {f"{LABELS[n]}: {m.prior_name}": samples[LABELS[n]] for n, m in models.items()},
                 },
                 rows=4,
             ),

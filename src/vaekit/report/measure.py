@@ -30,7 +30,6 @@ from vaekit.messages import filled
 from vaekit.pictures.figures import neighbours
 from vaekit.pictures.style import save
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.prior import describe_prior
 from vaekit.world import write_atomically
 
 PER_CLASS = 100  # samples per class that the judge sees
@@ -71,7 +70,7 @@ def measure_run(
         "images_per_second": images / seconds,
         "latent_dim": estimator.latent_dim,
         **_likelihood(estimator, test, full=full),
-        "prior": prior_name(estimator),
+        "prior": estimator.prior_name,
         "test_fingerprint": test.fingerprint,
         "split": test.split,
     }
@@ -87,7 +86,7 @@ def measure_run(
         entry["latent_dim"] = None
     train = binarized(train) if train.binarize == "dynamic" else train
     entry |= _representation(estimator, train, test, full=full)
-    if not test.is_table and judge is not None and _can_sample(estimator):
+    if not test.is_table and judge is not None and estimator.can_sample:
         entry |= _generation(estimator, train, test, judge)
         if full:
             entry |= _generation_in_full(estimator, train, test, folder)
@@ -100,14 +99,6 @@ def measure_run(
 def check_history(estimator: Estimator, folder: str | Path | None) -> None:
     if not estimator.history_:
         raise ValueError(f"{folder} has no log.jsonl, which says what its training took; train it anew")
-
-
-def prior_name(estimator: Estimator) -> str:
-    """The prior in use, such as "GMM, per class"."""
-    if not estimator.has_prior:
-        return "uniform" if hasattr(estimator.model_.prior, "grid") else "N(0, I)"
-    classes = estimator.prior_classes_
-    return describe_prior(estimator.prior_settings_, 0 if classes is None else len(classes))
 
 
 def label_names(estimator: Estimator, images: Images) -> np.ndarray | None:
@@ -212,10 +203,6 @@ def _asked(estimator: Estimator, test: Images) -> tuple[np.ndarray, np.ndarray]:
     names = [name for name in (() if classes is None else classes) if str(name) in known]
     asked = np.repeat(np.asarray(names), PER_CLASS)
     return asked, np.array([known[str(name)] for name in asked], dtype=np.int64)
-
-
-def _can_sample(estimator: Estimator) -> bool:
-    return estimator.has_prior or not hasattr(estimator.model_.prior, "grid")
 
 
 def _samples(estimator: Estimator, n: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vaekit.data.cache import ahead
 from vaekit.data.images import Rows
+from vaekit.messages import first_line
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder, is_record, mismatch
 from vaekit.training.progress import describe_seconds, reporting
@@ -163,9 +164,8 @@ def train(
             before, rollbacks = saved[1]["seconds_total"], saved[1].get("rollbacks", 0)
             _check_notes({"rollbacks": 0, **saved[1]}, plan)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"the checkpoint is of another model, or damaged ({reason}); start again in a new folder"
+                f"the checkpoint is of another model, or damaged ({first_line(error)}); start again in a new folder"
             ) from None
     if folder:
         folder.write_log(history)
