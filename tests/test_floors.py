@@ -9,17 +9,27 @@ SOURCE = Path(__file__).parents[1] / "src" / "vaekit"
 FLOORS = [
     ["tensors", "world", "messages"],
     [
+        "parts.strided",
         "parts.networks",
         "parts.causal",
         "parts.likelihoods",
         "parts.latents",
+        "parts.nearest",
         "parts.quantizers",
         "parts.priors",
         "parts",
     ],
     ["models.autoencoder", "models.ladder", "models.objectives", "models"],
     ["data.images", "data.readers", "data.datasets", "data.cache", "data.sprites", "data.builtin", "data"],
-    ["training.events", "training.checkpoint", "training.progress", "training.loop", "training.prior", "training"],
+    [
+        "training.events",
+        "training.checkpoint",
+        "training.progress",
+        "training.compiled",
+        "training.loop",
+        "training.prior",
+        "training",
+    ],
     [
         "evaluation.likelihood",
         "evaluation.distances",
@@ -33,7 +43,7 @@ FLOORS = [
     ["pictures.style", "pictures.figures", "pictures"],
     ["report.page", "hub", "second_stage", "estimator", "estimators", "files", "export"],
     ["report.measure", "report.doctor", "report.living", "report.compare", "report.sweep", "report"],
-    ["explorer.explored", "explorer.server", "explorer", "commands", "cli", "__main__"],
+    ["explorer.explored", "explorer.server", "explorer", "output", "commands", "cli", "__main__"],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.parts.strided import block
+
 ARCHITECTURES = ("conv", "resnet", "mlp", "wang2023")
 SMALLEST_SIDE = 8
 DENSE = 208  # width of the one dense layer between a convolutional stack and a Gaussian latent
@@ -284,12 +286,34 @@ def _up_block(a: int, b: int, kernel: int) -> list[nn.Module]:
     return [nn.ConvTranspose2d(a, b, kernel, stride=2, padding=1, output_padding=1), nn.BatchNorm2d(b), nn.ReLU()]
 
 
+class _Blocks(nn.Sequential):
+    """The report's layers in a row. In a compiled training step on the CPU its blocks are computed as matrix products."""
+
+    def forward(self, input: Tensor, y: Tensor | None = None) -> Tensor:
+        h = input
+        if (
+            not (self.training and torch.compiler.is_compiling())
+            or h.device.type != "cpu"
+            or torch.is_autocast_enabled("cpu")
+        ):
+            return super().forward(h)
+        layers = list(self)
+        while layers:
+            layer = layers.pop(0)
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.stride == (2, 2):
+                h = block(h, layer, layers.pop(0))
+                layers.pop(0)  # its ReLU
+            else:
+                h = layer(h)
+        return h
+
+
 class Wang2023Encoder(_Wang2023):
     """The report's VAE encoder, 1-8-32-128-256 (Wang 2023): (B, 1, 28, 28) -> (B, 2D)."""
 
     def __init__(self, *, features: int, n_classes: int):
         super().__init__(n_classes)
-        self.body = nn.Sequential(
+        self.body = _Blocks(
             *_down_block(1, 8), *_down_block(8, 32), *_down_block(32, 128), *_down_block(128, 256), nn.Flatten()
         )
         self.head = nn.Linear(1024 + bool(n_classes), features)
@@ -303,7 +327,7 @@ class Wang2023Decoder(_Wang2023):
 
     def __init__(self, *, latent_dim: int, n_classes: int):
         super().__init__(n_classes)
-        self.body = nn.Sequential(
+        self.body = _Blocks(
             nn.Linear(latent_dim + bool(n_classes), 1024),
             nn.Unflatten(1, (256, 2, 2)),
             *_up_block(256, 128, 3),
@@ -316,17 +340,10 @@ class Wang2023Decoder(_Wang2023):
         return self.body(self._append(z, y))
 
 
-class _Unconditional(nn.Sequential):
-    """A Sequential that is handed labels and has no use for them."""
-
-    def forward(self, input: Tensor, y: Tensor | None = None) -> Tensor:
-        return super().forward(input)
-
-
 def _wang2023_vq(code_dim: int) -> tuple[nn.Module, nn.Module]:
     """The report's VQ-VAE networks, 1-64-256-D and back (Wang 2023): 28x28 images and 7x7 grids."""
-    encoder = _Unconditional(*_down_block(1, 64), *_down_block(64, 256), nn.Conv2d(256, code_dim, 3, padding=1))
-    decoder = _Unconditional(
+    encoder = _Blocks(*_down_block(1, 64), *_down_block(64, 256), nn.Conv2d(256, code_dim, 3, padding=1))
+    decoder = _Blocks(
         nn.Conv2d(code_dim, 256, 3, padding=1),
         nn.BatchNorm2d(256),
         nn.ReLU(),

@@ -26,6 +26,7 @@ from vaekit.data.images import Rows
 from vaekit.messages import first_line
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder, is_record, mismatch
+from vaekit.training.compiled import compiled
 from vaekit.training.progress import describe_seconds, reporting
 from vaekit.world import autocast, derive_seed, seeded
 
@@ -47,6 +48,7 @@ class Plan:
     steps: optimizer steps in all. batch_size: images per step. learning_rate: the peak of the schedule.
     schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
     gradient_clip: the largest norm of the whole gradient, or None.
+    compile: whether the module's passes are compiled, which changes results by rounding alone.
     first: steps done before this training, by an earlier one that it goes on with.
     patience: epochs without a better validation objective before an early stop, or None; epochs that end before the step
         `patience_from` don't count, since there the objective is not yet the one asked for.
@@ -62,6 +64,7 @@ class Plan:
     patience: int | None = None
     patience_from: int = 0
     precision: str = "float32"
+    compile: bool = False
     seed: int = 0
     first: int = 0
 
@@ -185,6 +188,9 @@ def train(
         good = saved or _snapshot(state, optimizer, step, sums, best, history)
         last_saved, checkpoint_cost, epoch_clock = time.monotonic(), 0.0, time.perf_counter()
         state.train()
+        forward = compiled(module, report.say) if plan.compile and device.type in ("cpu", "cuda") else module
+        if forward is not module and step < plan.steps:
+            report.say("compiling the training step, which takes up to a minute")
         while step < plan.steps and not _out_of_patience(plan, best, history):
             epoch, place = divmod(step - plan.first, per_epoch)
             if place == 0 or sums is None or saved:
@@ -198,7 +204,7 @@ def train(
             x, y = next(batches)
             try:
                 with autocast(device, plan.precision):
-                    terms = objective(module(x, y), step)
+                    terms = objective(forward(x, y), step)
                 loss = total(terms)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
