@@ -2,31 +2,105 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import warnings
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.messages import first_line
 from vaekit.parts.latents import Draw
 from vaekit.tensors import Term, straight_through
 
-CHUNK = 4096  # vectors compared at once: bounds the memory of the distance matrix at CHUNK x K
+CHUNK = 4096  # vectors compared at once, at most
+SCORES = 2**21  # held at once on a CPU: few enough for its caches, enough that threads seldom wait for each other
+GROUP = 16  # codes whose scores are compared as one vector operation
 
 
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """(N, D) vectors and (K, D) codebook -> (N,) int64 index of the nearest code in Euclidean distance.
+    """(N, D) vectors and (K, D) codebook -> (N,) int64 index of the nearest code in Euclidean distance; of equals the lowest.
 
-    One matrix product and an argmin per chunk, so that memory does not grow with N * K: see `code_scores`.
+    The argmin of `code_scores`, in chunks, so that memory does not grow with N * K; on a CUDA GPU with Triton one kernel that
+    keeps no scores at all. Autocast does not reach into it: vectors rounded to bfloat16 have other neighbours.
     """
-    return torch.cat([code_scores(part, codebook).argmin(1) for part in vectors.split(CHUNK)])
+    return _nearest_code(vectors, codebook)
+
+
+# One operator to `torch.compile`, whose graph would otherwise grow with the number of chunks.
+@torch.library.custom_op("vaekit::nearest_code", mutates_args=(), schema="(Tensor vectors, Tensor codebook) -> Tensor")
+def _nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
+    fused = _kernel(vectors.device) if vectors.dtype == torch.float32 else None
+    return (fused or _nearest_code_by_product)(vectors, codebook)
+
+
+@_nearest_code.register_fake
+def _(vectors: Tensor, codebook: Tensor) -> Tensor:
+    return vectors.new_empty(len(vectors), dtype=torch.int64)
+
+
+@functools.cache
+def _kernel(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The Triton kernel, where it runs on `device` and finds what the plain form finds; warns where a GPU's does not."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    try:
+        from vaekit.parts.nearest import nearest_code_by_kernel
+
+        table = torch.arange(101.0, device=device)[:, None] * torch.arange(1.0, 41.0, device=device)
+        vectors, half = table % 7 - 3, table % 5 - 2  # whole numbers: products are exact, and there are ties
+        codebook = torch.cat([half, -half])
+        if torch.equal(nearest_code_by_kernel(vectors, codebook), _nearest_code_by_product(vectors, codebook)):
+            return nearest_code_by_kernel
+        reason = "its results differ"
+    except Exception as error:  # for want of a compiler, or on a GPU that Triton does not know
+        reason = first_line(error)
+    warnings.warn(f"codes are looked up without the Triton kernel, which fails on {device}: {reason}", stacklevel=2)
+    return None
 
 
 def code_scores(vectors: Tensor, codebook: Tensor) -> Tensor:
     """(N, D) vectors and (K, D) codebook -> (N, K), which over the codes has the order of the Euclidean distance: ||e||^2 / 2
     - v.e. Both are taken about the codebook's mean, since a large offset that all share would drown their differences.
     """
+    centre, weight, bias = _score_terms(codebook)
+    return torch.addmm(bias, vectors - centre, weight)
+
+
+def _score_terms(codebook: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(K, D) -> the codebook's mean (D,), and weight (D, K), bias (K,) that make scores of a vector less that mean."""
     centre = codebook.mean(0)
     codebook = codebook - centre
-    return torch.addmm(0.5 * codebook.square().sum(1), vectors - centre, codebook.t(), alpha=-1.0)
+    return centre, -codebook.t(), 0.5 * codebook.square().sum(1)
+
+
+def _nearest_code_by_product(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """One matrix product a chunk, with the bias as one more dimension, and its least column in two steps.
+
+    An argmin along K takes longer than the product. So column g of row r of a (GROUP, K / GROUP) table holds the score of
+    code GROUP * g + r: a minimum over rows, vector by vector, leaves one value a group, the least of these tells the group, and
+    GROUP scores are left to look at. What fills the last group up is the last code once more.
+    """
+    (n, d), k = vectors.shape, len(codebook)
+    groups = -(-k // GROUP)
+    order = torch.arange(GROUP * groups, device=vectors.device).clamp(max=k - 1).view(groups, GROUP).t().flatten()
+    centre, weight, bias = _score_terms(codebook)
+    weight = torch.cat([weight, bias[None]])[:, order]  # (D + 1, K')
+    chunk = min(CHUNK, max(1, SCORES // len(order))) if vectors.device.type == "cpu" else CHUNK
+    chunk = min(chunk, max(1, n))
+    centred = vectors.new_ones(chunk, d + 1)
+    scores = vectors.new_empty(chunk, len(order))
+    index = torch.empty(n, dtype=torch.int64, device=vectors.device)
+    for part, found in zip(vectors.split(chunk), index.split(chunk), strict=True):
+        m = len(part)
+        torch.sub(part, centre, out=centred[:m, :d])
+        table = torch.mm(centred[:m], weight, out=scores[:m]).view(m, GROUP, groups)  # autocast leaves `out` alone
+        group = table.amin(1).min(1).indices  # on a CPU twice as fast as argmin
+        within = table.gather(2, group[:, None, None].expand(m, GROUP, 1))[:, :, 0].min(1).indices
+        torch.add(within, group, alpha=GROUP, out=found)
+    return index.clamp_(max=k - 1)  # a copy of the last code may have been rounded otherwise
 
 
 def kmeans(vectors: Tensor, k: int, iterations: int = 10) -> Tensor:
@@ -34,11 +108,17 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 10) -> Tensor:
     centres = vectors[torch.randperm(len(vectors), device=vectors.device)[:k]].clone()
     for _ in range(iterations):
         index = nearest_code(vectors, centres)
-        counts = torch.bincount(index, minlength=k).to(vectors)
+        counts = count(index, k)
         sums = torch.zeros_like(centres).index_add_(0, index, vectors)
         fresh = vectors[torch.randint(len(vectors), (k,), device=vectors.device)]
         centres = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], fresh)
     return centres
+
+
+def count(index: Tensor, k: int) -> Tensor:
+    """(N,) indices below k -> (k,) int32 how often each occurs. A GPU's `bincount` would wait, to look for the largest."""
+    ones = torch.ones_like(index, dtype=torch.int32)
+    return torch.zeros(k, dtype=torch.int32, device=index.device).index_add_(0, index, ones)
 
 
 def usage(counts: Tensor) -> dict[str, float]:
@@ -150,7 +230,7 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _follow(self, vectors: Tensor, index: Tensor) -> None:
         """Counts usage, moves an EMA codebook, and revives dead codes; no value leaves the device."""
-        counts = torch.bincount(index, minlength=self.n_codes).to(vectors.dtype)
+        counts = count(index, self.n_codes).to(vectors.dtype)
         self.counts += counts
         step = 1 - (self.ema if self.ema is not None else 0.99)
         self.shares.lerp_(counts / len(vectors), step)
