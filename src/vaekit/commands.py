@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import tempfile
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,12 +12,12 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Decoding, split_indices
 from vaekit.messages import check_number, filled, nearest
 from vaekit.training.prior import PriorSettings
-from vaekit.world import write_atomically
 
 Split = Literal["train", "validation", "test", "all"]
 MOST_IN_A_PICTURE = 2500
@@ -113,14 +112,14 @@ class Data:
             ["vaekit", "train", model, "--data", self.data, *flags, "--out", f"runs/{model}"]
         )
         if self.picture is not None:
-            _write_contact_sheet(self.picture, whole)
+            output.write_contact_sheet(self.picture, whole)
         if self.json:
             print(json.dumps(facts, indent=1))
             return
         problems, suggestion = facts.pop("problems"), facts.pop("suggestion")
         for part, found in facts.pop("parts", {}).items():
             facts[f"{part} part"] = {"count": found["count"], **found.get("classes", {})}
-        print_table(f"data {self.data}", facts)
+        output.print_table(f"data {self.data}", facts)
         print("\n".join(f"! {problem}" for problem in problems) or "nothing wrong was found")
         print(f"to begin with: {suggestion}")
         if self.picture is not None:
@@ -157,7 +156,9 @@ class Train(Source):
             log=self.log,
         )
         last = model.history_[-1]
-        chosen = ", ".join(f"{name} {_plain(value)}" for name, value in model.resolved_.items() if value is not None)
+        chosen = ", ".join(
+            f"{name} {output.plain(value)}" for name, value in model.resolved_.items() if value is not None
+        )
         print(f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps ({chosen})")
         print(f"objective {last['objective']:.5g} in the last epoch; the run is in {self.out}")
 
@@ -241,7 +242,7 @@ class Sample:
 
         check_number("n", self.n, whole=True, above=0)
         check_number("random_state", self.random_state, whole=True)
-        _check_kind(self.out, ".png", ".npy", ".npz")
+        output.check_kind(self.out, ".png", ".npy", ".npz")
         model = load(self.run_folder)
         prior = "plain" if self.plain_prior else None
         classes = model.sampling_classes(prior)
@@ -272,14 +273,7 @@ class Sample:
             random_state=self.random_state,
             prior=prior,
         )
-        if self.out.endswith(".png"):
-            _write_grid(self.out, samples, columns=min(n, 8 if not self.per_class else self.n))
-        elif self.out.endswith(".npz"):
-            _write_array(self.out, x=samples, **({} if labels is None else {"y": labels}))
-        elif self.out.endswith(".npy"):
-            _write_array(self.out, x=samples)
-        else:
-            _write_images(Path(self.out), samples, labels)
+        output.write_images(self.out, samples, labels, columns=self.n if self.per_class else 8)
         print(f"{n} samples are in {self.out}")
 
 
@@ -301,9 +295,9 @@ class Encode(Source):
             raise ValueError(f"--out must end in .npy or .npz, got {self.out!r}")
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
-        codes = model.encode(images.x, _labels_for(model, images))
-        named = images.y is not None and self.out.endswith(".npz")
-        _write_array(self.out, x=codes, **({"y": np.asarray(images.classes)[images.y]} if named else {}))
+        labels = _labels(images)
+        codes = model.encode(images.x, labels)
+        output.write_array(self.out, codes, labels)
         print(f"{codes.dtype} codes of shape {codes.shape} are in {self.out}")
 
 
@@ -324,17 +318,21 @@ class Decode:
         from vaekit.data.readers import read_npy, read_npz
         from vaekit.files import load
 
-        _check_kind(self.out, ".png", ".npy", ".npz")
+        output.check_kind(self.out, ".png", ".npy", ".npz")
         model = load(self.run_folder)
-        if self.label is not None:
-            _check_conditional(model, self.run_folder, "--label")
+        if self.label is not None and not model.conditional:
+            raise ValueError(
+                f"{self.run_folder} holds a {type(model).__name__}, which is unconditional: --label needs a CVAE"
+            )
         path = Path(self.codes)
         if not path.exists():
             raise FileNotFoundError(f"no codes at {path}")
         codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
         if model.conditional and self.label is None:
             raise ValueError(f"{self.run_folder} is conditional: say which class with --label")
-        _write_any(self.out, model.decode(codes, self.label))
+        images = model.decode(codes, self.label)
+        output.write_images(self.out, images)
+        print(f"{len(images)} images are in {self.out}")
 
 
 @dataclass(kw_only=True)
@@ -354,21 +352,21 @@ class Reconstruct(Source):
         from vaekit.files import load
 
         check_number("n", self.n, whole=True, above=0)
-        _check_kind(self.out, ".png", ".npy", ".npz")
+        output.check_kind(self.out, ".png", ".npy", ".npz")
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
         images = images.take(np.arange(min(n, len(images))))
-        rebuilt = model.reconstruct(images.x, _labels_for(model, images))
+        rebuilt = model.reconstruct(images.x, _labels(images))
         if self.out.endswith(".png"):
             from vaekit.pictures.figures import reconstructions
             from vaekit.pictures.style import save
 
-            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
             save(reconstructions(images.x, {type(model).__name__: rebuilt}), self.out)
             print(f"{len(images)} reconstructions are in {self.out}")
         else:
-            _write_any(self.out, rebuilt)
+            output.write_images(self.out, rebuilt)
+            print(f"{len(images)} images are in {self.out}")
 
 
 @dataclass(kw_only=True)
@@ -403,7 +401,7 @@ class Evaluate(Source):
             judge, accuracy = get_judge(train, self.open_for(model, "test"), verbose=True)
         folder = None if is_address(self.run_folder) else Path(self.run_folder)
         entry = measure_run(model, train, images, folder, judge=judge, judge_accuracy=accuracy, full=self.full)
-        print_table(f"{self.run_folder} on {self.data} ({images.split}, nats per image)", entry)
+        output.print_table(f"{self.run_folder} on {self.data} ({images.split}, nats per image)", entry)
 
 
 @dataclass(kw_only=True)
@@ -474,62 +472,73 @@ class Push:
 
 
 @dataclass(kw_only=True)
-class Compare(Source):
+class Trainings(Source):
+    """Several trainings on the same data."""
+
+    out: str
+    seeds: int = 1
+    """Seeds per model, or per point of the grid; several give means and standard deviations."""
+    random_state: int = 0
+    """The first seed."""
+    epochs: int | None = None
+    """Of each training; None lets the model choose."""
+    architecture: str | None = None
+    """Of every model: conv, resnet, mlp or wang2023."""
+    device: str = "auto"
+    """auto, cpu, cuda."""
+
+    def shared(self) -> dict:
+        """Keywords of both `compare` and `sweep`."""
+        check_number("seeds", self.seeds, whole=True, above=0)
+        return {
+            "seeds": self.seeds,
+            "random_state": self.random_state,
+            "epochs": self.epochs,
+            "architecture": self.architecture,
+            "device": self.device,
+            "say": lambda text: print(text, flush=True),
+            **self.how(),
+        }
+
+
+@dataclass(kw_only=True)
+class Compare(Trainings):
     """Train several models on the same data and write the report that compares them."""
 
     out: str
     """The report's folder: index.html, results.json, figures/ and runs/."""
     models: str = "vae,bvae,cvae,vqvae"
     """Which models, separated by commas."""
-    seeds: int = 1
-    """Seeds per model; the table then has means and standard deviations."""
-    random_state: int = 0
-    """The first seed."""
-    epochs: int | None = None
-    """For all models; None lets each choose."""
-    architecture: str | None = None
-    """For all models: conv, resnet, mlp or wang2023."""
     sweeps: bool = False
     """Also the loss against the latent dimension and against beta: one seed, a quarter of the epochs."""
     priors: bool = True
     """Also fit a prior to the latents or codes of each model."""
-    device: str = "auto"
-    """auto, cpu, cuda."""
 
     def run(self) -> None:
         from vaekit.estimators import MODELS
         from vaekit.report.compare import compare
-        from vaekit.report.page import findings
 
         names = list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
         for name in names:
             if name not in MODELS:
                 raise ValueError(f"unknown model {name!r}{nearest(name, MODELS)}; models are {', '.join(MODELS)}")
-        check_number("seeds", self.seeds, whole=True, above=0)
         if not names:
             raise ValueError(f"compare needs at least one model, got {self.models!r}")
         results = compare(
             self.data,
             self.out,
             models=names,
-            seeds=self.seeds,
-            random_state=self.random_state,
-            epochs=self.epochs,
-            architecture=self.architecture,
             sweeps=self.sweeps,
             priors=self.priors,
-            device=self.device,
             command=shlex.join(["vaekit", *sys.argv[1:]]),
-            say=lambda text: print(text, flush=True),
-            **self.how(),
+            **self.shared(),
         )
-        print_comparison(results["models"])
-        print("\n".join(findings(results["models"])))
+        output.print_comparison(results["models"])
         print(f"the report: {Path(self.out) / 'index.html'}")
 
 
 @dataclass(kw_only=True)
-class Sweep(Source):
+class Sweep(Trainings):
     """Train a beta-VAE for each of a grid of latent_dim and beta, and say which to take, and why."""
 
     out: str
@@ -538,43 +547,26 @@ class Sweep(Source):
     """Widths of the latent vector, separated by commas."""
     beta: str = "0.5,1,2,4"
     """Weights of the rate, separated by commas."""
-    seeds: int = 1
-    """Seeds per point of the grid."""
-    random_state: int = 0
-    """The first seed."""
-    epochs: int | None = None
-    """Of each training; None lets the model choose."""
-    architecture: str | None = None
-    """conv, resnet, mlp or wang2023."""
     likelihood: str | None = None
     """gaussian, gaussian_fixed, bernoulli or discretized_logistic."""
-    device: str = "auto"
-    """auto, cpu, cuda."""
     jobs: int | None = None
     """Trainings at once; None is one a core, at most 8, and one on a GPU."""
 
     def run(self) -> None:
         from vaekit.report.sweep import sweep
 
-        check_number("seeds", self.seeds, whole=True, above=0)
         check_number("jobs", self.jobs, whole=True, above=0)
         results = sweep(
             self.data,
             self.out,
+            **self.shared(),
             latent_dims=_numbers("--latent-dim", self.latent_dim, int),
             betas=_numbers("--beta", self.beta, float),
-            seeds=self.seeds,
-            random_state=self.random_state,
-            epochs=self.epochs,
-            architecture=self.architecture,
             likelihood=self.likelihood,
-            device=self.device,
             jobs=self.jobs,
-            say=lambda text: print(text, flush=True),
-            **self.how(),
         )
         held = results["data"]["held_out"]
-        _print_points(f"{self.data}, {held:,} held-out images, nats per image", results["points"])
+        output.print_points(f"{self.data}, {held:,} held-out images, nats per image", results["points"])
         for advice in results["advice"]:
             print(f"to {advice['purpose']}: --latent-dim {advice['latent_dim']} --beta {advice['beta']:g}")
             print(f"  {advice['reason']}")
@@ -619,15 +611,6 @@ class Doctor(Source):
                 print(f"    try: {diagnosis.cure}")
         wrong = sum(diagnosis.wrong for diagnosis in found)
         print(f"{wrong} of {len(found)} checks found something" if wrong else f"{len(found)} checks, nothing wrong")
-
-
-def _numbers(flag: str, text: str, kind: type) -> list:
-    """Numbers between commas."""
-    try:
-        return [kind(part) for part in text.split(",")]
-    except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
-        raise ValueError(f"{flag} must be {what} separated by commas, got {text!r}") from None
 
 
 @dataclass(kw_only=True)
@@ -683,178 +666,15 @@ class Explore(Source):
         )
 
 
-def print_table(title: str, rows: dict) -> None:
-    """Names and values as a two-column table; class names are data, whatever brackets they hold."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(title), show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for key, value in rows.items():
-        table.add_row(Text(key.replace("_", " ")), Text(_plain(value)))
-    Console().print(table)
+def _numbers(flag: str, text: str, kind: type) -> list:
+    """Numbers between commas."""
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise ValueError(f"{flag} must be {what} separated by commas, got {text!r}") from None
 
 
-def _print_points(title: str, points: list[dict]) -> None:
-    """A sweep's points on a terminal, one a line."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    forms = {
-        "latent_dim": "d",
-        "beta": "g",
-        "seed": "d",
-        "rate": ".2f",
-        "distortion": ".2f",
-        "elbo": ".2f",
-        "mse": ".5f",
-        "active_units": "d",
-        "probe_accuracy": ".1%",
-        "frechet": ".2f",
-        "seconds": ".1f",
-    }
-    forms = {key: form for key, form in forms.items() if key in points[0]}
-    table = Table(title=Text(title), title_justify="left")
-    for key in forms:
-        table.add_column(key.replace("_", " "), justify="right")
-    for point in points:
-        table.add_row(*(format(point[key], form) for key, form in forms.items()))
-    Console(width=max(Console().width, 120)).print(table)
-
-
-def print_comparison(models: list[dict]) -> None:
-    """The report's tables on a terminal."""
-    from vaekit.report.page import QUALITY_COLUMNS, quality, summarise, used_columns
-
-    for likelihood, rows in summarise(models).items():
-        columns = used_columns([entry for entry in models if entry["likelihood"] == likelihood])
-        _print_rows(f"likelihood: {likelihood}", rows, columns)
-    columns = used_columns(models, QUALITY_COLUMNS)
-    if columns:
-        _print_rows("reconstructions, latents and samples", quality(models), columns)
-
-
-def _print_rows(title: str, rows: list, columns: list) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for heading in ("model", *(f"{column.heading}\n{column.unit}" for column in columns)):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    for row in rows:
-        table.add_row(row.label, *(row.cells[c.key].text if c.key in row.cells else "" for c in columns))
-    Console(width=max(Console().width, 170)).print(table)
-
-
-def _plain(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_plain(item) for item in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
-    return str(value)
-
-
-def _labels_for(model, images: Images) -> np.ndarray | None:
-    """The images' labels where a conditional model can use them; without labels it infers them."""
-    if not model.conditional or images.y is None:
-        return None
-    return np.asarray(images.classes)[images.y]
-
-
-def _check_conditional(model, run_folder: str, flag: str) -> None:
-    if not model.conditional:
-        raise ValueError(f"{run_folder} holds a {type(model).__name__}, which is unconditional: {flag} needs a CVAE")
-
-
-def _check_kind(out: str, *kinds: str) -> None:
-    """A file of a known kind, or a folder: a name with another ending is a file that we can't write."""
-    suffix = Path(out).suffix
-    if suffix and suffix not in kinds and not out.endswith("/") and not Path(out).is_dir():
-        raise ValueError(f"--out must end in {', '.join(kinds)}, or be a folder (with a / at its end), got {out!r}")
-
-
-def _write_array(out: str, **arrays: np.ndarray) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    if out.endswith(".npz"):
-        np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]  (no array is named allow_pickle)
-    else:
-        np.save(buffer, arrays["x"])
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, buffer.getvalue())
-
-
-def _write_grid(out: str, images: np.ndarray, columns: int) -> None:
-    from vaekit.pictures.figures import image_grid
-    from vaekit.pictures.style import save
-
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    save(image_grid(images, columns=columns), out)
-
-
-def _write_contact_sheet(out: str, images: Images) -> None:
-    """Ten images of each of up to 20 classes, or 64 images where there are none; large ones are thinned out."""
-    from vaekit.pictures.figures import image_grid, labelled_rows
-    from vaekit.pictures.style import save
-
-    if images.is_table:
-        raise ValueError(f"{images.name} is a table of vectors; a contact sheet is of images")
-    thin = -(-max(images.image_shape[:2]) // 96)
-    order = np.random.default_rng(0).permutation(len(images))
-
-    def shown(index: np.ndarray) -> np.ndarray:
-        return images.x[np.sort(index)][:, ::thin, ::thin]
-
-    if images.y is None:
-        figure = image_grid(shown(order[:64]), columns=8)
-    else:
-        rows = {}
-        for i, name in enumerate(images.classes[:20]):
-            found = shown(order[images.y[order] == i][:10])
-            blank = np.full((10 - len(found), *found.shape[1:]), 255 if found.dtype == np.uint8 else 1, found.dtype)
-            rows[name] = np.concatenate([found, blank])
-        figure = labelled_rows(rows)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    save(figure, out)
-
-
-def _write_any(out: str, images: np.ndarray) -> None:
-    if out.endswith(".png"):
-        _write_grid(out, images, columns=min(len(images), 8))
-    elif out.endswith((".npy", ".npz")):
-        _write_array(out, x=images)
-    else:
-        _write_images(Path(out), images, None)
-    print(f"{len(images)} images are in {out}")
-
-
-def _write_images(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    """PNG files, in a sub-folder per class when there are labels: what `open_data` reads back. All of them or none."""
-    from PIL import Image
-
-    from vaekit.pictures.style import as_pixels
-
-    if images.ndim < 3:
-        raise ValueError("tables can't be written as images; choose an --out that ends in .npy")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder")
-    names = [""] * len(images) if labels is None else [str(label) for label in labels]
-    for name in sorted(set(names)):
-        if labels is not None and (not name or name.startswith((".", "__MACOSX")) or "/" in name or "\\" in name):
-            raise ValueError(f"class {name!r} can't be the name of a folder; choose an --out that ends in .npz")
-    grey = images.ndim == 3 or images.shape[-1] == 1
-    pixels = as_pixels(images.reshape(*images.shape[:3], -1))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
-        whole = Path(temporary) / "images"
-        for name in {"", *names}:
-            (whole / name).mkdir(parents=True, exist_ok=True)
-        for index, (name, image) in enumerate(zip(names, pixels, strict=True)):
-            Image.fromarray(image[..., 0] if grey else image).save(whole / name / f"{index:06d}.png")
-        whole.replace(folder)
+def _labels(images: Images) -> np.ndarray | None:
+    """The images' labels by name, which a conditional model uses and others ignore."""
+    return None if images.y is None else np.asarray(images.classes)[images.y]

@@ -16,10 +16,11 @@ import numpy as np
 
 from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Images, binarized
-from vaekit.estimator import SCORE_SEED, Estimator
+from vaekit.estimator import Estimator
 from vaekit.estimators import MODELS
-from vaekit.evaluation.generation import Judge, class_consistency
+from vaekit.evaluation.generation import Judge
 from vaekit.evaluation.likelihood import evaluate
+from vaekit.report.measure import judge_as_asked, pick
 
 LOOKED_AT = 2000  # images of each part, at most
 PER_CLASS = 50  # samples of each class that the judge sees
@@ -95,7 +96,7 @@ def examine(
     is the data's own name. how: keywords of `open_data` that the run doesn't know, such as labels.
     """
     train = binarized(train) if train.binarize == "dynamic" else train
-    train, test = _some(train), _some(test)
+    train, test = (part.take(pick(len(part), LOOKED_AT)) for part in (train, test))
     plain = estimator.with_prior("plain")  # a fitted prior has a check of its own
     known, new = (evaluate(plain, estimator.on_device(part, estimator.device_)) for part in (train, test))
     facts = estimator.facts_["data"]
@@ -225,11 +226,6 @@ def _default(patient: Patient, name: str):
     return fresh._resolve(images, table=patient.test.is_table)[name]
 
 
-def _some(images: Images) -> Images:
-    """At most `LOOKED_AT` of the images; the same every time."""
-    return images.take(np.sort(np.random.default_rng(SCORE_SEED).permutation(len(images))[:LOOKED_AT]))
-
-
 ASTRAY = 0.15  # of the whole fall, that the objective climbs
 CREEPING = 0.3  # of the fall in the first half of the epochs, that comes in the second
 
@@ -334,13 +330,12 @@ ASKED = 0.8  # of samples that are of the class asked for
 
 def conditioning(patient: Patient) -> Diagnosis | None:
     """Whether a conditional model's label decides what a sample is."""
-    estimator, judge = patient.estimator, patient.judge
-    if not estimator.conditional or judge is None:
+    if not patient.estimator.conditional or patient.judge is None:
         return None
-    numbers = np.repeat(np.arange(len(estimator.classes_)), PER_CLASS)
-    samples = estimator.sample(len(numbers), estimator.classes_[numbers], random_state=SCORE_SEED)
-    share = class_consistency(judge, samples.reshape(len(samples), *patient.test.image_shape), numbers)
-    evidence = f"{share:.1%} of {len(samples)} samples are judged to be of the class asked for, {PER_CLASS} a class"
+    if not (judged := judge_as_asked(patient.estimator, patient.test, patient.judge, PER_CLASS)):
+        return None
+    share, n = judged
+    evidence = f"{share:.1%} of {n} samples are judged to be of the class asked for, {PER_CLASS} a class"
     if share >= ASKED:
         return Diagnosis("conditioning", False, "the label decides the class", evidence)
     if patient.settings["architecture"] == "wang2023":

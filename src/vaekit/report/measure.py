@@ -113,7 +113,7 @@ def _likelihood(estimator: Estimator, test: Images, *, full: bool) -> dict:
         return found  # a quantizer's q is certain: its NLL is bounded by -ELBO alone
     if full:
         return found | importance_nll(estimator.model_, data, k=FULL_NLL_DRAWS)
-    part = test.take(_some(len(test), NLL_IMAGES))
+    part = test.take(pick(len(test), NLL_IMAGES))
     return found | importance_nll(estimator.model_, estimator.on_device(part, estimator.device_), k=NLL_DRAWS)
 
 
@@ -148,7 +148,7 @@ def _representation(estimator: Estimator, train: Images, test: Images, *, full: 
         codes = estimator.transform(test.x, label_names(estimator, test))
         scores = disentanglement(codes, test.factors, seed=SCORE_SEED)
         found |= {**_without(scores, "samples"), "disentanglement_samples": scores["samples"]}
-    some = train.take(_some(len(train), SAMPLES))
+    some = train.take(pick(len(train), SAMPLES))
     if test.y is None or some.y is None or not can_probe(some.y):
         return found
     codes, known = (estimator.transform(part.x, label_names(estimator, part)) for part in (test, some))
@@ -164,12 +164,10 @@ def _representation(estimator: Estimator, train: Images, test: Images, *, full: 
 def _generation(estimator: Estimator, train: Images, test: Images, judge: Judge) -> dict:
     n = min(SAMPLES, len(train), len(test))
     embed, features = pick_features(judge)
-    reference = train.x[_some(len(train), n)]
+    reference = train.x[pick(len(train), n)]
     found = measure_samples(embed, _samples(estimator, n), test.x, reference, seed=SCORE_SEED) | {"features": features}
-    asked, numbers = _asked(estimator, test)
-    if len(asked):
-        drawn = _with_channels(estimator.sample(len(asked), asked, random_state=SCORE_SEED))
-        found |= {"class_consistency": class_consistency(judge, drawn, numbers), "samples_per_class": PER_CLASS}
+    if judged := judge_as_asked(estimator, test, judge, PER_CLASS):
+        found |= {"class_consistency": judged[0], "samples_per_class": PER_CLASS}
     return found
 
 
@@ -184,7 +182,7 @@ def _generation_in_full(estimator: Estimator, train: Images, test: Images, folde
         "copies_share_held_out": check.held_out_share,
         "copies_threshold": check.threshold,
     }
-    asked, numbers = _asked(estimator, test)
+    asked, numbers = _asked(estimator, test, PER_CLASS)
     if len(set(numbers)) == len(test.classes) > 1:
         times = max(1, len(samples) // len(asked))
         asked, numbers = np.tile(asked, times), np.tile(numbers, times)
@@ -194,14 +192,25 @@ def _generation_in_full(estimator: Estimator, train: Images, test: Images, folde
     return found
 
 
-def _asked(estimator: Estimator, test: Images) -> tuple[np.ndarray, np.ndarray]:
-    """`PER_CLASS` labels of every class that the model and the data know, and what the judge calls them: it numbers its
+def judge_as_asked(estimator: Estimator, test: Images, judge: Judge, per_class: int) -> tuple[float, int] | None:
+    """The share of samples that the judge takes for the class asked for, and of how many, `per_class` of each; None where no
+    class is known to both the model and the data.
+    """
+    asked, numbers = _asked(estimator, test, per_class)
+    if not len(asked):
+        return None
+    drawn = _with_channels(estimator.sample(len(asked), asked, random_state=SCORE_SEED))
+    return class_consistency(judge, drawn, numbers), len(drawn)
+
+
+def _asked(estimator: Estimator, test: Images, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+    """`per_class` labels of every class that the model and the data know, and what the judge calls them: it numbers its
     classes as the data does, and a model may know others besides.
     """
     classes = estimator.sampling_classes()
     known = {str(name): index for index, name in enumerate(test.classes)}
     names = [name for name in (() if classes is None else classes) if str(name) in known]
-    asked = np.repeat(np.asarray(names), PER_CLASS)
+    asked = np.repeat(np.asarray(names), per_class)
     return asked, np.array([known[str(name)] for name in asked], dtype=np.int64)
 
 
@@ -218,7 +227,7 @@ def _with_channels(images: np.ndarray) -> np.ndarray:
     return images if images.ndim == 4 else images[..., None]
 
 
-def _some(n: int, most: int) -> np.ndarray:
+def pick(n: int, most: int) -> np.ndarray:
     """Indices of `most` of n images, or of all if fewer; the same every time."""
     return np.sort(np.random.default_rng(SCORE_SEED).permutation(n)[:most])
 
