@@ -177,52 +177,60 @@ def gather(x: Tensor, size: tuple[int, int], kernel: int) -> Tensor:
     n, height, width, channels = x.shape
     high, wide = 2 * size[0] + kernel - 2, 2 * size[1] + kernel - 2
     padded = F.pad(x, (0, 0, 1, wide - 1 - width, 1, high - 1 - height))
+    if kernel == 2:
+        return padded.view(n, size[0], 2, size[1], 2, channels).transpose(2, 3).reshape(-1, 4 * channels)
     row = wide * channels
     # One piece for each row of the kernel, in which neighbouring pixels lie side by side.
     pieces = [
-        padded.as_strided((n, *size, kernel * channels), (high * row, 2 * row, 2 * channels, 1), place * row)
-        for place in range(kernel)
+        padded.as_strided((n, *size, 3 * channels), (high * row, 2 * row, 2 * channels, 1), place * row)
+        for place in range(3)
     ]
-    return torch.cat(pieces, dim=-1).view(-1, kernel * kernel * channels)
+    return torch.cat(pieces, dim=-1).view(-1, 9 * channels)
 
 
 def scatter(taps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, h, w, k, k, C) -> (N, H, W, C): the transpose of `gather`, for each parity of the outputs the taps that meet it."""
+    """(N, h, w, k, k, C) -> (N, H, W, C): the transpose of `gather`."""
     n, height, width, kernel, _, channels = taps.shape
+    shape = (n, 2 * height, 2 * width, channels)
+    if kernel == 2:  # no two taps meet
+        row = 2 * width * channels
+        whole = taps.transpose(2, 3).reshape(shape)
+        return whole.as_strided((n, *size, channels), (2 * height * row, row, channels, 1), row + channels)
 
     def right(tap: Tensor) -> Tensor:
         return F.pad(tap[:, :, 1:], (0, 0, 0, 1))
 
     def below(tap: Tensor) -> Tensor:
-        return F.pad(tap[:, 1:], (0, 0, 0, 0, 0, 1))
+        return F.pad(tap[:, 1:], (0, 0) * (tap.dim() - 2) + (0, 1))
 
-    def across(row: int) -> tuple[Tensor, Tensor]:
-        """Even and odd columns of the kernel's `row`."""
-        odd = right(taps[:, :, :, row, 0])
-        return taps[:, :, :, row, 1], odd if kernel == 2 else odd + taps[:, :, :, row, 2]
+    def across(row: int) -> Tensor:
+        """(N, h, w, 2, C): what even and odd columns get from the kernel's `row`."""
+        even, odd = taps[:, :, :, row, 1], taps[:, :, :, row, 2] + right(taps[:, :, :, row, 0])
+        return torch.stack([even, odd], dim=3)
 
-    even = torch.stack(across(1), dim=3)
-    odd = torch.stack([below(part) for part in across(0)], dim=3)
-    if kernel == 3:
-        odd = odd + torch.stack(across(2), dim=3)
-    whole = torch.stack([even, odd], dim=2).view(n, 2 * height, 2 * width, channels)
+    whole = torch.stack([across(1), across(2) + below(across(0))], dim=2).view(shape)
     return whole[:, : size[0], : size[1]]
 
 
 def _wide(x: Tensor) -> Tensor:
-    """(..., G) -> (rows, G or a multiple of it): channels are few, and vectors of the processor are long."""
-    x = x.reshape(-1, x.shape[-1])
-    rows, values = x.shape
+    """(..., G) -> (rows, G or a multiple of it): channels are few, and vectors of the processor are long. What is cut out of
+    something larger stays as it is.
+    """
+    if not x.is_contiguous():
+        return x
+    rows, values = x.numel() // x.shape[-1], x.shape[-1]
     group = math.gcd(rows, max(1, VECTOR // values))
     return x.view(rows // group, group * values)
 
 
 def _sums(h: Tensor, channels: int) -> Tensor:
-    """(rows, g*C) -> (C,)."""
-    return h.sum(0).view(-1, channels).sum(0)
+    """(..., g*C) -> (C,)."""
+    return h.sum(tuple(range(h.dim() - 1))).view(-1, channels).sum(0)
 
 
 def _tiled(values: Tensor, h: Tensor) -> Tensor:
     """(C,) -> (g*C,), beside the columns of h; in memory, since an index into (C,) could not be vectorised."""
-    columns = h.shape[1]
+    columns = h.shape[-1]
+    if columns == len(values):
+        return values
     return values.repeat(columns // len(values)).as_strided((columns,), (1,))
