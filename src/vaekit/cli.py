@@ -107,10 +107,6 @@ def _main(arguments: list[str]) -> None:
 
 
 def _run(command: str, *rest: str) -> None:
-    import tyro
-
-    from vaekit import commands
-    from vaekit.estimators import MODELS
     from vaekit.messages import nearest
 
     if command == "train":
@@ -124,6 +120,13 @@ def _run(command: str, *rest: str) -> None:
             return
         if name not in MODEL_NAMES:
             raise ValueError(f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}")
+    import tyro
+
+    from vaekit import commands
+
+    if command == "train":
+        from vaekit.estimators import MODELS
+
         tyro.cli(commands.make_train(MODELS[name]), args=rest, prog=f"vaekit train {name}").run()
     else:
         name = "".join(word.capitalize() for word in command.split("-"))

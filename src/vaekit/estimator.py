@@ -43,7 +43,8 @@ from vaekit.parts.latents import GaussianLatent
 from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from vaekit.parts.networks import ARCHITECTURES, make_networks
 from vaekit.parts.priors import StandardNormalPrior
-from vaekit.second_stage import BATCH, SecondStage
+from vaekit.parts.quantizers import VectorQuantizer
+from vaekit.second_stage import BATCH, IN_CACHE, SecondStage
 from vaekit.training.checkpoint import RunFolder, check_finite, is_record, mismatch
 from vaekit.training.compiled import pays
 from vaekit.training.events import LOGS, Events
@@ -594,8 +595,11 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             for start in range(0, n, BATCH):
                 stop = min(n, start + BATCH)
                 labels = None if index is None else index[start:stop].to(self.device_)
-                parts.append(module.sample(stop - start, labels, temperature, **choices).cpu())
-        return self._as_given(torch.cat(parts))
+                codes = module.prior.sample(stop - start, labels, temperature, **choices)
+                for chosen, count in self._blocks(len(codes)):
+                    known = labels[chosen] if labels is not None and self.conditional else None
+                    parts.append(self._as_given(module.decode(codes[chosen], known)[:count].cpu()))
+        return np.concatenate(parts)
 
     def sampling_classes(self, prior: str | None = None) -> np.ndarray | None:
         """The labels that `sample` can be asked for: of a conditional model, or of its class-conditional prior."""
@@ -737,8 +741,9 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         the same row gave another result in another batch (by 1e-6 or so). Images are left as they are: a single one would
         cost as much as 64.
         """
-        for start in range(0, n, BATCH):
-            stop = min(n, start + BATCH)
+        size = IN_CACHE if self.device_.type == "cpu" else BATCH
+        for start in range(0, n, size):
+            stop = min(n, start + size)
             if len(self.image_shape_) == 3:
                 yield slice(start, stop), stop - start
             else:
@@ -766,8 +771,9 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         with torch.inference_mode():
             for chosen, count in self._blocks(len(z)):
                 labels = None if index is None else index[chosen].to(self.device_)
-                parts.append(self.model_.decode_embedded(z[chosen].to(self.device_), labels)[:count].cpu())
-        return self._as_given(torch.cat(parts))
+                decoded = self.model_.decode_embedded(z[chosen].to(self.device_), labels)
+                parts.append(self._as_given(decoded[:count].cpu()))
+        return np.concatenate(parts)
 
     def _as_given(self, x: Tensor) -> np.ndarray:
         """(N, C, H, W) decoded -> the layout and dtype family of fit's X; tables get their units back."""
@@ -783,11 +789,13 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         return np.rint(out * 255).astype(np.uint8) if self._x_layout["eight_bit"] else out
 
     def _elbo(self, X, y, n_draws: int) -> np.ndarray:
+        model = self.model_
+        n_draws = 1 if isinstance(model.latent, VectorQuantizer) else n_draws  # of a quantizer all are the same
+
         def elbo(x: Tensor, labels: Tensor | None) -> Tensor:
             with seeded(SCORE_SEED):
-                draws = [
-                    torch.stack(distortion_and_rate(self.model_(x, labels, samples=1))).sum(0) for _ in range(n_draws)
-                ]
+                h = model.encoder(x, labels)
+                draws = [torch.stack(distortion_and_rate(model.trace(h, x, labels))).sum(0) for _ in range(n_draws)]
             return -torch.stack(draws).mean(0)
 
         nats = self._map(elbo, X, y).astype(np.float64)

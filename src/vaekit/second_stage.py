@@ -26,6 +26,7 @@ from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make
 from vaekit.world import check_random_state
 
 BATCH = 1000  # images at once outside training
+IN_CACHE = 256  # of them through the networks at once on a CPU, whose caches hold what these leave between two layers
 
 
 class SecondStage:

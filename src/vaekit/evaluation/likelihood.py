@@ -41,9 +41,9 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
         x, y = data.batch(slice(start, start + BATCH))
         squared += (model.reconstruct(x, y) - x).square().flatten(1).sum(1).cpu().double().sum().item()
         with seeded(derive_seed(seed, start)), independent_noise(model):
-            passes = []
+            passes, h = [], model.encoder(x, y)
             for _ in range(draws):
-                trace = model(x, y, samples=1)
+                trace = model.trace(h, x, y)
                 passes.append(torch.stack(distortion_and_rate(trace)))
         terms = torch.stack(passes).mean(0).cpu().double()  # (2, B)
         distortion, rate = distortion + terms[0].sum().item(), rate + terms[1].sum().item()
@@ -126,9 +126,10 @@ def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0
         x, y = data.batch(slice(start, start + batch))
         with seeded(derive_seed(seed, "nll", start)), independent_noise(model):
             log_sum, at = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device), []
+            h = model.encoder(x, y)
             for before, until in zip([0, *looks], looks, strict=False):
                 for first in range(before, until, ROWS // batch):
-                    trace = model(x, y, samples=min(until - first, ROWS // batch))
+                    trace = model.trace(h, x, y, samples=min(until - first, ROWS // batch))
                     log_sum = torch.logaddexp(log_sum, log_weights(trace).double().logsumexp(0))
                 at.append(math.log(until) - log_sum)
         found.append(torch.stack(at, 1).cpu())

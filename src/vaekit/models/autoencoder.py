@@ -48,9 +48,12 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor | None = None, samples: int | None = None) -> Trace:
         """x (B, C, H, W), y (B,) -> the Trace of `samples` draws per image."""
-        samples = samples or self.samples
         self._check_labels(y)
-        draw = self.latent(self.encoder(x, y), samples)
+        return self.trace(self.encoder(x, y), x, y, samples or self.samples)
+
+    def trace(self, h: Tensor, x: Tensor, y: Tensor | None = None, samples: int = 1) -> Trace:
+        """The rest of `forward`, from what the encoder has made of x and y: further draws need no further encoding."""
+        draw = self.latent(h, samples)
         batch = len(x)
         flat = draw.z.flatten(0, 1)  # (S*B, D[, h, w])
         if samples > 1:
