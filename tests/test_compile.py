@@ -1,6 +1,7 @@
 """Every part and every model goes through `torch.compile` in one graph, and computes there what it computes without."""
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -156,7 +157,8 @@ def test_a_compiled_training_is_the_plain_one_and_repeats():
     x = rows(100)
     plain, compiled, again = (table_model(compile=way).fit(x) for way in (False, True, True))
     torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-3, atol=1e-4)
-    assert any(not torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(compiled).items())
+    if shutil.which("g++"):  # without a compiler both are plain
+        assert any(not torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(compiled).items())
     assert_equal(weights(compiled), weights(again))
     assert compiled.facts_["plan"]["compile"] is True and plain.facts_["plan"]["compile"] is False
 
