@@ -29,7 +29,7 @@ def nearest_code_by_kernel(vectors: Tensor, codebook: Tensor) -> Tensor:
     bias = 0.5 * codes.square().sum(1)
     with torch.cuda.device_of(vectors):  # Triton launches on the current one
         launch = _nearest[(triton.cdiv(n, VECTORS),)]  # pyright: ignore[reportIndexIssue]
-        launch(vectors.contiguous(), codes, centre, bias, index, n, k, d, *TILE)
+        launch(vectors.contiguous(), codes, centre, bias, index, n, k, d, *TILE)  # pyright: ignore[reportArgumentType]
     return index
 
 

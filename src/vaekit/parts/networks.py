@@ -301,8 +301,9 @@ class _Blocks(nn.Sequential):
         while layers:
             layer = layers.pop(0)
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.stride == (2, 2):
-                h = block(h, layer, layers.pop(0))
-                layers.pop(0)  # its ReLU
+                norm, _ = layers.pop(0), layers.pop(0)  # and its ReLU
+                assert isinstance(norm, nn.BatchNorm2d)
+                h = block(h, layer, norm)
             else:
                 h = layer(h)
         return h

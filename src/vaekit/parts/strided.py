@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.messages import filled
+
 NARROW = 8  # output channels up to which a transposed convolution gathers its inputs; above, it scatters its outputs
 VECTOR = 128  # values side by side that a sum over rows works on at once
 
@@ -35,10 +37,10 @@ def block(h: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d)
         out, scattered = _UpNarrow.apply(x, weight), False
     out, mean, variance = _NormRelu.apply(out, norm.weight, norm.bias, norm.eps)
     with torch.no_grad():
-        count, momentum = out.numel() // len(mean), norm.momentum
-        norm.num_batches_tracked.add_(1)
-        norm.running_mean.lerp_(mean if conv.bias is None else mean + conv.bias, momentum)
-        norm.running_var.lerp_(variance * (count / (count - 1)), momentum)
+        count, momentum = out.numel() // len(mean), filled(norm.momentum)
+        filled(norm.num_batches_tracked).add_(1)
+        filled(norm.running_mean).lerp_(mean if conv.bias is None else mean + conv.bias, momentum)
+        filled(norm.running_var).lerp_(variance * (count / (count - 1)), momentum)
     if not scattered:
         n, height, width, _ = x.shape
         out = out.view(n, height, width, 2, 2, -1).transpose(2, 3).reshape(n, 2 * height, 2 * width, -1)

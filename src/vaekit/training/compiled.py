@@ -40,7 +40,7 @@ def compiled(module: nn.Module, say: Callable[[str], None]) -> Callable[..., Any
         if not failed:
             try:
                 return run(module, x, y)
-            except torch._dynamo.exc.TorchDynamoException as error:
+            except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore[reportAttributeAccessIssue]
                 failed = True
                 say(f"the training step can't be compiled here, and goes on without ({first_line(error)})")
         return module(x, y)
