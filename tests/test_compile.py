@@ -191,6 +191,9 @@ def test_long_trainings_are_compiled():
     assert not resolved(60_000)  # 5,616 steps
     assert resolved(60_000, epochs=50)
     assert not resolved(60_000, architecture="resnet", epochs=500)
+    model = VAE(architecture="mlp", compile=1)
+    model.resolved_ = model._resolve(100, table=True)
+    assert model.filled_in()._plan(10, 0, 5).compile is True  # or run.json could not be resumed from
     with pytest.raises(ValueError, match="compile must be None, True or False, got 'yes'"):
         VAE(compile="yes").fit(rows(20))
 

@@ -230,7 +230,7 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             schedule="constant",
             warmup=resolved.warmup_steps,
             first=last["step"],
-            compile=self.compile is True,  # a single pass is too short for it, unless it is asked for
+            compile=bool(self.compile),  # a single pass is too short for it, unless it is asked for
         )
         objective, adam = getattr(self, "_trainer", None) or (objective, None)
         adam = adam or make_optimizer(self.model_, plan)
@@ -477,7 +477,7 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
             patience=self.n_iter_no_change if self.early_stopping else None,
             patience_from=round(filled(self.rate_warmup_epochs) * per_epoch) if self.early_stopping else 0,
             precision=self.precision,
-            compile=filled(self.compile),
+            compile=bool(self.compile),  # whatever counts as one: run.json holds a true or false
             seed=seed,
         )
 

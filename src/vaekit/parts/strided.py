@@ -47,7 +47,15 @@ def block(h: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d)
     return out.permute(0, 3, 1, 2)
 
 
-class _Down(torch.autograd.Function):
+class _Product(torch.autograd.Function):
+    """What the products below share: their gradients need the inputs, and nothing else."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+
+class _Down(_Product):
     """x (N, H, W, C), weight (K, 3, 3, C) -> (N, ceil(H/2), ceil(W/2), K)."""
 
     @staticmethod
@@ -55,10 +63,6 @@ class _Down(torch.autograd.Function):
         n, height, width, _ = x.shape
         size = (height + 1) // 2, (width + 1) // 2
         return (gather(x, size, 3) @ weight.flatten(1).t()).view(n, *size, -1)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, gradient):
@@ -72,7 +76,7 @@ class _Down(torch.autograd.Function):
         return to_x, to_weight.view(weight.shape)
 
 
-class _Up(torch.autograd.Function):
+class _Up(_Product):
     """x (N, H, W, C), weight (C, k, k, K) -> (N, 2H, 2W, K), or one row and column less for a kernel of 2."""
 
     @staticmethod
@@ -83,10 +87,6 @@ class _Up(torch.autograd.Function):
         return scatter(taps, (2 * height + kernel - 3, 2 * width + kernel - 3))
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         taps = gather(gradient, x.shape[1:3], weight.shape[1])
@@ -94,7 +94,7 @@ class _Up(torch.autograd.Function):
         return (taps @ weight.flatten(1).t()).view(x.shape), to_weight.view(weight.shape)
 
 
-class _UpNarrow(torch.autograd.Function):
+class _UpNarrow(_Product):
     """x (N, H, W, C), weight (C, 3, 3, K) -> (N*H*W, 4K), the 2x2 outputs of each input side by side: each input with its
     neighbours below and to the right, in one product with a (4C, 4K) matrix of which 9 blocks in 16 are taps.
     """
@@ -102,10 +102,6 @@ class _UpNarrow(torch.autograd.Function):
     @staticmethod
     def forward(x, weight):
         return _UpNarrow.neighbours(x) @ _UpNarrow.spread(weight)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, gradient):
