@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from PIL import Image
 
 from vaekit.cli import main
 from vaekit.commands import make_train
-from vaekit.data import open_data
+from vaekit.data import Images, open_data
+from vaekit.data.images import fingerprint
 from vaekit.estimators import MODELS
 from vaekit.evaluation.generation import get_judge
 from vaekit.files import load
@@ -146,6 +148,20 @@ def test_other_data_is_refused(clinic, tmp_path, capsys):
         main(["doctor", str(clinic(HEALTHY["vae"])), "--data", str(tmp_path / "x.npy")])
     assert stop.value.code == 2
     assert "fitted on (8, 8, 1)" in capsys.readouterr().err
+
+
+def test_classes_are_asked_for_by_name_where_the_data_has_some_of_them_only(clinic):
+    model = load(clinic(HEALTHY["cvae"]))
+
+    def late(split: str) -> Images:
+        images = open_data("digits", split=split)
+        images = images.take(np.flatnonzero(images.y >= 7))
+        y = images.y - 7
+        return replace(images, y=y, classes=images.classes[7:], fingerprint=fingerprint(images.x, y))
+
+    train, test = late("train"), late("test")
+    found = {d.name: d for d in examine(model, train, test, judge=get_judge(train, test)[0])}["conditioning"]
+    assert not found.wrong and "of 150 samples" in found.evidence, found
 
 
 def test_a_cure_opens_the_data_as_the_run_did(tmp_path, digits):
