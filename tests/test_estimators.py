@@ -23,11 +23,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from vaekit import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE, load, open_data
 from vaekit.data.images import Images
-from vaekit.evaluation import likelihood as likelihood_module
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.models.objectives import distortion_and_rate
 from vaekit.parts.latents import independent_noise
-from vaekit.world import seeded
+from vaekit.training.loop import Data
+from vaekit.world import samples_at_once, seeded
 
 TRAIN, TEST = 1400, 397
 NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
@@ -731,11 +731,35 @@ def test_evaluation_agrees_with_the_estimators_methods(name):
     assert json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.parametrize(
+    ("model", "floats"),  # that the widest layer hands on
+    [
+        (VAE(architecture="mlp"), 28 * 28),
+        (CVAE(architecture="wang2023"), 128 * 4 * 4),
+        (VQVAE(architecture="wang2023"), 64 * 14 * 14),
+        (VAE(architecture="resnet"), 32 * 28 * 28),
+    ],
+    ids=["mlp", "cvae", "vqvae", "resnet"],
+)
+def test_networks_are_given_as_many_images_at_once_as_caches_hold(model, floats):
+    images = np.random.default_rng(0).integers(0, 256, (300, 28, 28), dtype=np.uint8)
+    labels = np.arange(300) % 2 if isinstance(model, CVAE) else None
+    model = clone(model).set_params(epochs=1, random_state=0)
+    model.fit(images[:20], None if labels is None else labels[:20])
+    random_numbers = torch.random.get_rng_state()
+    label = None if labels is None else torch.zeros(1, dtype=torch.int64)
+    assert samples_at_once(model.model_, torch.zeros(1, 1, 28, 28), label) == min(1000, 6 * 2**20 // (4 * floats))
+    assert torch.equal(torch.random.get_rng_state(), random_numbers)
+    pieces = [slice(0, 1), slice(1, 290), slice(290, 300)]
+    parts = [model.reconstruct(images[piece], None if labels is None else labels[piece]) for piece in pieces]
+    assert np.abs(np.concatenate(parts).astype(int) - model.reconstruct(images, labels)).max() <= 1
+
+
 @every_model
 def test_evaluation_does_not_depend_on_how_the_data_is_cut(name, monkeypatch):
     model = fitted(name)
     whole = evaluate(model.model_, held_out_data(model, 100))
-    monkeypatch.setattr(likelihood_module, "BATCH", 7)
+    monkeypatch.setattr(Data, "at_once", lambda self, module: 7)
     pieces = evaluate(model.model_, held_out_data(model, 100))
     error = 2**0.5 * noise_errors(model, held_out_data(model, 100), whole["draws"])[0]
     assert pieces.keys() == whole.keys()

@@ -44,12 +44,12 @@ from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from vaekit.parts.networks import ARCHITECTURES, make_networks
 from vaekit.parts.priors import StandardNormalPrior
 from vaekit.parts.quantizers import VectorQuantizer
-from vaekit.second_stage import BATCH, IN_CACHE, SecondStage
+from vaekit.second_stage import SecondStage
 from vaekit.training.checkpoint import RunFolder, check_finite, is_record, mismatch
 from vaekit.training.compiled import pays
 from vaekit.training.events import LOGS, Events
 from vaekit.training.loop import SCHEDULES, Data, Mapped, Objective, Plan, make_optimizer, rehearse, to_input, train
-from vaekit.world import PRECISIONS, check_random_state, derive_seed, pick_device, seeded
+from vaekit.world import FEWEST, MOST, PRECISIONS, check_random_state, derive_seed, pick_device, samples_at_once, seeded
 
 SCORE_SEED = 2023  # of the fixed noise in score_samples
 ROWS = 64  # a table is taken to the module in multiples of these
@@ -592,8 +592,8 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         index = self._label_index(y, n, self.sampling_classes(prior))
         with seeded(seed), torch.inference_mode():
             parts = []
-            for start in range(0, n, BATCH):
-                stop = min(n, start + BATCH)
+            for start in range(0, n, MOST):
+                stop = min(n, start + MOST)
                 labels = None if index is None else index[start:stop].to(self.device_)
                 codes = module.prior.sample(stop - start, labels, temperature, **choices)
                 for chosen, count in self._blocks(len(codes)):
@@ -741,10 +741,14 @@ class Estimator(SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, 
         the same row gave another result in another batch (by 1e-6 or so). Images are left as they are: a single one would
         cost as much as 64.
         """
-        size = IN_CACHE if self.device_.type == "cpu" else BATCH
+        images, size = len(self.image_shape_) == 3, MOST
+        if images and n > FEWEST:
+            height, width, channels = self.image_shape_
+            labels = torch.zeros(1, dtype=torch.int64, device=self.device_) if self.conditional else None
+            size = samples_at_once(self.model_, torch.zeros(1, channels, height, width, device=self.device_), labels)
         for start in range(0, n, size):
             stop = min(n, start + size)
-            if len(self.image_shape_) == 3:
+            if images:
                 yield slice(start, stop), stop - start
             else:
                 yield np.resize(np.arange(start, stop), -(-(stop - start) // ROWS) * ROWS), stop - start

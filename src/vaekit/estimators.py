@@ -13,14 +13,14 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from vaekit.data.images import Images
-from vaekit.estimator import BATCH, Estimator
+from vaekit.estimator import Estimator
 from vaekit.messages import check_number, filled
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import BetaTc, ConstrainedElbo, Iwae
 from vaekit.parts.networks import make_networks
 from vaekit.parts.priors import UniformPrior
 from vaekit.parts.quantizers import VectorQuantizer
-from vaekit.world import check_random_state, seeded
+from vaekit.world import MOST, check_random_state, seeded
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -296,9 +296,9 @@ class VQVAE(Estimator):
         index = self._label_index(y, len(x), self.sampling_classes())
         drawn = []
         with seeded(check_random_state(random_state)), torch.inference_mode():
-            for start in range(0, len(x), BATCH):
-                part = codes[start : start + BATCH].to(self.device_)
-                labels = None if index is None else index[start : start + BATCH].to(self.device_)
+            for start in range(0, len(x), MOST):
+                part = codes[start : start + MOST].to(self.device_)
+                labels = None if index is None else index[start : start + MOST].to(self.device_)
                 drawn.append(
                     self.model_.prior.sample(
                         len(part), labels, temperature, given=part, known=kept.to(self.device_), **choices

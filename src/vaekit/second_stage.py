@@ -23,10 +23,7 @@ from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior, UniformPrior
 from vaekit.training.checkpoint import RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
 from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior
-from vaekit.world import check_random_state
-
-BATCH = 1000  # images at once outside training
-IN_CACHE = 256  # of them through the networks at once on a CPU, whose caches hold what these leave between two layers
+from vaekit.world import MOST, check_random_state
 
 
 class SecondStage:
@@ -137,10 +134,10 @@ class SecondStage:
         with torch.inference_mode():
             parts = [
                 self.model_.prior.log_prob(
-                    z[start : start + BATCH].to(self.device_),
-                    None if index is None else index[start : start + BATCH].to(self.device_),
+                    z[start : start + MOST].to(self.device_),
+                    None if index is None else index[start : start + MOST].to(self.device_),
                 ).cpu()
-                for start in range(0, len(z), BATCH)
+                for start in range(0, len(z), MOST)
             ]
         return torch.cat(parts).numpy()
 

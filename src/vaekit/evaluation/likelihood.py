@@ -16,7 +16,6 @@ from vaekit.tensors import bits_per_dim, gaussian_kl
 from vaekit.training.loop import Data
 from vaekit.world import derive_seed, seeded
 
-BATCH = 1000
 ROWS = 2000  # images times draws that are decoded at once
 ACTIVE = 0.01  # variance of the posterior mean above which a latent is active (Burda, Grosse & Salakhutdinov 2016)
 
@@ -37,8 +36,9 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     draws = 1 if isinstance(model.latent, VectorQuantizer) else draws
     squared = distortion = rate = elbo_sum = elbo_squares = 0.0
     means, variances, kls, counts = [], [], torch.zeros(()), torch.zeros((), dtype=torch.int64)
-    for start in range(0, len(data), BATCH):
-        x, y = data.batch(slice(start, start + BATCH))
+    size = data.at_once(model)
+    for start in range(0, len(data), size):
+        x, y = data.batch(slice(start, start + size))
         squared += (model.reconstruct(x, y) - x).square().flatten(1).sum(1).cpu().double().sum().item()
         with seeded(derive_seed(seed, start)), independent_noise(model):
             passes, h = [], model.encoder(x, y)
@@ -152,8 +152,9 @@ def posterior(model: Autoencoder, data: Data, *, seed: int = 0) -> tuple[Tensor,
     """Mean (N, D) of q(z|x), or of q(z|x, y) for a conditional model, and a draw (N, D) from it, for each image; on the CPU."""
     model.eval()
     means, draws = [], []
-    for start in range(0, len(data), BATCH):
-        x, y = data.batch(slice(start, start + BATCH))
+    size = data.at_once(model)
+    for start in range(0, len(data), size):
+        x, y = data.batch(slice(start, start + size))
         with seeded(derive_seed(seed, "posterior", start)), independent_noise(model):
             draw = model.latent(model.encoder(x, y))
         means.append(draw.moments[0].cpu())

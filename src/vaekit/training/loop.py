@@ -28,7 +28,7 @@ from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder, is_record, mismatch
 from vaekit.training.compiled import compiled
 from vaekit.training.progress import describe_seconds, reporting
-from vaekit.world import autocast, derive_seed, seeded
+from vaekit.world import autocast, derive_seed, samples_at_once, seeded
 
 SCHEDULES = ("cosine", "constant")
 CHECK_EVERY = 50  # steps between looks at the device: non-finite terms, the clock, a request to stop
@@ -104,6 +104,11 @@ class Data:
     def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         """Images (B, C, H, W) as floats in [0, 1] and their labels (B,)."""
         return self._finished(self.x[index], index)
+
+    def at_once(self, module: nn.Module) -> int:
+        """How many of them go through `module`, in eval mode, together; see `samples_at_once`."""
+        with seeded(0):
+            return samples_at_once(module, *self.batch(slice(0, 1)))
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor | None]]:
         """`batch` of each of `indices`; images in a file are read a few batches ahead, by a thread of their own."""
@@ -308,9 +313,10 @@ def validate(state: nn.Module, module: nn.Module, objective: Objective, data: Da
     """
     state.eval()
     sums: dict[str, Tensor] = {}
-    for start in range(0, len(data), 1000):
+    size = data.at_once(module)
+    for start in range(0, len(data), size):
         torch.manual_seed(derive_seed(plan.seed, "validation"))
-        x, y = data.batch(slice(start, start + 1000))
+        x, y = data.batch(slice(start, start + size))
         terms = objective(module(x, y), plan.steps)
         for name, term in terms.items():
             value = term.value.sum().float()

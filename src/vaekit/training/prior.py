@@ -226,9 +226,10 @@ def encode(model: Autoencoder, data: Data) -> Tensor:
     """Codes (N, h, w) int64, or moments (N, 2D), of all images, the model in eval mode."""
     model.eval()
     found = []
+    size = data.at_once(model)
     with seeded(0):  # a latent draws, though only its moments are wanted
-        for start in range(0, len(data), 1000):
-            x, y = data.batch(slice(start, start + 1000))
+        for start in range(0, len(data), size):
+            x, y = data.batch(slice(start, start + size))
             draw = model.latent(model.encoder(x, y))
             found.append(draw.mode if draw.moments is None else torch.cat(draw.moments, dim=1))
     return torch.cat(found)
@@ -367,9 +368,9 @@ def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int) -> 
 
 
 def _mean_rate(rate: nn.Module, data: Codes) -> float:
-    total = 0.0
-    for start in range(0, len(data), 1000):
-        total += rate(*data.batch(slice(start, start + 1000))).double().sum().item()
+    total, size = 0.0, data.at_once(rate)
+    for start in range(0, len(data), size):
+        total += rate(*data.batch(slice(start, start + size))).double().sum().item()
     return total / len(data)
 
 
