@@ -17,7 +17,7 @@ import torch
 from benchmarks._peers import Pythae, as_floats, test_loss, untrained
 from benchmarks.harness import Findings, progress
 from vaekit.data import open_data
-from vaekit.estimator import count_parameters
+from vaekit.recorded import count_parameters
 from vaekit.estimators import LABELS, MODELS
 
 EPOCHS, FITS = 20, 3
