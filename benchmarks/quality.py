@@ -17,8 +17,8 @@ import torch
 from benchmarks._peers import Pythae, as_floats, test_loss, untrained
 from benchmarks.harness import Findings, progress
 from vaekit.data import open_data
-from vaekit.recorded import count_parameters
 from vaekit.estimators import LABELS, MODELS
+from vaekit.recorded import count_parameters
 
 EPOCHS, FITS = 20, 3
 CODES = {"vae": {}, "vqvae": {"n_codes": 10, "code_dim": 2}}
