@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from vaekit import VQVAE, load, open_data
 from vaekit.data.images import Images
 from vaekit.estimators import MODELS, VAE
 from vaekit.parts import (
@@ -32,6 +34,7 @@ from vaekit.parts import (
 from vaekit.parts.networks import ARCHITECTURES
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder
+from vaekit.training.prior import PriorSettings
 
 BATCH = 6
 
@@ -182,6 +185,17 @@ def test_a_compiled_run_goes_on_compiled(tmp_path, monkeypatch):
     assert_equal(weights(resumed), weights(unbroken))
 
 
+def test_long_trainings_of_a_prior_are_compiled():
+    def asked(n, **fields):
+        settings = PriorSettings(**fields)
+        return settings.resolve(codes=True, n=n, latent_dim=0, n_classes=0, device=torch.device("cpu")).compile
+
+    assert asked(60_000) and not asked(1000)
+    assert not asked(60_000, epochs=2) and not asked(60_000, prior="transformer") and not asked(60_000, compile=False)
+    with pytest.raises(ValueError, match="compile must be None, True or False, got 1"):
+        asked(60_000, compile=1)
+
+
 def test_long_trainings_are_compiled():
     def resolved(n: int, **fields) -> bool:
         return VAE(**fields)._resolve(n, table=False)["compile"]
@@ -196,6 +210,23 @@ def test_long_trainings_are_compiled():
     assert model.filled_in()._plan(10, 0, 5).compile is True  # or run.json could not be resumed from
     with pytest.raises(ValueError, match="compile must be None, True or False, got 'yes'"):
         VAE(compile="yes").fit(rows(20))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_compiled_training_of_a_prior_is_the_plain_one(precision, tmp_path):
+    images = open_data("digits").take(range(200))
+    model = VQVAE(n_codes=8, code_dim=2, epochs=1, random_state=0).fit_images(images)
+    settings = PriorSettings(epochs=1, layers=1, channels=8, dropout=0.2, precision=precision)
+    found = {}
+    for way in (False, True):
+        model.fit_prior_images(images, replace(settings, compile=way))
+        assert model.prior_settings_.compile is way
+        found[way] = model.prior_facts_["validation_rate"], weights(model)
+    assert found[True][0] == pytest.approx(found[False][0], rel=1e-4 if precision == "float32" else 1e-2)
+    if shutil.which("g++"):
+        assert any(not torch.equal(tensor, found[False][1][name]) for name, tensor in found[True][1].items())
+    model.save(tmp_path / "run")
+    assert load(tmp_path / "run").prior_settings_ == model.prior_settings_
 
 
 def test_where_nothing_compiles_training_goes_on_without(tmp_path):

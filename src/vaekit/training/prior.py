@@ -22,6 +22,7 @@ from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, start_alike
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, MixturePrior, Prior, StandardNormalPrior
 from vaekit.tensors import Term, gaussian_log_prob
 from vaekit.training.checkpoint import RunFolder
+from vaekit.training.compiled import pays
 from vaekit.training.loop import Data, Plan, train
 from vaekit.world import PRECISIONS, derive_seed, fast_bfloat16, seeded
 
@@ -58,6 +59,8 @@ class PriorSettings:
     """Share of the images held out, whose rate chooses the epoch that is kept and is reported."""
     precision: str | None = None
     """float32 or bfloat16; None is bfloat16 for codes of 5,000 images or more where the processor has it in hardware."""
+    compile: bool | None = None
+    """Compile the training step, which changes results by rounding alone; None does for a pixelcnn from 4,500 steps on."""
     random_state: int | None = None
     """Seed of everything random; None is the model's own."""
 
@@ -76,6 +79,8 @@ class PriorSettings:
                 raise ValueError(f"{field} must be in [0, 1), got {value!r}")
         if self.precision is not None and self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.compile is not None and type(self.compile) is not bool:
+            raise ValueError(f"compile must be None, True or False, got {self.compile!r}")
 
     def resolve(self, *, codes: bool, n: int, latent_dim: int, n_classes: int, device: torch.device) -> PriorSettings:
         """These settings with every None filled in, for `n` images. Raises ValueError for what can't be."""
@@ -86,7 +91,9 @@ class PriorSettings:
             raise ValueError(f"prior {name!r} does not fit {kind}; choose {' or '.join(fitting)}")
         small = n < 5000
         batch_size = min(self.batch_size or (64 if codes else 128), n)
+        per_epoch = max(1, n // batch_size)
         steps, most = {"flow": (4000, 100), "vamp": (400, 20)}.get(name, (7000, 20))
+        epochs = self.epochs or (1 if name == "gmm" else max(1, min(most, steps // per_epoch)))
         per_class = n // max(1, n_classes)
         gmm_components = max(1, min(20 if n_classes else 100, per_class // (20 * (latent_dim + 1))))
         defaults = {
@@ -95,10 +102,11 @@ class PriorSettings:
             "layers": {"flow": 8, "pixelcnn": 4 if small else 6, "transformer": 3 if small else 4}.get(name),
             "channels": {"flow": 64, "pixelcnn": 64, "transformer": 128}.get(name),
             "dropout": (0.5 if small else 0.0) if codes else None,
-            "epochs": 1 if name == "gmm" else max(1, min(most, steps // max(1, n // batch_size))),
+            "epochs": epochs,
             "batch_size": batch_size,
             "learning_rate": {"vamp": 0.01, "pixelcnn": 0.003}.get(name, 0.002),
             "precision": "bfloat16" if codes and not small and fast_bfloat16(device) else "float32",
+            "compile": pays(name, epochs * per_epoch),
         }
         return replace(self, **{key: value for key, value in defaults.items() if getattr(self, key) is None})
 
@@ -196,6 +204,7 @@ def fit_prior(
             gradient_clip=10.0,
             patience=epochs,  # never stops early, and keeps the best weights
             precision=filled(settings.precision),
+            compile=filled(settings.compile),
             seed=seed,
         )
         history = train(
@@ -212,7 +221,7 @@ def fit_prior(
             fitting.pack()
     prior.eval()
     with seeded(derive_seed(seed, "held out")), torch.no_grad():
-        rate = (_CodeRate(prior) if settings.prior in FOR_CODES else _LatentRate(prior)).eval()
+        rate = (CodeRate(prior) if settings.prior in FOR_CODES else _LatentRate(prior)).eval()
         found = {"validation_images": len(held_part), "validation_rate": _mean_rate(rate, held_part)}
         found |= _simpler_rates(model, train_part, held_part)
         if settings.prior == "gmm":
@@ -239,7 +248,7 @@ def _rate(nats: Tensor, step: int) -> dict[str, Term]:
     return {"rate": Term(nats)}
 
 
-class _CodeRate(nn.Module):
+class CodeRate(nn.Module):
     """Codes (B, h, w) -> (B,) nats, the rate of a certain q."""
 
     def __init__(self, prior: LearnedPrior):
@@ -301,7 +310,7 @@ class _VampRate(nn.Module):
 def _fitting(settings, prior, model: Autoencoder, data: Data, labels, kept: Tensor, seed: int) -> nn.Module:
     """The module that the loop trains."""
     if settings.prior in FOR_CODES:
-        return _CodeRate(prior)
+        return CodeRate(prior)
     if settings.prior == "flow":
         moments = encode(model, replace(data, x=data.x[kept], y=None if data.y is None else data.y[kept]))
         mean, log_var = moments.chunk(2, dim=1)
