@@ -100,7 +100,7 @@ def networks() -> dict[str, tuple[str, Callable[[], nn.Module], Tensor, str]]:
     def case(estimator: Estimator, architecture: str) -> tuple:
         estimator = clone(estimator).set_params(architecture=architecture)
         return (
-            architecture,
+            "vqvae" if isinstance(estimator, VQVAE) else architecture,
             partial(model, estimator, pixels),
             images[: 100 if architecture == "wang2023" else 128],
             "float32",

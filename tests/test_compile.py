@@ -205,6 +205,9 @@ def test_long_trainings_are_compiled():
     assert not resolved(60_000)  # 5,616 steps
     assert resolved(60_000, epochs=50)
     assert not resolved(60_000, architecture="resnet", epochs=500)
+    codes = VQVAE(architecture="wang2023")
+    codes.image_shape_ = (28, 28, 1)
+    assert codes._resolve(60_000, table=False)["compile"] is False
     model = VAE(architecture="mlp", compile=1)
     model.resolved_ = model._resolve(100, table=True)
     assert model.filled_in()._plan(10, 0, 5).compile is True  # or run.json could not be resumed from

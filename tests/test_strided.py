@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from vaekit.parts.strided import block, gather, scatter
+from vaekit.parts.networks import make_networks
+from vaekit.parts.strided import block, gather, scatter, suits
 
 KINDS = {
     "down": lambda a, b: nn.Conv2d(a, b, 3, stride=2, padding=1),
@@ -53,6 +54,24 @@ def test_a_block_is_its_layers(kind, n, channels, outputs, height, width, channe
             assert value.abs().max() < 1e-9 and ours[name] is None
         else:
             torch.testing.assert_close(ours[name], value, rtol=1e-8, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize(("spatial", "fitting"), [(False, 8), (True, 1)], ids=["vae", "vqvae"])
+def test_blocks_of_few_channels_on_small_maps_are_products(spatial, fitting):
+    """All eight of the report's VAE, and of its VQ-VAE the first only: compiled with the others it is slower."""
+    sizes = {"features": 20, "latent_dim": 10} if not spatial else {"features": 2, "latent_dim": 2}
+    networks = make_networks("wang2023", (1, 28, 28), **sizes, out_channels=1, spatial=spatial)
+    found = []
+
+    def look(layer, inputs, output):
+        found.append(suits(inputs[0], layer))
+
+    for layer in (*networks.encoder.modules(), *networks.decoder.modules()):
+        if getattr(layer, "stride", None) == (2, 2):
+            layer.register_forward_hook(look)
+    latents = networks.encoder(torch.rand(2, 1, 28, 28))
+    networks.decoder(latents if spatial else latents[:, :10])
+    assert found == [True] * fitting + [False] * (len(found) - fitting)
 
 
 @pytest.mark.parametrize("kernel", [2, 3])

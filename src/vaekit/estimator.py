@@ -97,7 +97,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
     """float32 or bfloat16."""
     compile: bool | None = None
     """Compile the training step, which changes results by rounding alone; None does where the run is long enough to gain by it:
-    from 6,000 steps on for wang2023, 20,000 for conv, 25,000 for the mlp."""
+    from 6,000 steps on for wang2023, 20,000 for conv, 25,000 for the mlp, never for a VQ-VAE."""
     verbose: bool = False
     """Progress on standard error."""
 

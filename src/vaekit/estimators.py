@@ -197,10 +197,11 @@ class VQVAE(Estimator):
             check_number(name, getattr(self, name))
 
     def _defaults(self, *, wang2023: bool) -> dict:
+        defaults: dict = {"compile": False}  # gains nothing: its convolutions are wide, and as fast as they can be
         if wang2023:
-            return {"n_codes": 10, "code_dim": 2, "ema": 0.0, "codebook_init": "uniform", "revive": 0.0}
+            return defaults | {"n_codes": 10, "code_dim": 2, "ema": 0.0, "codebook_init": "uniform", "revive": 0.0}
         # At twice this learning rate the encoder outruns the moving averages and the codes collapse.
-        return {
+        return defaults | {
             "n_codes": 256,
             "code_dim": 16,
             "ema": 0.99,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaekit.parts.strided import block
+from vaekit.parts.strided import block, suits
 
 ARCHITECTURES = ("conv", "resnet", "mlp", "wang2023")
 SMALLEST_SIDE = 8
@@ -287,7 +287,7 @@ def _up_block(a: int, b: int, kernel: int) -> list[nn.Module]:
 
 
 class _Blocks(nn.Sequential):
-    """The report's layers in a row. In a compiled training step on the CPU its blocks are computed as matrix products."""
+    """The report's layers in a row. In a compiled training step on the CPU those that suit it are matrix products."""
 
     def forward(self, input: Tensor, y: Tensor | None = None) -> Tensor:
         h = input
@@ -300,7 +300,7 @@ class _Blocks(nn.Sequential):
         layers = list(self)
         while layers:
             layer = layers.pop(0)
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.stride == (2, 2):
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.stride == (2, 2) and suits(h, layer):
                 norm, _ = layers.pop(0), layers.pop(0)  # and its ReLU
                 assert isinstance(norm, nn.BatchNorm2d)
                 h = block(h, layer, norm)

@@ -20,7 +20,23 @@ from torch import Tensor, nn
 from vaekit.messages import filled
 
 NARROW = 8  # output channels up to which a transposed convolution gathers its inputs; above, it scatters its outputs
+GATHERED = (
+    8192  # values per image, above which gathering them takes longer than the products gain (the report's VQ-VAE)
+)
 VECTOR = 128  # values side by side that a sum over rows works on at once
+
+
+def suits(h: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    """Whether `block` is faster than the layers themselves for h (N, C, H, W): for maps and channels that are few."""
+    _, channels, height, width = h.shape
+    taps = conv.kernel_size[0] * conv.kernel_size[1]
+    if isinstance(conv, nn.Conv2d):
+        return (height + 1) // 2 * ((width + 1) // 2) * taps * channels <= GATHERED
+    return height * width * (4 * channels if _is_narrow(conv) else taps * conv.out_channels) <= GATHERED
+
+
+def _is_narrow(conv: nn.ConvTranspose2d) -> bool:
+    return conv.out_channels <= NARROW and conv.kernel_size == (3, 3)
 
 
 def block(h: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d) -> Tensor:
@@ -31,10 +47,10 @@ def block(h: Tensor, conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.BatchNorm2d)
     x, weight, scattered = h.permute(0, 2, 3, 1), conv.weight.permute(0, 2, 3, 1), True
     if isinstance(conv, nn.Conv2d):
         out = _Down.apply(x, weight)
-    elif conv.out_channels > NARROW or conv.kernel_size == (2, 2):
-        out = _Up.apply(x, weight)
-    else:
+    elif _is_narrow(conv):
         out, scattered = _UpNarrow.apply(x, weight), False
+    else:
+        out = _Up.apply(x, weight)
     out, mean, variance = _NormRelu.apply(out, norm.weight, norm.bias, norm.eps)
     with torch.no_grad():
         count, momentum = out.numel() // len(mean), filled(norm.momentum)
