@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from vaekit.messages import first_line
 
-# Steps from which compiling gains at least what it costs, by network: 5 to 35 seconds, against 2 ms a step of 20 (conv), 0.4
-# of 5 (mlp), 8 of 24 (wang2023) and 8 of 44 (the default pixelcnn), measured on two cores. A resnet gains nothing.
+# Steps from which compiling gains more than it costs, by network, on the safe side; `python -m benchmarks compiling` measures
+# both. A resnet gains nothing.
 PAYS_FROM = {"wang2023": 6_000, "conv": 20_000, "mlp": 25_000, "pixelcnn": 4_500}
 
 
