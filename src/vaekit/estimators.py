@@ -197,7 +197,7 @@ class VQVAE(Estimator):
             check_number(name, getattr(self, name))
 
     def _defaults(self, *, wang2023: bool) -> dict:
-        defaults: dict = {"compile": False}  # gains nothing: its convolutions are wide, and as fast as they can be
+        defaults: dict = {"compile": False}  # its wide convolutions gain next to nothing: see benchmarks/compiling.py
         if wang2023:
             return defaults | {"n_codes": 10, "code_dim": 2, "ema": 0.0, "codebook_init": "uniform", "revive": 0.0}
         # At twice this learning rate the encoder outruns the moving averages and the codes collapse.

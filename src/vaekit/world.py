@@ -17,8 +17,7 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 FEWEST, MOST = 32, 1000  # samples at once outside training
 # Bytes that a layer may hand to the next one: what a processor's caches keep, and what is little on an accelerator. The best
 # batches by hand on two cores hold 5 to 10 MB (the report's VQ-VAE and a resnet; less wide networks do as well with more).
-AT_ONCE = {"cpu": 6 * 2**20}
-AT_ONCE_ELSEWHERE = 2**29
+IN_CACHE, ON_A_CARD = 6 * 2**20, 2**29
 
 
 def _keep_freed_memory() -> None:
@@ -84,7 +83,8 @@ def samples_at_once(module: nn.Module, x: Tensor, y: Tensor | None = None) -> in
     finally:
         for hook in hooks:
             hook.remove()
-    return max(FEWEST, min(MOST, AT_ONCE.get(x.device.type, AT_ONCE_ELSEWHERE) // max(sizes)))
+    limit = IN_CACHE if x.device.type == "cpu" else ON_A_CARD
+    return max(FEWEST, min(MOST, limit // max(sizes)))
 
 
 def derive_seed(seed: int, *keys: int | str) -> int:
