@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vaekit.messages import filled
 
 NARROW = 8  # output channels up to which a transposed convolution gathers its inputs; above, it scatters its outputs
-GATHERED = 8192  # values per image, above which the gathering costs more than the products gain, as in the report's VQ-VAE
+GATHERED = 8192  # values per image, above which gathering costs more than the products gain (the report's VQ-VAE)
 VECTOR = 128  # values side by side that a sum over rows works on at once
 
 
