@@ -64,7 +64,7 @@ def runs(tmp_path_factory, digits) -> Path:
     root = tmp_path_factory.mktemp("owned")
     x, y = digits
     np.savez(root / "digits.npz", x=x[:120], y=y[:120])
-    for i in range(30):
+    for i in range(100):
         path = root / "photos" / f"class {y[i]}" / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(x[i, ..., 0]).save(path)
@@ -363,10 +363,13 @@ def test_discarding_leaves_what_is_not_ours(tmp_path):
     (folder / "run.json").write_text("{}")
     (folder / "photo.png").write_bytes(b"mine")
     discard(folder, NAMES)
-    assert os.listdir(folder) == ["photo.png"]
+    assert sorted(os.listdir(folder)) == [MARK, "photo.png"]
     (tmp_path / "link").symlink_to(folder)
     discard(tmp_path / "link", ["photo.png"])
-    assert os.listdir(folder) == ["photo.png"]
+    assert sorted(os.listdir(folder)) == [MARK, "photo.png"]
+    (folder / "photo.png").unlink()
+    discard(folder, NAMES)
+    assert not folder.exists()
 
 
 def test_a_file_that_is_written_never_takes_another_ones_temporary_name(tmp_path, monkeypatch):

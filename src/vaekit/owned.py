@@ -156,15 +156,17 @@ def write_with(path: str | os.PathLike, write: Callable) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            try:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                raise
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        with contextlib.suppress(OSError):  # a disk that can't be written to has no temporary file either
-            temporary.unlink(missing_ok=True)
 
 
 def remove_temporaries(folder: str | os.PathLike, names: Iterable[str] | None = None, *, days: float = 0.0) -> None:
@@ -184,16 +186,19 @@ def remove_temporaries(folder: str | os.PathLike, names: Iterable[str] | None = 
 
 
 def discard(folder: str | os.PathLike, names: Iterable[str]) -> None:
-    """Removes the files `names` of a folder of ours, what marks it, and the folder itself unless it holds more than that."""
+    """Removes the files `names` of a folder of ours, and with its mark the folder itself, unless it holds more than that."""
     folder = Path(folder)
     if folder.is_symlink() or not folder.is_dir():
         return
     remove_temporaries(folder)
-    for name in (*names, LOCK, MARK):
+    for name in names:
         with contextlib.suppress(OSError):
             (folder / name).unlink()
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        if set(os.listdir(folder)) <= {MARK, LOCK}:
+            for name in os.listdir(folder):
+                (folder / name).unlink()
+            folder.rmdir()
 
 
 def _entries(folder: Path) -> list[str]:
@@ -203,7 +208,12 @@ def _entries(folder: Path) -> list[str]:
 
 
 def _check_way(path: Path) -> None:
-    """Raises ValueError where something on the way to `path` is no folder, so that it can't be made."""
+    """Raises ValueError where something on the way to `path` is no folder, so that it can't be made, or no name can be."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise ValueError(f"{str(path)[:200]} can't be written: {(error.strerror or '').lower()}") from None
     for ancestor in path.absolute().parents:
         try:
             if ancestor.is_dir():
@@ -211,7 +221,7 @@ def _check_way(path: Path) -> None:
             if os.path.lexists(ancestor):
                 raise ValueError(f"{path} can't be written: {ancestor} is {_what_stands_at(ancestor)}, and no folder")
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP):
+            if error.errno in (errno.EACCES, errno.ELOOP):
                 raise ValueError(f"{path} can't be written: {in_words(error)}") from None
             raise
 
