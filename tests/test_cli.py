@@ -573,7 +573,7 @@ def test_a_fitted_prior_gives_samples_by_class_and_the_rate_of_the_evaluation(ow
     before = json.loads((own["vqvae"] / "evaluation.json").read_text())
     result = done("fit-prior", own["vqvae"], "--data", photos, "--epochs", 2, "--layers", 1, "--channels", 8)
     assert "PixelCNN, per class" in result.out and "held-out images" in result.out
-    assert sorted(os.listdir(own["vqvae"])) == sorted(
+    assert sorted(path.name for path in own["vqvae"].glob("[!.]*")) == sorted(
         ["run.json", "log.jsonl", "weights.safetensors", "prior.safetensors", "evaluation.json"]
     )
     label = CLASSES[0]

@@ -1234,7 +1234,7 @@ def test_a_prior_in_a_run_replaces_the_one_before_it_only_when_it_is_done(monkey
     run = tmp_path / "run"
     fitted("vae").save(run)
     first = load(run).fit_prior_images(unlabelled(few()), PriorSettings(), folder=run)
-    assert {file.name for file in run.iterdir()} == {
+    assert {file.name for file in run.glob("[!.]*")} == {
         "run.json",
         "log.jsonl",
         "weights.safetensors",

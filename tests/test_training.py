@@ -107,11 +107,11 @@ def timeless(records: list[dict]) -> list[dict]:
 
 
 def names(path: Path) -> set[str]:
-    return {file.name for file in path.iterdir()}
+    return {file.name for file in path.glob("[!.]*")}
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    return {file.name: file.read_bytes() for file in path.glob("[!.]*")}
 
 
 def flip(path: Path, place: float = 0.5) -> None:
