@@ -40,7 +40,7 @@ FLOORS = [
         "evaluation.codes",
         "evaluation",
     ],
-    ["pictures.style", "pictures.figures", "pictures"],
+    ["pictures.fonts", "pictures.style", "pictures.figures", "pictures"],
     ["report.page", "hub", "second_stage", "recorded", "estimator", "estimators", "files", "export"],
     ["report.measure", "report.doctor", "report.living", "report.compare", "report.sweep", "report"],
     ["explorer.explored", "explorer.server", "explorer", "output", "commands", "cli", "__main__"],

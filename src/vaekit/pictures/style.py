@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Sequence
@@ -13,7 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+
+from vaekit.pictures.fonts import families, legible, quiet
 
 # Okabe & Ito (2008) for a few series; Paul Tol's "muted" scheme (2021) for up to ten classes.
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -26,7 +30,6 @@ MARKERS = "o^sDvPX*<>"  # a turn of the ten colours each: told apart up to 100 c
 DPI = 150
 GUTTER = 5  # output pixels between two images
 _RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.parse_math": False,  # class names are data: a dollar sign in one is a dollar sign
     "text.usetex": False,
@@ -47,22 +50,32 @@ _RC: dict[Any, Any] = {
 }
 
 
+@contextlib.contextmanager
+def house_style():
+    """Matplotlib's settings are those of this house, with the fonts that the names so far need."""
+    with matplotlib.rc_context({**_RC, "font.family": families()}), quiet():
+        yield
+
+
 def new_figure(
     width: float, height: float, *, layout: Literal["constrained", "tight"] | None = "constrained"
 ) -> Figure:
     """An empty figure of `width` x `height` inches in the house style."""
-    with matplotlib.rc_context(_RC):
+    with house_style():
         figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
         FigureCanvasAgg(figure)
         return figure
 
 
 def styled(function):
-    """Runs a drawing function under the house style, whatever the caller's matplotlib is set to."""
+    """Runs a drawing function under the house style, whatever the caller's matplotlib is set to and whatever script the names
+    among its arguments are in.
+    """
 
     @functools.wraps(function)
     def drawn(*args, **kwargs):
-        with matplotlib.rc_context(_RC):
+        args, kwargs = legible(args), legible(kwargs)
+        with house_style():
             return function(*args, **kwargs)
 
     return drawn
@@ -136,11 +149,12 @@ def place(figure: Figure, sheet: np.ndarray, left: int, top: int) -> Axes:
     return axes
 
 
-def text_width(texts: Sequence[str], size: float = 8) -> int:
+def text_width(texts: Sequence[str], size: float = 8, weight: str = "normal") -> int:
     """Width in output pixels of the widest line of `texts` at a font size in points."""
     lines = [line for text in texts for line in text.split("\n") if line.strip()]
-    with matplotlib.rc_context(_RC):
-        points = max((TextPath((0, 0), line, size=size).get_extents().width for line in lines), default=0)
+    with house_style():
+        font = FontProperties(weight=weight)
+        points = max((TextPath((0, 0), line, size=size, prop=font).get_extents().width for line in lines), default=0)
     return round(points * DPI / 72)
 
 
@@ -150,7 +164,7 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with matplotlib.rc_context(_RC):  # ticks are made when a figure is drawn
+        with house_style():  # ticks are made when a figure is drawn
             figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
         os.replace(temporary, path)
     finally:
