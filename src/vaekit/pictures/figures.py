@@ -41,6 +41,7 @@ from vaekit.pictures.style import (
 )
 
 MARGIN, LINE, CELL, FULL = 12, 34, 76, 1320  # output pixels: margin, line of text, image, widest picture
+ACROSS = 50  # images in a line of labelled rows
 Records = Sequence[Mapping[str, float]]
 _TERM_UNITS = {"commitment": "squared distance", "codebook": "squared distance", "codes_used": "codes"}
 _TERMS = ("objective", "distortion", "rate", "commitment", "codebook", "codes_used")
@@ -255,23 +256,25 @@ def rows_of_sheets(groups: Mapping[str, Mapping[str, np.ndarray]], *, rows: int,
 def labelled_rows(rows: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
     """Images in rows, a label before each: a class a row, or the same things under different settings, column by column.
 
-    Rows may be of different lengths; what is missing at their ends stays white.
+    Rows may be of different lengths; those of more than `ACROSS` images go on in the next line.
     """
     if not rows:
         raise ValueError("labelled_rows needs at least one row of images")
     pixels = [as_pixels(images, f"images of {label!r}") for label, images in rows.items()]
     labels = [shortened(label) for label in rows]
     side = text_width(labels) + 2 * MARGIN
-    scale = zoom(pixels[0].shape[2], min(CELL, (FULL - side) // max(map(len, pixels))))
-    sheets = [tile(images[None], scale) for images in pixels]
-    height, width = len(sheets[0]), max(max(sheet.shape[1] for sheet in sheets), text_width([title], 10, "bold"))
+    columns = min(max(map(len, pixels)), ACROSS)
+    scale = zoom(pixels[0].shape[2], min(CELL, (FULL - side) // columns))
+    sheets = [tile_rows(images, columns, scale) for images in pixels]
+    width = max(max(sheet.shape[1] for sheet in sheets), text_width([title], 10, "bold"))
     top = MARGIN + (LINE if title else 0)
-    figure = canvas(side + width + MARGIN, top + len(sheets) * (height + GUTTER) + MARGIN)
+    figure = canvas(side + width + MARGIN, top + sum(len(sheet) + GUTTER for sheet in sheets) + MARGIN)
     for row, (label, sheet) in enumerate(zip(labels, sheets, strict=True)):
-        axes = place(figure, sheet, side, top + row * (height + GUTTER))
-        axes.set_yticks([height / 2], [label])
+        axes = place(figure, sheet, side, top)
+        axes.set_yticks([len(sheet) / 2], [label])
         if row == 0:
             axes.set_title(title)
+        top += len(sheet) + GUTTER
     return figure
 
 
@@ -375,8 +378,8 @@ def _name_clusters(axes: Axes, z: np.ndarray, y: np.ndarray, names: Sequence[str
         middles = free + np.array([wide, high]) / 2
         distances = np.linalg.norm(middles / cells - median, axis=1)
         near = np.flatnonzero(distances < 0.2)
-        for place in near[distances[near].argsort()][:200]:
-            (left, bottom), middle = free[place], middles[place]
+        for spot in near[distances[near].argsort()][:200]:
+            (left, bottom), middle = free[spot], middles[spot]
             line = np.clip(np.linspace(median * cells, middle, 30).astype(int), 0, cells - 1)
             if not named[*line.T].any():
                 taken[left : left + wide, bottom : bottom + high] = named[

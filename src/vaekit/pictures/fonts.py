@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from matplotlib import font_manager
 
 HOUSE = "DejaVu Sans"  # comes with matplotlib
