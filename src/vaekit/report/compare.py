@@ -28,7 +28,7 @@ from vaekit.evaluation.likelihood import evaluate
 from vaekit.messages import filled
 from vaekit.pictures import figures
 from vaekit.pictures.fonts import shortened
-from vaekit.pictures.style import save
+from vaekit.pictures.style import on_dark, save
 from vaekit.report.doctor import examine
 from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, traverse
 from vaekit.report.measure import PER_CLASS, label_names, measure_run, pick
@@ -236,7 +236,8 @@ def draw(
     pictures: list[Picture] = []
 
     def add(file: str, figure, title: str, text: str, alt: str) -> None:
-        pictures.append(Picture(save(figure, folder / file), title, text, alt))
+        saved = save(figure, folder / file)
+        pictures.append(Picture(saved, title, text, alt, on_dark(figure, saved)))
 
     names = ", ".join(LABELS[name] for name in models)
     add(

@@ -163,7 +163,7 @@ def sprite(images: np.ndarray, side: int = SIDE) -> dict:
     blank = np.zeros((-count % columns, *pixels.shape[1:]), np.uint8)
     sheet = tile(np.concatenate([pixels, blank]).reshape(-1, columns, *pixels.shape[1:]), gutter=0)
     file = io.BytesIO()
-    Image.fromarray(sheet[..., 0] if images.shape[-1] == 1 else sheet).save(file, "PNG", optimize=True)
+    Image.fromarray(sheet[..., 0] if images.shape[-1] == 1 else sheet[..., :3]).save(file, "PNG", optimize=True)
     return {"src": png_url(file.getvalue()), "count": count, "columns": columns, "width": width, "height": height}
 
 

@@ -17,12 +17,15 @@ from vaekit.world import write_atomically
 
 
 class Picture(NamedTuple):
-    """A figure of the page: its PNG file, a title, one sentence on what to look for, and a text for who can't see it."""
+    """A figure of the page: its PNG file, a title, one sentence on what to look for, a text for who can't see it, and what lies
+    over the file's pixels on a dark page, a PNG from `vaekit.pictures.style.on_dark`.
+    """
 
     file: Path
     title: str
     text: str
     alt: str
+    dark: bytes = b""
 
 
 class Column(NamedTuple):
@@ -292,6 +295,7 @@ def write_page(path: Path, results: dict, pictures: Sequence[Picture], living: d
         fitted=sorted({(entry["label"], entry["prior"]) for entry in results["models"] if "prior" in entry}),
         findings=findings(results["models"]),
         pictures=inlined,
+        png_url=png_url,
         pretty=lambda value: json.dumps(value, indent=1),
         living=Markup(embeddable(living)) if living else "",
         runs_shown=len(living["runs"]) if living else 0,
