@@ -40,7 +40,7 @@ FLOORS = [
         "evaluation.codes",
         "evaluation",
     ],
-    ["pictures.style", "pictures.figures", "pictures"],
+    ["pictures.fonts", "pictures.style", "pictures.figures", "pictures"],
     ["report.page", "hub", "second_stage", "recorded", "estimator", "estimators", "files", "export"],
     ["report.measure", "report.doctor", "report.living", "report.compare", "report.sweep", "report"],
     ["explorer.explored", "explorer.server", "explorer", "output", "commands", "cli", "__main__"],
@@ -89,7 +89,7 @@ def test_parts_and_pictures_know_nothing_of_the_rest():
     for path in SOURCE.rglob("*.py"):
         name = module_name(path)
         if name.startswith("pictures."):
-            assert imports(path) <= {"pictures.style", "owned"}, name
+            assert imports(path) <= {"owned", "pictures.fonts", "pictures.style"}, name
         if name == "training.loop":
             assert not any(part in other for other in imports(path) for part in ("models", "estimators", "parts")), name
 

@@ -44,17 +44,17 @@ def test_every_pixel_of_an_image_is_a_square_of_whole_pixels():
     image = images(1, 9, 7, 3)
     seen = pixels(figures.image_grid(image))
     scale = round(76 / 7)
-    expected = tile(as_pixels(image)[None], scale)
+    expected = tile(as_pixels(image)[None], scale)[..., :3]
     height, width = expected.shape[:2]
     places = [(i, j) for i in range(24) for j in range(24)]
     assert any(np.array_equal(seen[i : i + height, j : j + width], expected) for i, j in places)
 
 
-def test_tile_puts_images_row_by_row_with_white_gutters():
+def test_tile_puts_images_row_by_row_with_transparent_gutters():
     sheet = tile(as_pixels(np.arange(4, dtype=np.uint8).reshape(2, 2, 1, 1, 1), dims=5), scale=2)
-    assert sheet.shape == (4 + GUTTER, 4 + GUTTER, 3)
+    assert sheet.shape == (4 + GUTTER, 4 + GUTTER, 4)
     assert sheet[0, 0, 0] == 0 and sheet[0, -1, 0] == 1 and sheet[-1, 0, 0] == 2 and sheet[-1, -1, 0] == 3
-    assert (sheet[2 : 2 + GUTTER] == 255).all()
+    assert (sheet[2 : 2 + GUTTER, :, 3] == 0).all() and sheet[..., 3].sum() == 4 * 2 * 2 * 255
 
 
 def test_transparent_pixels_are_drawn_over_white():

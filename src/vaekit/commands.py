@@ -15,7 +15,7 @@ import tyro
 from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import inputs_of, opening_flags
-from vaekit.data.images import Decoding, split_indices
+from vaekit.data.images import Decoding, split_indices, spread
 from vaekit.messages import check_number, filled, nearest
 from vaekit.owned import check_file, check_folder
 from vaekit.training.prior import PriorSettings
@@ -287,7 +287,7 @@ class Sample:
             random_state=self.random_state,
             prior=prior,
         )
-        output.write_images(self.out, samples, labels, columns=self.n if self.per_class else 8)
+        output.write_images(self.out, samples, labels)
         print(f"{n} samples are in {self.out}")
 
 
@@ -367,7 +367,7 @@ class Reconstruct(Source):
     split: Split = "test"
     """Which part of the data."""
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
-    """How many; None is all, or 10 in a picture."""
+    """How many, drawn over all classes; None is all, or 10 in a picture."""
 
     def run(self) -> None:
         from vaekit.files import load
@@ -377,13 +377,16 @@ class Reconstruct(Source):
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
-        images = images.take(np.arange(min(n, len(images))))
-        rebuilt = model.reconstruct(images.x, _labels(images))
+        if n < len(images):
+            images = images.take(spread(images, n))
+        labels = _labels(images)
+        rebuilt = model.reconstruct(images.x, labels)
         if self.out.endswith(".png"):
             from vaekit.pictures.figures import reconstructions
             from vaekit.pictures.style import save
 
-            save(reconstructions(images.x, {type(model).__name__: rebuilt}), self.out)
+            names = None if labels is None else [str(label) for label in labels]
+            save(reconstructions(images.x, {type(model).__name__: rebuilt}, names=names), self.out)
             print(f"{len(images)} reconstructions are in {self.out}")
         else:
             output.write_images(self.out, rebuilt)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vaekit import __version__
+from vaekit.data.images import evenly
 from vaekit.messages import first_line
 from vaekit.owned import MARK, write_atomically
 from vaekit.report.page import COLUMNS, QUALITY_COLUMNS
@@ -187,18 +188,21 @@ def _check_evaluation(estimator, evaluation) -> dict | None:
 
 
 def draw_samples(estimator):
-    """Figure of 64 samples, or of 8 of each of the first ten classes where they can be asked for, a class a row; None for
+    """Figure of 64 samples, or of 8 of each of up to ten classes where they can be asked for, a class a row; None for
     tables, for two channels, and for codes that no prior is fitted to.
     """
-    from vaekit.pictures.figures import image_grid
+    from vaekit.pictures.figures import image_grid, labelled_rows
 
     if not _has_picture(estimator):
         return None
     shape = estimator.image_shape_
     classes = estimator.sampling_classes()
-    labels = None if classes is None else np.repeat(classes[:10], 8)
-    samples = estimator.sample(64 if labels is None else len(labels), labels, random_state=0)
-    return image_grid(samples.reshape(len(samples), *shape), columns=8)
+    if classes is None:
+        return image_grid(estimator.sample(64, random_state=0).reshape(64, *shape), columns=8)
+    shown = np.asarray(classes)[evenly(len(classes), 10)]
+    samples = estimator.sample(8 * len(shown), np.repeat(shown, 8), random_state=0).reshape(-1, 8, *shape)
+    title = f"{len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
+    return labelled_rows(dict(zip(map(str, shown), samples, strict=True)), title=title)
 
 
 def _has_picture(estimator) -> bool:

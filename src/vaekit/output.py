@@ -13,8 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from vaekit.data import Images
+from vaekit.data.images import evenly
 from vaekit.owned import check_file, check_new_folder, write_atomically
 from vaekit.report.page import QUALITY_COLUMNS, findings, quality, summarise, used_columns
+
+LISTED = 40  # words of a list on a terminal
 
 
 def print_table(title: str, rows: dict) -> None:
@@ -77,10 +80,16 @@ def plain(value) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(plain(item) for item in value)
+        return _some([plain(item) for item in value])
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {plain(item)}" for key, item in value.items())
+        return _some([f"{key}: {plain(item)}" for key, item in value.items()])
     return str(value)
+
+
+def _some(words: list[str]) -> str:
+    """The first of many words, and how many more there are; JSON has them all."""
+    more = f", and {len(words) - LISTED:,} more" if len(words) > LISTED else ""
+    return ", ".join(words[:LISTED]) + more
 
 
 def check_out(out: str, *kinds: str, inputs: Sequence[str] = (), overwrite: bool = False) -> None:
@@ -108,13 +117,21 @@ def write_array(out: str, x: np.ndarray, y: np.ndarray | None = None) -> None:
     write_atomically(out, buffer.getvalue())
 
 
-def write_images(out: str, images: np.ndarray, labels: np.ndarray | None = None, *, columns: int = 8) -> None:
-    """Images (N, H, W[, C]) as a picture of a grid, an array (.npz with the labels), or a folder, as `out` is named."""
+def write_images(out: str, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+    """Images (N, H, W[, C]) as a picture of a grid, a row a class where there are several, as an array (.npz with the labels),
+    or as a folder, as `out` is named.
+    """
     if out.endswith(".png"):
-        from vaekit.pictures.figures import image_grid
+        from vaekit.pictures.figures import image_grid, labelled_rows
+        from vaekit.pictures.fonts import shortened
         from vaekit.pictures.style import save
 
-        save(image_grid(images, columns=min(len(images), columns)), out)
+        classes = [] if labels is None else list(dict.fromkeys(labels.tolist()))
+        if labels is None or len(classes) == 1:
+            figure = image_grid(images, title=f"class {shortened(classes[0])}" if classes else None)
+        else:
+            figure = labelled_rows({str(name): images[labels == name] for name in sorted(classes)})
+        save(figure, out)
     elif out.endswith((".npy", ".npz")):
         write_array(out, images, labels)
     else:
@@ -122,7 +139,7 @@ def write_images(out: str, images: np.ndarray, labels: np.ndarray | None = None,
 
 
 def write_contact_sheet(out: str, images: Images) -> None:
-    """Ten images of each of up to 20 classes, or 64 images where there are none; large ones are thinned out."""
+    """Ten images of each of up to 40 classes, or 64 images where there are none; large ones are thinned out."""
     from vaekit.pictures.figures import image_grid, labelled_rows
     from vaekit.pictures.style import save
 
@@ -135,14 +152,14 @@ def write_contact_sheet(out: str, images: Images) -> None:
         return images.x[np.sort(index)][:, ::thin, ::thin]
 
     if images.y is None:
-        figure = image_grid(shown(order[:64]), columns=8)
+        title = f"{min(64, len(images))} of {len(images):,} images"
+        figure = image_grid(shown(order[:64]), title=title)
     else:
-        rows = {}
-        for i, name in enumerate(images.classes[:20]):
-            found = shown(order[images.y[order] == i][:10])
-            blank = np.full((10 - len(found), *found.shape[1:]), 255 if found.dtype == np.uint8 else 1, found.dtype)
-            rows[name] = np.concatenate([found, blank])
-        figure = labelled_rows(rows)
+        present = np.unique(images.y)
+        some = present[evenly(len(present), 40)]
+        rows = {str(images.classes[i]): shown(order[images.y[order] == i][:10]) for i in some}
+        classes = f"{len(some)} of {len(present):,} classes" if len(some) < len(present) else "all classes"
+        figure = labelled_rows(rows, title=f"{classes}, up to 10 images of each")
     save(figure, out)
 
 

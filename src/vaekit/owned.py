@@ -18,7 +18,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -146,18 +146,12 @@ def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
 
     Raises OSError that names the file.
     """
-    raw = data.encode() if isinstance(data, str) else data
-    write_with(path, lambda file: file.write(raw))
-
-
-def write_with(path: str | os.PathLike, write: Callable) -> None:
-    """`write_atomically` of what `write(file)` writes into a binary file."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
             try:
-                write(file)
+                file.write(data.encode() if isinstance(data, str) else data)
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(temporary, path)

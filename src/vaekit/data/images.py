@@ -268,6 +268,30 @@ def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarr
     return {part: np.sort(order[chosen]) for part, chosen in dealt.items()}
 
 
+def evenly(n: int, most: int) -> np.ndarray:
+    """Indices of `most` of n things, evenly spaced from the first to the last; of all where there are no more."""
+    return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))
+
+
+def spread(images: Images, n: int) -> np.ndarray:
+    """Indices of n images as examples, or of all if fewer; the same every time.
+
+    With labels: one drawn of each class, class after class, then another of each; where a round can't hold all classes, those
+    in it are evenly spaced. Without labels, n drawn of all, in their order.
+    """
+    order = np.random.default_rng(0).permutation(len(images))
+    if images.y is None:
+        return np.sort(order[:n])
+    order = order[np.argsort(images.y[order], kind="stable")]  # class after class, drawn within each
+    y = images.y[order]
+    turn = np.arange(len(y)) - np.searchsorted(y, y)  # 0 for the first drawn of each class
+    chosen: list[int] = []
+    for one_of_each in (order[turn == t] for t in range(turn.max() + 1)):
+        if len(chosen) < n:
+            chosen += one_of_each[evenly(len(one_of_each), n - len(chosen))].tolist()
+    return np.array(chosen)
+
+
 def chunks(x: np.ndarray | Rows) -> Iterator[tuple[int, np.ndarray]]:
     """Consecutive parts of x, and where each starts; small enough to be copied whatever the size of x."""
     step = max(1, CHUNK // max(1, math.prod(x.shape[1:]) * x.dtype.itemsize))

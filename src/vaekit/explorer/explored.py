@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vaekit.data.images import Decoding, Images
+from vaekit.data.images import Decoding, Images, evenly, spread
 from vaekit.data.readers import MAX_PIXELS, decode
 from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS, MODELS
@@ -56,7 +56,7 @@ class Explored:
         if self.grid is None:
             means, draws = posterior(plain, model.on_device(images, model.device_))
             vectors, draws = means.numpy().astype(np.float64), draws.numpy().astype(np.float64)
-            few = model.on_device(images.take(slice(KL_IMAGES)), model.device_)
+            few = model.on_device(images.take(spread(images, KL_IMAGES)), model.device_)
             self.kl = np.asarray(evaluate(plain, few, draws=1)["kl_per_latent"])
             self.active = vectors.var(0) > ACTIVE
             self.middle, self.spread = draws.mean(0), np.maximum(draws.std(0), 1e-6)
@@ -323,8 +323,7 @@ def check_explorable(model: Estimator, images: Images, name: str) -> None:
 
 def some(images: Images, most: int = POINTS) -> Images:
     """At most so many of the images, evenly spread over them, in memory."""
-    index = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int))
-    part = images.take(index)
+    part = images.take(evenly(len(images), most))
     return replace(part, x=np.asarray(part.x))
 
 

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from vaekit.pictures.fonts import shortened
 from vaekit.pictures.style import (
     CLASSES,
     DPI,
@@ -40,6 +41,7 @@ from vaekit.pictures.style import (
 )
 
 MARGIN, LINE, CELL, FULL = 12, 34, 76, 1320  # output pixels: margin, line of text, image, widest picture
+ACROSS = 50  # images in a line of labelled rows
 Records = Sequence[Mapping[str, float]]
 _TERM_UNITS = {"commitment": "squared distance", "codebook": "squared distance", "codes_used": "codes"}
 _TERMS = ("objective", "distortion", "rate", "commitment", "codebook", "codes_used")
@@ -231,7 +233,7 @@ def rows_of_sheets(groups: Mapping[str, Mapping[str, np.ndarray]], *, rows: int,
         lines.append([tile_rows(images, columns, zoom(images.shape[2], room)) for images in pixels])
     steps = [max(line[c].shape[1] for line in lines) for c in range(width)]
     steps = [
-        max(step, text_width([list(sheets)[c] for sheets in groups.values()], 11)) + 2 * MARGIN
+        max(step, text_width([list(sheets)[c] for sheets in groups.values()], 10, "bold")) + 2 * MARGIN
         for c, step in enumerate(steps)
     ]
     side = text_width(list(groups), 9) + 2 * MARGIN
@@ -251,26 +253,35 @@ def rows_of_sheets(groups: Mapping[str, Mapping[str, np.ndarray]], *, rows: int,
 
 
 @styled
-def labelled_rows(rows: Mapping[str, np.ndarray]) -> Figure:
-    """Images in rows, a label before each: the same things under different settings, column by column."""
-    if not rows or len({len(images) for images in rows.values()}) != 1:
-        raise ValueError("labelled_rows needs rows of equally many images, at least one")
-    pixels = {label: as_pixels(images, f"images of {label!r}") for label, images in rows.items()}
-    side = text_width(list(rows)) + 2 * MARGIN
-    count = len(next(iter(pixels.values())))
-    scale = zoom(next(iter(pixels.values())).shape[2], min(CELL, (FULL - side) // count))
-    sheets = {label: tile(images[None], scale) for label, images in pixels.items()}
-    height, width = next(iter(sheets.values())).shape[:2]
-    figure = canvas(side + width + MARGIN, len(sheets) * (height + GUTTER) + 2 * MARGIN)
-    for row, (label, sheet) in enumerate(sheets.items()):
-        place(figure, sheet, side, MARGIN + row * (height + GUTTER)).set_yticks([height / 2], [label])
+def labelled_rows(rows: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
+    """Images in rows, a label before each: a class a row, or the same things under different settings, column by column.
+
+    Rows may be of different lengths; those of more than `ACROSS` images go on in the next line.
+    """
+    if not rows:
+        raise ValueError("labelled_rows needs at least one row of images")
+    pixels = [as_pixels(images, f"images of {label!r}") for label, images in rows.items()]
+    labels = [shortened(label) for label in rows]
+    side = text_width(labels) + 2 * MARGIN
+    columns = min(max(map(len, pixels)), ACROSS)
+    scale = zoom(pixels[0].shape[2], min(CELL, (FULL - side) // columns))
+    sheets = [tile_rows(images, columns, scale) for images in pixels]
+    width = max(max(sheet.shape[1] for sheet in sheets), text_width([title], 10, "bold"))
+    top = MARGIN + (LINE if title else 0)
+    figure = canvas(side + width + MARGIN, top + sum(len(sheet) + GUTTER for sheet in sheets) + MARGIN)
+    for row, (label, sheet) in enumerate(zip(labels, sheets, strict=True)):
+        axes = place(figure, sheet, side, top)
+        axes.set_yticks([len(sheet) / 2], [label])
+        if row == 0:
+            axes.set_title(title)
+        top += len(sheet) + GUTTER
     return figure
 
 
 def _sheets(sheets: Mapping[str, np.ndarray]) -> Figure:
     """Pictures in a row, each below its title."""
     top = MARGIN + (LINE if any(sheets) else 0)
-    widths = [max(sheet.shape[1], text_width([title], 11)) + 2 * MARGIN for title, sheet in sheets.items()]
+    widths = [max(sheet.shape[1], text_width([title], 10, "bold")) + 2 * MARGIN for title, sheet in sheets.items()]
     figure = canvas(sum(widths), top + max(len(sheet) for sheet in sheets.values()) + MARGIN)
     left = MARGIN
     for (title, sheet), width in zip(sheets.items(), widths, strict=True):
@@ -294,10 +305,13 @@ def latent_space(
     axis_names: name -> its two axis labels, where they aren't z1 and z2.
     Up to 3 points in 1000 at each edge may lie outside the frame.
     """
-    colours = np.array(class_colours(len(classes)))
+    colours, names = np.array(class_colours(len(classes))), [shortened(name) for name in classes]
     columns = min(len(spaces), 2)
     rows = math.ceil(len(spaces) / columns)
-    figure = new_figure(3.8 * columns + 0.8, 3.5 * rows)
+    entries = [*names, *(["code vectors"] if codebooks else [])]
+    lines = 20 * rows  # of the legend
+    beside = math.ceil(len(entries) / lines) * (text_width(entries, 9) + 70) / DPI
+    figure = new_figure(3.6 * columns + beside, 3.5 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, (z, y)) in zip(panels, spaces.items(), strict=False):
         z = _check_space(name, z, y, len(classes))
@@ -311,23 +325,23 @@ def latent_space(
                 axes.scatter(*z[part].T, c=colours[y[part]], marker=marker, **look)
         if codebooks and name in codebooks:
             axes.scatter(*codebooks[name].T, marker="x", s=22, c="black", linewidths=1)
-        elif y is not None:
-            _name_clusters(axes, z, y, classes, colours)
         first, second = (axis_names or {}).get(name, ("z1", "z2"))
         axes.set(title=name, xlabel=first, ylabel=second)
         low, high = np.percentile(z, [0.3, 99.7], axis=0)
         middle, half = (low + high) / 2, 0.56 * (high - low).max() + 1e-6  # one scale for both axes
         axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), box_aspect=1)
+        if y is not None and name not in (codebooks or {}):
+            _name_clusters(axes, (z - middle + half) / (2 * half), y, names, colours)
     for axes in panels[len(spaces) :]:
         axes.remove()
     handles = [
-        Line2D([], [], ls="", marker=MARKERS[i // len(CLASSES)], color=colour, label=str(label))
-        for i, (colour, label) in enumerate(zip(colours, classes, strict=True))
+        Line2D([], [], ls="", marker=MARKERS[i // len(CLASSES)], color=colour, label=label)
+        for i, (colour, label) in enumerate(zip(colours, names, strict=True))
     ]
     if codebooks:
         handles.append(Line2D([], [], ls="", marker="x", color="black", label="code vectors"))
     if handles:
-        figure.legend(handles=handles, loc="outside right center", ncols=math.ceil(len(handles) / 20))
+        figure.legend(handles=handles, loc="outside right center", ncols=math.ceil(len(handles) / lines))
     return figure
 
 
@@ -340,23 +354,44 @@ def _check_space(name: str, z: np.ndarray, y: np.ndarray | None, n_classes: int)
     return z
 
 
-def _name_clusters(axes: Axes, z: np.ndarray, y: np.ndarray, classes: Sequence[str], colours: np.ndarray) -> None:
-    """Writes classes' names at their medians, so that colour isn't the only way to tell.
+def _name_clusters(axes: Axes, z: np.ndarray, y: np.ndarray, names: Sequence[str], colours: np.ndarray) -> None:
+    """Writes classes' names beside their points, with a line to their medians, so that colour isn't the only way to tell.
 
-    A name that would lie on another is left out; where many would, there are no clusters to name.
+    z (N, 2): in shares of the axes. A name lies on no point and on no other name; one that has no room near its class is left
+    out, and where many classes share a place, there are no clusters to name.
     """
-    placed: dict[int, np.ndarray] = {}
+    medians: dict[int, np.ndarray] = {}
     for index in np.unique(y):
-        place = np.median(z[y == index], axis=0)
-        if all(np.linalg.norm(place - other) > 0.05 * np.ptp(z, axis=0).max() for other in placed.values()):
-            placed[index] = place
-    if len(placed) < 0.7 * len(np.unique(y)) or max(len(str(label)) for label in classes) > 12:
+        median = np.median(z[y == index], axis=0)
+        if all(np.linalg.norm(median - other) > 0.05 for other in medians.values()):
+            medians[index] = median
+    if len(medians) < 0.7 * len(np.unique(y)):
         return
-    for index, place in placed.items():
-        axes.text(
-            float(place[0]), float(place[1]), str(classes[index]), ha="center", va="center", fontsize=8, fontweight="bold",
-            bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": colours[index], "alpha": 0.85},
-        )  # fmt: skip
+    cells, side = 90, 400  # cells along the axes, whose length in output pixels is at least about this
+    taken = np.histogram2d(*z.T, bins=cells, range=[[0, 1], [0, 1]])[0] > 0  # (across, up)
+    named = np.zeros_like(taken)
+    for index, median in medians.items():
+        wide = math.ceil(cells * (text_width([names[index]], 8, "bold") + 8) / side)
+        high = math.ceil(cells * 26 / side)
+        below = np.pad(taken, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+        free = np.argwhere(below[wide:, high:] + below[:-wide, :-high] == below[:-wide, high:] + below[wide:, :-high])
+        middles = free + np.array([wide, high]) / 2
+        distances = np.linalg.norm(middles / cells - median, axis=1)
+        near = np.flatnonzero(distances < 0.2)
+        for spot in near[distances[near].argsort()][:200]:
+            (left, bottom), middle = free[spot], middles[spot]
+            line = np.clip(np.linspace(median * cells, middle, 30).astype(int), 0, cells - 1)
+            if not named[*line.T].any():
+                taken[left : left + wide, bottom : bottom + high] = named[
+                    left : left + wide, bottom : bottom + high
+                ] = True
+                axes.annotate(
+                    names[index], tuple(median), tuple(middle / cells), xycoords="axes fraction",
+                    textcoords="axes fraction", ha="center", va="center", fontsize=8, fontweight="bold",
+                    arrowprops={"arrowstyle": "-", "color": colours[index], "shrinkA": 0, "shrinkB": 0},
+                )  # fmt: skip
+                taken[*line.T] = True
+                break
 
 
 @styled
@@ -441,34 +476,50 @@ def by_class(
     pixels = as_pixels(images, dims=5)
     if pixels.shape[1] != len(classes):
         raise ValueError(f"by_class needs a column per class ({len(classes)}), got {pixels.shape[1]}")
-    names = [str(name) for name in classes]
+    names = [shortened(name) for name in classes]
     beside = 8 if chosen is not None else 0
     cell, scale = pixels.shape[3], zoom(pixels.shape[3], min(CELL, FULL // (len(names) + beside)))
     sheet = tile(pixels, scale)
-    upright = text_width(names, 9) + 4 > cell * scale
-    names_height = 14 + (text_width(names, 9) if upright else 20)
+    names_height = _heading_height(names, cell * scale)
     top = MARGIN + LINE + names_height
     pad = (names_height + 4) * 72 / DPI  # points
     second = tile_rows(as_pixels(chosen, "chosen"), beside, scale) if chosen is not None else sheet[:0, :0]
-    width = max(sheet.shape[1], text_width([title], 11)) + 4 * MARGIN
+    width = max(sheet.shape[1], text_width([title], 10, "bold")) + 4 * MARGIN
     figure = canvas(
-        MARGIN + width + max(second.shape[1] + MARGIN, text_width([chosen_title], 11)),
+        MARGIN + width + max(second.shape[1] + MARGIN, text_width([chosen_title], 10, "bold")),
         top + max(len(sheet), len(second)) + MARGIN,
     )
     axes = place(figure, sheet, MARGIN, top)
-    axes.xaxis.tick_top()
-    axes.set_xticks(centres(len(names), cell * scale), names, size=9, rotation=90 if upright else 0)
+    _head_columns(axes, names, cell * scale)
     axes.set_title(title, y=1, pad=pad)
     if chosen is not None:
         place(figure, second, MARGIN + width, top).set_title(chosen_title, y=1, pad=pad)
     return figure
 
 
+def _heading_height(names: Sequence[str], cell: int) -> int:
+    """Output pixels that the names take above columns of `cell` output pixels."""
+    return 14 + (text_width(names, 9) if _upright(names, cell) else 20)
+
+
+def _upright(names: Sequence[str], cell: int) -> bool:
+    return text_width(names, 9) + 4 > cell
+
+
+def _head_columns(axes: Axes, names: Sequence[str], cell: int) -> None:
+    """Writes a name above each column, upright where they are too long."""
+    axes.xaxis.tick_top()
+    axes.set_xticks(centres(len(names), cell), names, size=9, rotation=90 if _upright(names, cell) else 0)
+
+
 @styled
-def reconstructions(originals: np.ndarray, models: Mapping[str, np.ndarray]) -> Figure:
+def reconstructions(
+    originals: np.ndarray, models: Mapping[str, np.ndarray], *, names: Sequence[str] | None = None
+) -> Figure:
     """The same inputs through every model: originals on top, then each model's images above their errors.
 
-    Errors are absolute, of intensities from 0 to 1, on one scale; rows carry the mean squared error shown.
+    Errors are absolute, of intensities from 0 to 1, on one scale; rows carry the mean squared error shown. names: what the
+    inputs are, such as their classes.
     """
     truth = as_pixels(originals, "originals")
     rebuilt = {name: as_pixels(images, f"reconstructions of {name!r}") for name, images in models.items()}
@@ -490,13 +541,24 @@ def reconstructions(originals: np.ndarray, models: Mapping[str, np.ndarray]) -> 
     sheets = [tile(pixels[None], scale) for _, pixels in rows]
     height, width = sheets[0].shape[:2]
     gaps = np.array([0] + [GUTTER if label == "error" else 2 * MARGIN for label, _ in rows[1:]])
-    tops = MARGIN + np.cumsum(gaps) + height * np.arange(len(rows))
+    headings = [shortened(name) for name in names or ()]
+    cell = truth.shape[2] * scale
+    above = _heading_height(headings, cell) if headings else 0
+    tops = MARGIN + above + np.cumsum(gaps) + height * np.arange(len(rows))
     figure = canvas(side + width + 110, max(tops[-1] + height + MARGIN, 320))
-    for (label, _), sheet, top in zip(rows, sheets, tops, strict=True):
-        place(figure, sheet, side, top).set_yticks([height / 2], [label])
-    across, down = figure.bbox.size
-    bar = figure.add_axes(((side + width + 14) / across, 1 - 300 / down, 14 / across, 280 / down))
-    figure.colorbar(heat, cax=bar).set_label("absolute error", size=8)
+    for row, ((label, _), sheet, top) in enumerate(zip(rows, sheets, tops, strict=True)):
+        axes = place(figure, sheet, side, top)
+        axes.set_yticks([height / 2], [label])
+        if row == 0 and headings:
+            _head_columns(axes, headings, cell)
+    shades = np.asarray(heat.cmap(np.linspace(1, 0, 280), bytes=True))[:, None, :3].repeat(14, 1)  # (280, 14, 3)
+    bar = place(figure, shades, side + width + 14, 20)
+    bar.yaxis.tick_right()
+    shown = [value for value in MaxNLocator(6).tick_values(0, limit) if 0 <= value <= limit]
+    bar.set_yticks([280 * (1 - value / limit) for value in shown], [f"{value:g}" for value in shown])
+    bar.tick_params(length=3)
+    bar.yaxis.set_label_position("right")
+    bar.set_ylabel("absolute error", size=8)
     return figure
 
 
@@ -583,7 +645,7 @@ def neighbours(
     height, width = sheets[0].shape[:2]
     cell_height, cell_width = above.shape[1] * scale, above.shape[2] * scale
     top, step = MARGIN + LINE, height + LINE + MARGIN
-    figure = canvas(side + max(width, text_width([title], 12)) + MARGIN, top + len(sheets) * step + MARGIN)
+    figure = canvas(side + max(width, text_width([title], 10, "bold")) + MARGIN, top + len(sheets) * step + MARGIN)
     for row, sheet in enumerate(sheets):
         axes = place(figure, sheet, side, top + row * step)
         axes.set_yticks(centres(2, cell_height), labels)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +14,15 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.image import AxesImage
 from matplotlib.textpath import TextPath
+from PIL import Image
 
-from vaekit.owned import write_with
+from vaekit.owned import write_atomically
+from vaekit.pictures.fonts import families, legible, quiet
 
 # Okabe & Ito (2008) for a few series; Paul Tol's "muted" scheme (2021) for up to ten classes.
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -27,8 +34,8 @@ ERROR_MAP = "magma"
 MARKERS = "o^sDvPX*<>"  # a turn of the ten colours each: told apart up to 100 classes
 DPI = 150
 GUTTER = 5  # output pixels between two images
+DARK = ("#14171a", "#e6e9ec")  # ground and ink of a dark page, as its style sheet has them
 _RC: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.parse_math": False,  # class names are data: a dollar sign in one is a dollar sign
     "text.usetex": False,
@@ -49,22 +56,32 @@ _RC: dict[Any, Any] = {
 }
 
 
+@contextlib.contextmanager
+def house_style():
+    """Matplotlib's settings are those of this house, with the fonts that the names so far need."""
+    with matplotlib.rc_context({**_RC, "font.family": families()}), quiet():
+        yield
+
+
 def new_figure(
     width: float, height: float, *, layout: Literal["constrained", "tight"] | None = "constrained"
 ) -> Figure:
     """An empty figure of `width` x `height` inches in the house style."""
-    with matplotlib.rc_context(_RC):
+    with house_style():
         figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
         FigureCanvasAgg(figure)
         return figure
 
 
 def styled(function):
-    """Runs a drawing function under the house style, whatever the caller's matplotlib is set to."""
+    """Runs a drawing function under the house style, whatever the caller's matplotlib is set to and whatever script the names
+    among its arguments are in.
+    """
 
     @functools.wraps(function)
     def drawn(*args, **kwargs):
-        with matplotlib.rc_context(_RC):
+        args, kwargs = legible(args), legible(kwargs)
+        with house_style():
             return function(*args, **kwargs)
 
     return drawn
@@ -100,18 +117,24 @@ def zoom(size: int, target: int) -> int:
 
 
 def tile(pixels: np.ndarray, scale: int = 1, gutter: int = GUTTER) -> np.ndarray:
-    """(R, K, H, W, 3) uint8 -> one (h, w, 3) picture: each pixel a square of `scale`, white gutters."""
+    """(R, K, H, W, 3 or 4) uint8 -> one (h, w, 4) picture: each pixel a square of `scale`, gutters transparent."""
     rows, _, height, _, _ = pixels.shape
-    cells = pixels.repeat(scale, axis=2).repeat(scale, axis=3)
-    cells = np.pad(cells, ((0, 0), (0, 0), (0, gutter), (0, gutter), (0, 0)), constant_values=255)
-    sheet = cells.transpose(0, 2, 1, 3, 4).reshape(rows * (height * scale + gutter), -1, 3)  # (h, w, 3)
+    cells = _opaque(pixels).repeat(scale, axis=2).repeat(scale, axis=3)
+    cells = np.pad(cells, ((0, 0), (0, 0), (0, gutter), (0, gutter), (0, 0)))
+    sheet = cells.transpose(0, 2, 1, 3, 4).reshape(rows * (height * scale + gutter), -1, 4)  # (h, w, 4)
     return sheet[: len(sheet) - gutter, : sheet.shape[1] - gutter]
 
 
+def _opaque(pixels: np.ndarray) -> np.ndarray:
+    if pixels.shape[-1] == 4:
+        return pixels
+    return np.concatenate([pixels, np.full((*pixels.shape[:-1], 1), 255, np.uint8)], axis=-1)
+
+
 def tile_rows(pixels: np.ndarray, columns: int, scale: int = 1) -> np.ndarray:
-    """(N, H, W, 3) uint8 -> one picture: rows of `columns` in reading order, what is missing white."""
-    columns = min(columns, len(pixels))
-    blank = np.full((-len(pixels) % columns, *pixels.shape[1:]), 255, np.uint8)
+    """(N, H, W, 3) uint8 -> one picture: rows of `columns` in reading order, what is missing transparent."""
+    columns, pixels = min(columns, len(pixels)), _opaque(pixels)
+    blank = np.zeros((-len(pixels) % columns, *pixels.shape[1:]), np.uint8)
     return tile(np.concatenate([pixels, blank]).reshape(-1, columns, *pixels.shape[1:]), scale)
 
 
@@ -126,7 +149,7 @@ def canvas(width: float, height: float) -> Figure:
 
 
 def place(figure: Figure, sheet: np.ndarray, left: int, top: int) -> Axes:
-    """Axes showing (h, w, 3) with exact pixels, `left` and `top` output pixels from the figure's corner."""
+    """Axes showing (h, w, 3 or 4) with exact pixels, `left` and `top` output pixels from the figure's corner."""
     height, width = sheet.shape[:2]
     across, down = figure.get_size_inches() * DPI
     axes = figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
@@ -138,11 +161,12 @@ def place(figure: Figure, sheet: np.ndarray, left: int, top: int) -> Axes:
     return axes
 
 
-def text_width(texts: Sequence[str], size: float = 8) -> int:
+def text_width(texts: Sequence[str], size: float = 8, weight: str = "normal") -> int:
     """Width in output pixels of the widest line of `texts` at a font size in points."""
     lines = [line for text in texts for line in text.split("\n") if line.strip()]
-    with matplotlib.rc_context(_RC):
-        points = max((TextPath((0, 0), line, size=size).get_extents().width for line in lines), default=0)
+    with house_style():
+        font = FontProperties(weight=weight)
+        points = max((np.ptp(TextPath((0, 0), line, size=size, prop=font).vertices[:, 0]) for line in lines), default=0)
     return round(points * DPI / 72)
 
 
@@ -150,6 +174,64 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     """Writes the figure as a PNG under a temporary name and renames it; folders on the way are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(_RC):  # ticks are made when a figure is drawn
-        write_with(path, lambda file: figure.savefig(file, format="png", dpi=DPI, facecolor="white"))
+    with house_style():  # ticks are made when a figure is drawn
+        figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]  # type: ignore[attr-defined]
+    # Half as large, where colours are few enough.
+    write_atomically(path, _png(*(_indexed(pixels, 256) or [pixels])))
     return path
+
+
+def on_dark(figure: Figure, file: Path) -> bytes:
+    """A PNG to lie over the one that `save` made of the figure where the page is dark: light ink on a dark ground, and holes
+    where images are, which look the same on any ground.
+    """
+    with Image.open(file) as image:
+        pixels = np.array(image.convert("RGB"))
+    holes = np.zeros(pixels.shape[:2], bool)
+    for image in figure.findobj(AxesImage):
+        box = image.axes.get_window_extent()
+        left, top = round(box.x0), round(len(holes) - box.y1)
+        shown = image.get_array()
+        part = holes[top : top + shown.shape[0], left : left + shown.shape[1]]
+        part |= shown[..., 3] == 255 if shown.shape[-1] == 4 else True
+    pixels[holes] = 255
+    index, colours = _indexed(pixels, 255) or _quantised(pixels, 255)
+    flipped = colours + (255.0 - colours.max(1, keepdims=True) - colours.min(1, keepdims=True))  # lightness, not hue
+    ground, ink = (np.array(to_rgb(colour)) * 255 for colour in DARK)
+    index[holes] = len(colours)
+    dark = np.rint(ground + flipped * ((ink - ground) / 255))
+    return _png(index, np.concatenate([dark, [ground]]), transparency=len(colours))
+
+
+def _indexed(pixels: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """(H, W, 3) uint8 -> (H, W) uint8 indices of at most so many colours (K, 3), or None where there are more."""
+    counted = Image.fromarray(pixels).getcolors(most)
+    if counted is None:
+        return None
+    colours = np.array(sorted(colour for _, colour in counted), dtype=np.uint32)
+    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+    order = colours @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    return np.searchsorted(order, red << 16 | green << 8 | blue).astype(np.uint8), colours
+
+
+def _quantised(pixels: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same with the colours that are nearest to all of them."""
+    image = Image.fromarray(pixels).quantize(most)
+    return np.array(image), np.array(image.getpalette(), dtype=np.uint32).reshape(-1, 3)
+
+
+def _png(pixels: np.ndarray, colours: np.ndarray | None = None, **more) -> bytes:
+    """(H, W, 3) uint8, or (H, W) indices of colours (K, 3), as a PNG."""
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    if colours is not None:
+        image.putpalette(colours.astype(np.uint8).tobytes())
+    image.save(file, "PNG", dpi=(DPI, DPI), **more)
+    return file.getvalue()
+
+
+def dark_colour(colour: str) -> str:
+    """A colour that is told apart on a dark ground: a dark one turned light, of the same hue."""
+    rgb = np.array(to_rgb(colour))
+    low, high = rgb.min(), rgb.max()
+    return to_hex(rgb + 1 - low - high) if low + high < 0.75 else colour.lower()

@@ -19,6 +19,7 @@ import torch
 from vaekit import __version__
 from vaekit.data import Images, open_data
 from vaekit.data.builtin import inputs_of, opening_flags
+from vaekit.data.images import evenly, spread
 from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS, MODELS, VQVAE
 from vaekit.evaluation.generation import get_judge
@@ -26,10 +27,11 @@ from vaekit.evaluation.likelihood import evaluate
 from vaekit.messages import filled
 from vaekit.owned import check_folder, locked, remove_temporaries, write_atomically
 from vaekit.pictures import figures
-from vaekit.pictures.style import save
+from vaekit.pictures.fonts import shortened
+from vaekit.pictures.style import on_dark, save
 from vaekit.report.doctor import examine
-from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, spread, traverse
-from vaekit.report.measure import PER_CLASS, label_names, measure_run
+from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, traverse
+from vaekit.report.measure import PER_CLASS, label_names, measure_run, pick
 from vaekit.report.page import Picture, write_page
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.prior import PriorSettings
@@ -38,6 +40,7 @@ from vaekit.training.progress import describe_seconds
 LATENT_DIMS = (2, 4, 6, 8, 10, 12, 14, 16)
 BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
 SHOWN = 10  # test images in pictures of reconstructions
+COLUMNS = 20  # classes in a picture of samples by class
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
 
 Say = Callable[[str], None]
@@ -233,7 +236,8 @@ def draw(
     pictures: list[Picture] = []
 
     def add(file: str, figure, title: str, text: str, alt: str) -> None:
-        pictures.append(Picture(save(figure, folder / file), title, text, alt))
+        saved = save(figure, folder / file)
+        pictures.append(Picture(saved, title, text, alt, on_dark(figure, saved)))
 
     names = ", ".join(LABELS[name] for name in models)
     add(
@@ -301,9 +305,10 @@ def draw(
         _draw_codes_prior(add, models["vqvae"], test, seed)
     shown = test.take(spread(test, SHOWN))
     rebuilt = {LABELS[name]: model.reconstruct(shown.x, label_names(model, shown)) for name, model in models.items()}
+    names = None if shown.y is None else [str(shown.classes[label]) for label in shown.y]
     add(
         "reconstructions.png",
-        figures.reconstructions(shown.x, rebuilt),
+        figures.reconstructions(shown.x, rebuilt, names=names),
         "Reconstructions",
         "The same test images through every model, with the absolute error below: look for what is blurred, bent or missing.",
         f"Test images, their reconstructions by {names}, and error maps.",
@@ -367,7 +372,7 @@ def _draw_sweeps(add, sweep_results: dict) -> None:
 
 
 def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator], test: Images) -> None:
-    part = test.take(np.arange(min(5000, len(test))))
+    part = test.take(pick(len(test), 5000))
     if len(test.classes) > MOST_CLASSES:
         part = replace(part, y=None)  # there are no more colours and markers
     spaces = {
@@ -448,7 +453,9 @@ def _grey(x: np.ndarray) -> np.ndarray:
 
 
 def _draw_classes(add, file: str, label: str, model: Estimator, seed: int) -> None:
-    shown = filled(model.sampling_classes())[:20]
+    classes = filled(model.sampling_classes())
+    shown = np.asarray(classes)[evenly(len(classes), COLUMNS)]
+    some = f" ({len(shown)} of {len(classes)} classes)" if len(shown) < len(classes) else ""
     rows = 8
     sheet = model.sample(rows * len(shown), np.tile(shown, rows), random_state=seed)
     chosen = shown[min(8, len(shown) - 1)]
@@ -457,19 +464,19 @@ def _draw_classes(add, file: str, label: str, model: Estimator, seed: int) -> No
         figures.by_class(
             sheet.reshape(rows, len(shown), *sheet.shape[1:]),
             [str(name) for name in shown],
-            title=f"{label} samples, a column a class",
+            title=f"{label} samples, a column a class{some}",
             chosen=model.sample(64, chosen, random_state=seed),
-            chosen_title=f"64 samples of class {chosen}",
+            chosen_title=f"64 samples of class {shortened(chosen)}",
         ),
         f"{label}: samples by class",
-        "What comes when a class is asked for: every image in a column should be of that class, and no two alike.",
+        f"What comes when a class is asked for{some}: every image in a column should be of that class, and no two alike.",
         f"A grid of {label} samples with one column per class, and 64 samples of one class.",
     )
 
 
 def _code_vectors(model: Estimator, part: Images) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, tuple[str, str]]:
     """Encoder vectors before quantisation, a random few thousand, with their image's class, and the codebook, in 2-D."""
-    data = model.on_device(part.take(np.arange(min(1000, len(part)))), model.device_)
+    data = model.on_device(part.take(pick(len(part), 1000)), model.device_)
     with torch.inference_mode():
         h = model.model_.encoder(data.batch(slice(None))[0], None)
     dim, cells = h.shape[1], h[0, 0].numel()

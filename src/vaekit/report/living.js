@@ -526,7 +526,9 @@
 
     const draw = () => {
       const of = labels.map((label) => runs.find((run) => run.label === label && run.seed === seed)).filter(Boolean);
+      const printed = (run) => number(run.errors[chosen], 4);
       const lowest = Math.min(...of.map((run) => run.errors[chosen]));
+      const alone = of.filter((run) => printed(run) === number(lowest, 4)).length === 1;
       const name = inputs.names ? inputs.names[chosen] : `test image ${chosen + 1}`;
       const first = el("canvas", { role: "img", "aria-label": `input: ${name}` });
       const parts = of.map((run) => ({
@@ -537,10 +539,10 @@
       show(first, inputs.sprite, chosen);
       out.replaceChildren(el("figure", {}, first, el("figcaption", {}, el("b", {}, "input"), name)),
         ...parts.map(({ run, rebuilt, map }) => {
-          const best = of.length > 1 && run.errors[chosen] === lowest;
+          const best = of.length > 1 && alone && run.errors[chosen] === lowest;
           show(rebuilt, run.rebuilt, chosen);
           return el("figure", {}, rebuilt, map, el("figcaption", {}, el("b", {}, run.label),
-            el("span", { class: best ? "best" : "" }, `MSE ${number(run.errors[chosen], 4)}${best ? " \u2605" : ""}`)));
+            el("span", { class: best ? "best" : "" }, `MSE ${printed(run)}${best ? " \u2605" : ""}`)));
         }));
       render(bar, [inputs.sprite, ...of.map((run) => run.rebuilt)], (_, truth, ...sheets) => {
         const given = pixels(truth, inputs.sprite, chosen);

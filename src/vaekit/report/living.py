@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vaekit.data import Images
+from vaekit.data.images import evenly, spread
 from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS
 from vaekit.pictures.style import CLASSES, ERROR_MAP, MARKERS, SERIES, as_pixels, class_colours, tile
@@ -91,15 +92,6 @@ def living_figures(runs: Sequence[dict], planar: Mapping[str, Estimator], test: 
     }
 
 
-def spread(test: Images, n: int) -> np.ndarray:
-    """Indices of n test images, one of each class in turn where there are labels."""
-    if test.y is None:
-        return np.arange(min(n, len(test)))
-    firsts = [np.flatnonzero(test.y == index) for index in range(len(test.classes))]
-    rounds = [index[turn] for turn in range(n) for index in firsts if turn < len(index)]
-    return np.array(rounds[:n])
-
-
 def traverse(
     model: Estimator, test: Images, kl: Sequence[float], steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -136,7 +128,9 @@ def _map(label: str, model: Estimator, part: Images) -> dict:
     z = model.transform(part.x, label_names(model, part))
     low, high = np.percentile(z, [0.3, 99.7], axis=0)
     middle, half = (low + high) / 2, 0.56 * (high - low).max() + 1e-6  # one scale for both axes
-    labels = model.classes_[:MOST_DECODED] if model.conditional else [None]
+    labels = [None]
+    if model.conditional:
+        labels = [model.classes_[index] for index in evenly(len(model.classes_), MOST_DECODED)]
     steps = int(np.clip(math.sqrt(ROOM / (len(labels) * image_bytes(part, SMALL_SIDE))), 5, GRID))
     places = ((np.arange(steps) + 0.5) / steps * 2 - 1) * half
     plane = np.stack(np.meshgrid(middle[0] + places, middle[1] + places[::-1]), axis=-1).reshape(-1, 2)
@@ -169,7 +163,7 @@ def sprite(images: np.ndarray, side: int = SIDE) -> dict:
     blank = np.zeros((-count % columns, *pixels.shape[1:]), np.uint8)
     sheet = tile(np.concatenate([pixels, blank]).reshape(-1, columns, *pixels.shape[1:]), gutter=0)
     file = io.BytesIO()
-    Image.fromarray(sheet[..., 0] if images.shape[-1] == 1 else sheet).save(file, "PNG", optimize=True)
+    Image.fromarray(sheet[..., 0] if images.shape[-1] == 1 else sheet[..., :3]).save(file, "PNG", optimize=True)
     return {"src": png_url(file.getvalue()), "count": count, "columns": columns, "width": width, "height": height}
 
 

@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +17,15 @@ from vaekit.training.progress import describe_seconds
 
 
 class Picture(NamedTuple):
-    """A figure of the page: its PNG file, a title, one sentence on what to look for, and a text for who can't see it."""
+    """A figure of the page: its PNG file, a title, one sentence on what to look for, a text for who can't see it, and what lies
+    over the file's pixels on a dark page, a PNG from `vaekit.pictures.style.on_dark`.
+    """
 
     file: Path
     title: str
     text: str
     alt: str
+    dark: bytes = b""
 
 
 class Column(NamedTuple):
@@ -62,12 +65,18 @@ QUALITY_COLUMNS = (
 )
 
 
+TIMES = ("seconds", "images_per_second")  # of one run, they say little of a model
+
+
 class Cell(NamedTuple):
-    """Mean over seeds, sample standard deviation (None for one seed), and whether it is the best of its group."""
+    """Mean over seeds, sample standard deviation (None for one seed), whether it alone is the best of its group, and how the
+    mean, and mean and deviation, are printed.
+    """
 
     mean: float
     std: float | None
     best: bool
+    printed: str
     text: str
 
 
@@ -145,9 +154,15 @@ def _rows(entries: dict[str, list[dict]]) -> list[Row]:
             std = statistics.stdev(values) if len(values) > 1 else None
             mean, rivals = means[column.key][label], means[column.key].values()
             winner = {"low": min(rivals), "high": max(rivals), "": None}[column.better]
-            text = format(mean, column.form) + (f" ± {format(std, column.form)}" if std else "")
-            text = text.replace("-", "\N{MINUS SIGN}")
-            cells[column.key] = Cell(mean, std, winner == mean and len(rivals) > 1, text)
+            printed = [format(rival, column.form) for rival in rivals]
+            text = format(mean, column.form)
+            best = winner == mean and len(printed) > 1 and printed.count(text) == 1
+            if column.key in TIMES and min(map(len, entries.values())) < 2:
+                best = False
+            shown = [
+                part.replace("-", "\N{MINUS SIGN}") for part in (text, f"{text} ± {std:{column.form}}" if std else text)
+            ]
+            cells[column.key] = Cell(mean, std, best, *shown)
         rows.append(Row(label, len(runs), cells))
     return rows
 
@@ -158,37 +173,41 @@ def used_columns(models: Sequence[dict], columns: Sequence[Column] = COLUMNS) ->
 
 
 def findings(models: Sequence[dict]) -> list[str]:
-    """What the numbers say, in sentences: who reconstructs best, who is fastest, who is smallest, who explains best."""
+    """What the numbers say, in sentences: who reconstructs best, who is smallest, who explains best; and who is fastest, where
+    several seeds were timed.
+    """
     sentences = []
     rows = [row for group in summarise(models).values() for row in group]
     if len(rows) < 2:
         return sentences
-    best, second = sorted(rows, key=lambda row: row.cells["mse"].mean)[:2]
-    (mean, std), (next_mean, next_std) = (
-        (row.cells["mse"].mean, row.cells["mse"].std or 0.0) for row in (best, second)
-    )
-    if next_mean - mean > math.hypot(std, next_std):
-        sentences.append(
-            f"{best.label} reconstructs best: test MSE {best.cells['mse'].text} per pixel, {1 - mean / next_mean:.0%} below "
-            f"{second.label}."
-        )
+    if any(row.seeds == 1 for row in rows):
+        sentences.append("One seed is one draw: what is close here may turn with another; --seeds 3 says by how much.")
+    best, *level = leaders = _leaders(rows, "mse", min)
+    if level:
+        names, values, how = _told(leaders, "mse")
+        sentences.append(f"{names} reconstruct best{how}: test MSE {values} per pixel.")
     else:
+        second = min((row for row in rows if row is not best), key=lambda row: row.cells["mse"].mean)
+        share = 1 - best.cells["mse"].mean / second.cells["mse"].mean
         sentences.append(
-            f"{best.label} and {second.label} reconstruct best, level within the spread of the seeds: test MSE "
-            f"{best.cells['mse'].text} and {second.cells['mse'].text} per pixel."
+            f"{best.label} reconstructs best: test MSE {best.cells['mse'].text} per pixel, {share:.0%} below {second.label}."
         )
-    fastest, slowest = (pick(rows, key=lambda row: row.cells["seconds"].mean) for pick in (min, max))
-    sentences.append(
-        f"{fastest.label} trained in the least time ({describe_seconds(fastest.cells['seconds'].mean)}), {slowest.label} "
-        f"in the most ({describe_seconds(slowest.cells['seconds'].mean)})."
-    )
+    timed = [row for row in rows if row.seeds > 1]  # how long one run took depends on what else the machine did
+    if timed:
+        fastest, slowest = (_leaders(timed, "seconds", pick) for pick in (min, max))
+        if len(fastest) == len(slowest) == 1 and fastest != slowest:
+            (low, high) = (describe_seconds(row.cells["seconds"].mean) for (row,) in (fastest, slowest))
+            sentences.append(
+                f"{fastest[0].label} trained in the least time ({low}), {slowest[0].label} in the most ({high})."
+            )
     fewest = min((row.cells["parameters"] for row in rows), key=lambda cell: cell.mean)
     smallest = [row.label for row in rows if row.cells["parameters"].mean == fewest.mean]
-    sentences.append(f"Fewest parameters: {' and '.join(smallest)} ({fewest.text}).")
+    if len(smallest) < len(rows):
+        sentences.append(f"Fewest parameters: {joined(smallest)} ({fewest.text}).")
     for likelihood, group in summarise(models).items():
         if len(group) > 1:
-            top = max(group, key=lambda row: row.cells["elbo"].mean)
-            sentences.append(f"Highest ELBO under {likelihood}: {top.label}, {top.cells['elbo'].text} nats per image.")
+            names, values, how = _told(_leaders(group, "elbo", max), "elbo")
+            sentences.append(f"Highest ELBO under {likelihood}: {names}{how}, {values} nats per image.")
     changed = [
         f"{row.label} {row.cells['rate_plain'].text} to {row.cells['rate'].text}"
         for row in rows
@@ -205,6 +224,30 @@ def findings(models: Sequence[dict]) -> list[str]:
     return sentences
 
 
+def _leaders(rows: Sequence[Row], key: str, pick: Callable) -> list[Row]:
+    """The best row, and those level with it: printed alike, or no further away than the seeds of the two spread."""
+    best = pick(rows, key=lambda row: row.cells[key].mean)
+    top = best.cells[key]
+
+    def level(cell: Cell) -> bool:
+        return cell.printed == top.printed or abs(cell.mean - top.mean) <= math.hypot(cell.std or 0.0, top.std or 0.0)
+
+    return [best, *(row for row in rows if row is not best and level(row.cells[key]))]
+
+
+def _told(leaders: Sequence[Row], key: str) -> tuple[str, str, str]:
+    """Names and values of the best, and in which way they are level, where they are several."""
+    how = "" if len(leaders) == 1 else ", level"
+    if how and any(row.cells[key].std is not None for row in leaders):
+        how += " within the spread of the seeds"
+    return joined([row.label for row in leaders]), joined([row.cells[key].text for row in leaders]), how
+
+
+def joined(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def _quality_findings(rows: Sequence[Row]) -> list[str]:
     """Whose latents tell most of the class, and whose samples are nearest to real images."""
     sentences = []
@@ -218,8 +261,8 @@ def _quality_findings(rows: Sequence[Row]) -> list[str]:
     ):
         measured = [row for row in rows if key in row.cells]
         if len(measured) > 1:
-            best = pick(measured, key=lambda row: row.cells[key].mean)
-            sentences.append(text.format(label=best.label, value=best.cells[key].text))
+            names, values, how = _told(_leaders(measured, key, pick), key)
+            sentences.append(text.format(label=names + how, value=values))
     return sentences
 
 
@@ -252,6 +295,7 @@ def write_page(path: Path, results: dict, pictures: Sequence[Picture], living: d
         fitted=sorted({(entry["label"], entry["prior"]) for entry in results["models"] if "prior" in entry}),
         findings=findings(results["models"]),
         pictures=inlined,
+        png_url=png_url,
         pretty=lambda value: json.dumps(value, indent=1),
         living=Markup(embeddable(living)) if living else "",
         runs_shown=len(living["runs"]) if living else 0,
