@@ -138,7 +138,7 @@ def write_repository(
     found = _check_evaluation(estimator, evaluation)
     public = copy.copy(estimator)
     data = estimator.facts_["data"]
-    public.facts_ = {**estimator.facts_, "data": {**data, "name": public_name(data["name"])}}
+    public.facts_ = {**estimator.facts_, "data": {**data, "name": public_name(data["name"]), "labels": None}}
     if estimator.has_prior:
         name = public_name(estimator.prior_facts_["data"])
         public.prior_facts_ = {**estimator.prior_facts_, "data": name}
@@ -197,7 +197,7 @@ def draw_samples(estimator):
     shape = estimator.image_shape_
     classes = estimator.sampling_classes()
     labels = None if classes is None else np.repeat(classes[:10], 8)
-    samples = estimator.sample(64 if labels is None else len(labels), labels, random_state=0)
+    samples = estimator.in_pixels().sample(64 if labels is None else len(labels), labels, random_state=0)
     return image_grid(samples.reshape(len(samples), *shape), columns=8)
 
 
