@@ -114,8 +114,8 @@ def decoded(
 ) -> Decoded:
     """`count` image files (paths, or their bytes) as one array, from the cache or decoded now; in memory where it is small.
 
-    names: for messages. sources: gives them, twice where the value of white has to be found first. y: (count,) labels. key: what
-    tells these sources from others. Files that can't be read are left out.
+    names: for messages. sources: gives them, twice where the value of white has to be found first. y: (count,) labels. key:
+    what tells these sources from others. Files that can't be read are left out.
     Raises ValueError where none can be, or where they differ in size.
     """
     whole = hashlib.sha256(f"{VERSION} {key} {decoding!r} ".encode() + (b"" if y is None else y.tobytes())).hexdigest()

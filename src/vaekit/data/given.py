@@ -77,7 +77,7 @@ def _refuse_loaders(X, name: str, torch) -> None:
 
 
 def refuse_unread(X, name: str) -> None:
-    """Raises ValueError where `X` is not images but names them, or holds them in objects: paths, Pillow's pictures, iterators."""
+    """Raises ValueError where `X` is not images but names or wraps them: paths, Pillow's pictures, iterators."""
     some = X if isinstance(X, (list, tuple)) else [X]
     first = some[0] if some else None
     if isinstance(first, (str, os.PathLike)):
@@ -137,7 +137,9 @@ def missing_values(X, name: str, column, missing: np.ndarray) -> str:
     count, frame = int(missing.sum()), is_frame(X)
     polars = frame and not hasattr(X, "iloc")
     first = int(missing.argmax())
-    where = f"{name} holds NaN or infinity (first in sample {first}, column {column!r}: {count} of {len(missing)})"
+    where = (
+        f"{name} holds NaN or infinity (first in sample {first}): {count} of {len(missing)} values of column {column!r}"
+    )
     if count == len(missing):
         leave = (f"drop({column!r})" if polars else f"drop(columns=[{column!r}])") if frame else None
         return f"{where}; there is nothing in that column: leave it out, " + (

@@ -29,8 +29,8 @@ class Decoding(NamedTuple):
 
     resize: side in pixels, or None to leave them. fit: "crop" (the shorter side is scaled to `resize`, and the centre cut) or
     "pad" (the longer side is, and the rest filled with the background). background: what shows through transparent pixels, a
-    colour that Pillow knows ("white", "#ff8800"), or "keep": alpha becomes the fourth channel. colour: "grey", "rgb", "rgba", or
-    None for the least that holds what all files hold. white: the value of white in integer pixels, or None to find it (see
+    colour that Pillow knows ("white", "#ff8800"), or "keep": alpha becomes the fourth channel. colour: "grey", "rgb", "rgba",
+    or None for the least that holds what all files hold. white: the value of white in integer pixels, or None to find it (see
     `find_white`); WHOLE is the largest value that a file's bits can hold, and of 8 bits none is larger than 255.
     """
 
@@ -261,11 +261,8 @@ def _remedy(name: str, low, high) -> str:
         white = find_white(math.ceil(high))
         bits = f"; divide by the value of white: {name} / {white}"
         return bits + ("" if white == WHOLE else f" for {white.bit_length()} bits, {name} / {WHOLE} for 16")
-    if high <= 127 or high != int(high):
-        return f"; divide by the value of white: {name} / {math.ceil(high)}" + (
-            "" if high <= 127 else f", or divide by 255: {name} / 255"
-        )
-    return f"; divide by 255: {name} / 255"
+    other = math.ceil(high)
+    return f"; divide by 255: {name} / 255" + (f", or if {other} is white: {name} / {other}" if other < 255 else "")
 
 
 def _black_and_white(x: np.ndarray, name: str, white: int | None) -> np.ndarray:

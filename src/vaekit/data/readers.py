@@ -163,7 +163,7 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...] | None]:
 
 
 def _load_numpy(
-    path: Path, mmap_mode: Literal["c"] | None = None, wanted: tuple[str, ...] = ()
+    path: Path, mmap_mode: Literal["c"] | None = None, wanted: tuple[str, ...] = ("x", "y")
 ) -> dict[str, np.ndarray | None]:
     """The arrays of a numpy file by name, "" for the one in a .npy file; only those `wanted` of a .npz file are read."""
     check_file(path)
