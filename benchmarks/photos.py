@@ -93,7 +93,7 @@ def decoding_rate(folder: Path) -> float:
     started = time.perf_counter()
     names, _ = list_images(folder)
     sources = (f"{folder}/{name}" for name in names)
-    decoded(names, sources, None, count=len(names), key=files_key(folder, names), decoding=Decoding())
+    decoded(names, lambda: sources, None, count=len(names), key=files_key(folder, names), decoding=Decoding())
     return len(names) / (time.perf_counter() - started)
 
 

@@ -310,8 +310,10 @@ def test_a_table_is_opened_and_split(tmp_path):
 
 
 def test_numpy_files_that_can_not_be_used(tmp_path):
-    np.savez(tmp_path / "keys.npz", images=grey(3), labels=np.arange(3))
-    with pytest.raises(ValueError, match=r"keys\.npz must hold an array named x .*: images, labels"):
+    np.savez(tmp_path / "keys.npz", left=grey(3), right=grey(3))
+    with pytest.raises(
+        ValueError, match=r"keys\.npz must hold an array named x .*: left \(3, 8, 8\), right \(3, 8, 8\)"
+    ):
         read_npz(tmp_path / "keys.npz")
     np.save(tmp_path / "objects.npy", np.array([{}, 1]))
     with pytest.raises(ValueError, match=r"objects\.npy holds Python objects"):
@@ -357,7 +359,7 @@ def test_class_folders(tmp_path):
     assert np.bincount(images.y).tolist() == [3, 3]
     assert {row.tobytes() for row in images.x} == {row.tobytes() for row in grey(6)}
     assert images.image_shape == (8, 8, 1)
-    assert images.notes == ("files that are hidden or no images, passed over: 2",)
+    assert images.notes == ("files that are hidden or no images, passed over: 2 (1 .txt, 1 hidden)",)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tiff", "PNG"])

@@ -20,7 +20,17 @@ FLOORS = [
         "parts",
     ],
     ["models.autoencoder", "models.ladder", "models.objectives", "models"],
-    ["data.images", "data.readers", "data.datasets", "data.cache", "data.sprites", "data.builtin", "data"],
+    [
+        "data.given",
+        "data.images",
+        "data.kinds",
+        "data.readers",
+        "data.datasets",
+        "data.cache",
+        "data.sprites",
+        "data.builtin",
+        "data",
+    ],
     [
         "training.events",
         "training.checkpoint",

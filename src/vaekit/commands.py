@@ -15,8 +15,8 @@ import tyro
 from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import inputs_of, opening_flags
-from vaekit.data.images import Decoding, split_indices, spread
-from vaekit.messages import check_number, filled, nearest
+from vaekit.data.images import COLOURS, WHOLE, Decoding, SizesDiffer, listed, split_indices, spread
+from vaekit.messages import check_number, filled, nearest, nearest_path
 from vaekit.owned import check_file, check_folder
 from vaekit.training.prior import PriorSettings
 
@@ -41,10 +41,15 @@ class Source:
     background: str | None = None
     """What is behind transparent pixels: a colour (white, #ff8800), or keep, and alpha is a fourth channel. None is the run's
     own, or white."""
+    colour: Literal["grey", "rgb", "rgba"] | None = None
+    """What images are made, whatever they are; None is the run's own, or what holds all of them."""
+    white: int | None = None
+    """The value of white in integer pixels, such as 4095 for 12 bits; None is the run's own, or found from all of the data."""
     labels: str | None = None
-    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy."""
+    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy. None is the
+    run's own for the data it was trained on."""
     skip_bad: bool = False
-    """Go on without the image files that can't be read."""
+    """Go on without the image files that can't be read, as a run does that was trained so."""
     binarize: Literal["none", "fixed", "dynamic"] | None = None
     """Black-or-white pixels, drawn with the intensity as their probability: once, or anew in each epoch of training. None is
     the run's own, or none."""
@@ -55,13 +60,16 @@ class Source:
         """
         as_then = trained_on or {}
         decoding = as_then.get("decoding") or {}
+        at_home = self.data == as_then.get("name")
         return {
             "split_seed": self.split_seed or 0,
             "resize": self.resize or decoding.get("resize"),
             "fit": self.fit or decoding.get("fit", "crop"),
             "background": self.background or decoding.get("background", "white"),
-            "labels": self.labels,
-            "skip_bad": self.skip_bad,
+            "colour": self.colour or decoding.get("colour"),
+            "white": self.white or decoding.get("white", None if trained_on is None else WHOLE),
+            "labels": self.labels or (as_then.get("labels") if at_home else None),
+            "skip_bad": self.skip_bad or as_then.get("skip_bad", False),
             "binarize": self.binarize or as_then.get("binarize", "none"),
         }
 
@@ -74,11 +82,49 @@ class Source:
         return open_data(self.data, split, **self.how())
 
     def open_for(self, model, split: str) -> Images:
-        """The part `split`; the data a model was trained on is split as it was then, whatever --split-seed says."""
+        """The part `split`, as images of the shape the model was fitted on; the data it was trained on is split as it was then,
+        whatever --split-seed says. What is lost on the way is said.
+        """
+        wanted = model.image_shape_
+        images = self._open_for(model, split)
+        if (
+            self.colour is None
+            and len(wanted) == 3
+            and images.image_shape[:2] == wanted[:2]
+            and images.image_shape != wanted
+        ):
+            colour = next((colour for colour, mode in COLOURS.items() if len(mode) == wanted[2]), None)
+            images = self._open_for(model, split, colour=colour)
+        if split not in ("train", "all"):
+            self.say(images)
+        if images.image_shape != wanted:
+            remedy = ""
+            if images.files is not None and len(wanted) == 3 and wanted[0] == wanted[1] and self.resize is None:
+                remedy = f"; --resize {wanted[0]} brings image files to its size"
+            raise ValueError(
+                f"{self.data} has samples of shape {images.image_shape}, but the model was fitted on {wanted}{remedy}"
+            )
+        return images
+
+    def _open_for(self, model, split: str, **more) -> Images:
         trained_on = model.facts_["data"]
-        how = self.how(trained_on)
-        as_then = open_data(self.data, split, **{**how, "split_seed": trained_on["split_seed"] or 0})
+        how = self.how(trained_on) | more
+        try:
+            as_then = open_data(self.data, split, **{**how, "split_seed": trained_on["split_seed"] or 0})
+        except SizesDiffer as error:
+            if len(model.image_shape_) == 3 and model.image_shape_[0] == model.image_shape_[1]:
+                error.side = model.image_shape_[0]
+            raise
         return as_then if as_then.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
+
+    def say(self, images: Images) -> None:
+        """Prints what a person should be told of the data, on standard error."""
+        notes = list(images.notes)
+        if images.files is not None and images.files.unreadable:
+            unreadable = images.files.unreadable
+            notes.append(f"images that can't be read, left out: {len(unreadable)} ({listed(list(unreadable))})")
+        for note in notes:
+            print(f"vaekit: {note}", file=sys.stderr)
 
 
 @dataclass(kw_only=True)
@@ -93,6 +139,10 @@ class Data:
     """How they are brought to it: by cutting the longer side, or by filling up the shorter one with the background."""
     background: str = "white"
     """What is behind transparent pixels: a colour (white, #ff8800), or keep, and alpha is a fourth channel."""
+    colour: Literal["grey", "rgb", "rgba"] | None = None
+    """What images are made, whatever they are; None is what holds all of them."""
+    white: int | None = None
+    """The value of white in integer pixels, such as 4095 for 12 bits; None finds it from all of the data."""
     labels: str | None = None
     """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy."""
     split_seed: int = 0
@@ -105,7 +155,7 @@ class Data:
     """Print JSON instead of a table."""
 
     def run(self) -> None:
-        decoding = Decoding(self.resize, self.fit, self.background)
+        decoding = Decoding(self.resize, self.fit, self.background, self.colour, self.white)
         check_number("split_seed", self.split_seed, whole=True)
         if self.picture is not None:
             if not self.picture.endswith(".png"):
@@ -155,8 +205,7 @@ class Train(Source):
         images = self.open("train")
         # Only early stopping looks at validation images, and data with a published split has no such part.
         validation = self.open("validation") if model.early_stopping and images.split_seed is not None else None
-        for note in images.notes:
-            print(f"vaekit: {note}", file=sys.stderr)
+        self.say(images)
         model.fit_images(
             images,
             validation=validation,
@@ -345,7 +394,7 @@ class Decode:
             )
         path = Path(self.codes)
         if not path.exists():
-            raise FileNotFoundError(f"no codes at {path}")
+            raise FileNotFoundError(f"no codes at {path}{nearest_path(path)}")
         codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
         if model.conditional and self.label is None:
             raise ValueError(f"{self.run_folder} is conditional: say which class with --label")
@@ -415,10 +464,6 @@ class Evaluate(Source):
 
         model = load(self.run_folder)
         images, train = self.open_for(model, self.split), self.open_for(model, "train")
-        if images.x.shape[1:] != model.image_shape_:
-            raise ValueError(
-                f"{self.data} has samples of shape {images.x.shape[1:]}, but the model was fitted on {model.image_shape_}"
-            )
         check_history(model, self.run_folder)
         judge, accuracy = (None, None)
         if self.judge and images.y is not None and not images.is_table:
@@ -619,10 +664,6 @@ class Doctor(Source):
         model = load(self.run_folder)
         source = replace(self, data=self.data or model.facts_["data"]["name"])
         train, test = source.open_for(model, "train"), source.open_for(model, "test")
-        if train.x.shape[1:] != model.image_shape_:
-            raise ValueError(
-                f"{source.data} has samples of shape {train.x.shape[1:]}, but the model was fitted on {model.image_shape_}"
-            )
         check_history(model, self.run_folder)
         judged = model.conditional and train.y is not None and not train.is_table
         judge = get_judge(train, test, verbose=True)[0] if judged else None

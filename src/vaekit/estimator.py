@@ -20,13 +20,20 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
+from vaekit.data.given import as_array
 from vaekit.data.images import (
+    DARK,
     Images,
+    Rows,
+    brightest,
     check_array,
     check_labels,
+    darkness,
     fingerprint,
+    in_channels,
     is_mapped,
     label_column,
+    no_labels,
 )
 from vaekit.hub import draw_samples, push_to_hub
 from vaekit.messages import check_number, filled, nearest
@@ -166,7 +173,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         x = check_array(X)
         labels, classes = (None, ()) if y is None or not self.conditional else check_labels(y, len(x))
         self._check_names(X, reset=True)
-        self._x_layout = _layout(X)
+        self._x_layout = _layout(X, _white(X))
         return self._fit(Images(x, labels, classes, "array", fingerprint(x, labels)))
 
     def partial_fit(self, X, y=None, classes=None):
@@ -194,7 +201,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self.check(images)
         if start:
             self._check_names(X, reset=True)
-            self._x_layout = _layout(X)
+            self._x_layout = _layout(X, _white(X))
             self._take_in(images)
             seed, seen, self.history_ = check_random_state(self.random_state), 0, []
             self.resolved_ = self._resolve(len(images), table=images.is_table)
@@ -267,8 +274,10 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             raise ValueError(f"log must be None or one of {', '.join(LOGS)}, got {log!r}{nearest(str(log), LOGS)}")
         if log is not None and folder is None:
             raise ValueError(f"log={log!r} needs a run folder: give folder, too")
+        if self.conditional and images.y is None:
+            raise ValueError(no_labels(images, type(self).__name__))
         self._check_names(images.x, reset=True)
-        self._x_layout = _layout(images.x)
+        self._x_layout = _layout(images.x, 255 if images.x.dtype == np.uint8 else None)
         events = Events(Path(folder) / log) if folder and log else None
         return self._fit(
             images, validation=validation, folder=folder, resume=resume, time_budget=time_budget, events=events
@@ -300,6 +309,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         held = None if validation is None else self.on_device(validation, device)
         resolved = self.filled_in()
         self._warn_about_likelihood(filled(resolved.likelihood), images)
+        self._warn_about_scale(images)
         per_epoch = max(1, len(data) // min(filled(resolved.batch_size), len(data)))
         self._forget_prior()
         self.model_ = self._make_module(seed).to(device)
@@ -364,7 +374,9 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 "split": images.split,
                 "split_seed": images.split_seed,
                 "binarize": images.binarize,
-                "decoding": None if images.files is None else images.files.decoding._asdict(),
+                "decoding": _decoding(images),
+                "skip_bad": images.files is not None and images.files.skip_bad,
+                "labels": None if images.files is None else images.files.labels,
                 "images": len(images),
             },
             "plan": asdict(plan),
@@ -508,7 +520,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         labels = None
         if self.conditional:
             if images.y is None:
-                raise ValueError(f"{type(self).__name__} is conditional, and {images.name} has no labels")
+                raise ValueError(no_labels(images, type(self).__name__))
             labels = filled(self._label_index(np.asarray(images.classes)[images.y], len(images))).to(device)
         mapped = is_mapped(images.x) and not images.is_table
         x = Mapped(images.x, device) if mapped else self._stored(np.asarray(images.x)).to(device)
@@ -530,6 +542,13 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                     "are a cross-entropy and no likelihood: use 'gaussian' or 'discretized_logistic'",
                     stacklevel=4,
                 )
+
+    def _warn_about_scale(self, images: Images) -> None:
+        if images.is_table:
+            return
+        top = 255 if images.x.dtype == np.uint8 else 1
+        if words := darkness(brightest(images.x, top / DARK + 1e-9), top):
+            warnings.warn(f"images are {words}", stacklevel=4)
 
     # ---- using a fitted model ----------------------------------------------------------------------------------
 
@@ -676,15 +695,43 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
     def _check_input(self, X) -> np.ndarray:
         self._check_fitted()
         self._check_names(X, reset=False)
-        x = check_array(X)
-        if x.shape[1:] != self.image_shape_:
-            if len(self.image_shape_) == 1:
-                found = x.shape[1] if x.ndim == 2 else x.shape[1:]
-                raise ValueError(
-                    f"X has {found} features, but {type(self).__name__} is expecting {self.image_shape_[0]} features as input"
-                )
-            raise ValueError(f"X has images of shape {x.shape[1:]}, but the model was fitted on {self.image_shape_}")
-        return x
+        white = self._x_layout["white"]
+        x = check_array(X, white=white)
+        if white == 255 and x.ndim == 4 and x.dtype == np.uint8 and brightest(x, 2) == 1:
+            warnings.warn(
+                "X holds the integers 0 and 1 alone, and they are taken for 0 and 1 of 255, as the model was fitted on 8-bit "
+                "images: if 1 is white, pass X * 255, or booleans",
+                stacklevel=4,
+            )
+        return x if x.shape[1:] == self.image_shape_ else self._in_shape(x, as_array(X).shape)
+
+    def _in_shape(self, x: np.ndarray, given: tuple[int, ...]) -> np.ndarray:
+        """x, which has another shape than fit's images, with its channels where nothing is lost by it. given: X's own shape.
+        Raises ValueError for anything else, with what would do.
+        """
+        shape, found = self.image_shape_, x.shape[1:]
+        same = math.prod(found) == math.prod(shape)
+        if len(shape) == 1:
+            features = found[0] if x.ndim == 2 else found
+            raise ValueError(
+                f"X has {features} features, but {type(self).__name__} is expecting {shape[0]} features as input"
+                + ("; pass X.reshape(len(X), -1)" if same and x.ndim > 2 else "")
+            )
+        remedy = ""
+        if given in (shape, shape[:2]):
+            remedy = "; of one image make a batch: X[None]"
+        elif x.ndim == 2 and same:
+            remedy = f"; pass X.reshape(-1, {', '.join(map(str, shape))})"
+        elif x.ndim == 4 and found[:2] == shape[:2]:
+            converted, lost = in_channels(x, shape[2])
+            if not lost and converted.shape[1:] == shape:
+                return converted
+            weights = "X[..., :3] @ [0.299, 0.587, 0.114]" + (" / 255" if x.dtype == np.uint8 else "")
+            remedy = {
+                "colours": f", which would lose their colours: {weights} makes them grey",
+                "transparency": ", which would lose their transparency: X[..., :3] leaves it out",
+            }.get(lost, "")
+        raise ValueError(f"X has images of shape {found}, but the model was fitted on {shape}{remedy}")
 
     def _label_index(self, y, n: int, classes=None) -> Tensor | None:
         """Labels as the user gives them (one, or n) -> (n,) int64 indices of `classes`, by default the model's; None where
@@ -742,7 +789,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
 
     def _check_latents(self, Z, width: int) -> Tensor:
         """(N, width) finite numbers as a float tensor, or ValueError."""
-        Z = np.asarray(Z)
+        Z = as_array(Z, "latents")
         if Z.ndim != 2 or Z.shape[1] != width or Z.dtype.kind not in "fiu":
             raise ValueError(f"latents must be numbers of shape (N, {width}), got {Z.dtype} of shape {Z.shape}")
         if not np.isfinite(Z).all():
@@ -773,7 +820,13 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             return out[:, 0, :, 0] * self._scale.astype(np.float32) + self._mean.astype(np.float32)
         if not self._x_layout["channel_axis"]:
             out = out[..., 0]
-        return np.rint(out * 255).astype(np.uint8) if self._x_layout["eight_bit"] else out
+        return np.rint(out * self._x_layout["white"]).astype(np.uint8) if self._x_layout["eight_bit"] else out
+
+    def in_pixels(self):
+        """This estimator, or where images come back from it as 0 and 1, one from which they come as 0 to 255, for pictures."""
+        other = copy.copy(self)
+        other._x_layout = {**self._x_layout, "white": 255 if self._x_layout["eight_bit"] else None}
+        return other
 
     def _elbo(self, X, y, n_draws: int) -> np.ndarray:
         model = self.model_
@@ -794,7 +847,22 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         return tags
 
 
-def _layout(X) -> dict[str, bool]:
-    """How images came, so that they go back the same way: with a channel axis or not, as 8-bit values or floats."""
-    X = X if hasattr(X, "dtype") else np.asarray(X)
-    return {"channel_axis": X.ndim == 4, "eight_bit": X.dtype.kind in "iub" and X.ndim > 2}
+def _layout(X, white: int | None) -> dict:
+    """How images came, so that they go back the same way: with a channel axis or not, as integers up to `white` or floats."""
+    X = X if isinstance(X, Rows) else as_array(X)
+    return {"channel_axis": X.ndim == 4, "eight_bit": X.dtype.kind in "iub" and X.ndim > 2, "white": white}
+
+
+def _white(X) -> int | None:
+    """What is white in the integers of `X`: 1 where there are 0 and 1 alone, or booleans, else 255; None for floats."""
+    x = as_array(X)
+    if x.dtype.kind not in "iub" or x.ndim < 3:
+        return None
+    return 1 if x.dtype.kind == "b" or brightest(x, 2) == 1 else 255
+
+
+def _decoding(images: Images) -> dict | None:
+    """How `images` became what they are, for run.json: what differs from the defaults of those before, and the white found."""
+    asked = {} if images.files is None else images.files.decoding._asdict()
+    known = asked | ({} if images.white is None else {"white": images.white})
+    return {name: value for name, value in known.items() if value is not None or name == "resize"} or None

@@ -12,6 +12,7 @@ import torch
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
+from vaekit.data.given import as_array
 from vaekit.data.images import Images
 from vaekit.estimator import Estimator
 from vaekit.messages import check_number, filled
@@ -277,7 +278,7 @@ class VQVAE(Estimator):
         y, temperature, top_k, top_p, random_state: as in `sample`.
         """
         x = self._check_input(X)
-        known = np.asarray(known)
+        known = as_array(known, "known")
         if len(self.image_shape_) != 3 or known.shape != self.image_shape_[:2] or known.dtype != bool:
             raise ValueError(
                 f"known must be booleans of shape {self.image_shape_[:2]}, got {known.dtype} of shape {known.shape}"
@@ -324,7 +325,7 @@ class VQVAE(Estimator):
     def _as_codes(self, codes) -> Tensor:
         self._check_fitted()
         grid, k = self.model_.prior.grid, self.model_.latent.n_codes
-        codes = np.asarray(codes)
+        codes = as_array(codes, "codes")
         if codes.dtype.kind not in "iu" or codes.shape[1:] != grid:
             raise ValueError(
                 f"codes must be integers of shape (N, {grid[0]}, {grid[1]}), got {codes.dtype} of shape {codes.shape}"

@@ -139,7 +139,7 @@ def write_repository(
     found = _check_evaluation(estimator, evaluation)
     public = copy.copy(estimator)
     data = estimator.facts_["data"]
-    public.facts_ = {**estimator.facts_, "data": {**data, "name": public_name(data["name"])}}
+    public.facts_ = {**estimator.facts_, "data": {**data, "name": public_name(data["name"]), "labels": None}}
     if estimator.has_prior:
         name = public_name(estimator.prior_facts_["data"])
         public.prior_facts_ = {**estimator.prior_facts_, "data": name}
@@ -197,10 +197,11 @@ def draw_samples(estimator):
         return None
     shape = estimator.image_shape_
     classes = estimator.sampling_classes()
+    drawn = estimator.in_pixels()
     if classes is None:
-        return image_grid(estimator.sample(64, random_state=0).reshape(64, *shape), columns=8)
+        return image_grid(drawn.sample(64, random_state=0).reshape(64, *shape), columns=8)
     shown = np.asarray(classes)[evenly(len(classes), 10)]
-    samples = estimator.sample(8 * len(shown), np.repeat(shown, 8), random_state=0).reshape(-1, 8, *shape)
+    samples = drawn.sample(8 * len(shown), np.repeat(shown, 8), random_state=0).reshape(-1, 8, *shape)
     title = f"{len(shown)} of {len(classes)} classes" if len(shown) < len(classes) else ""
     return labelled_rows(dict(zip(map(str, shown), samples, strict=True)), title=title)
 

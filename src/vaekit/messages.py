@@ -5,6 +5,7 @@ import math
 import numbers
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,6 +15,20 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A hint at the known word that looks most like `word`: " (did you mean 'x'?)", or nothing."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def nearest_path(path) -> str:
+    """A hint at what a path that isn't there may have meant: the name that looks most like the part of it that is missing."""
+    path = Path(path)
+    missing = next((part for part in [*reversed(path.parents), path] if not part.exists()), None)
+    if missing is None or not missing.parent.is_dir():
+        return ""
+    try:
+        names = [entry.name for entry in missing.parent.iterdir()]
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.7)
+    return f" (did you mean {str(missing.parent / near[0] / path.relative_to(missing))!r}?)" if near else ""
 
 
 def check_number(name: str, value, *, whole: bool = False, above: float | None = None) -> None:

@@ -23,6 +23,9 @@ from vaekit.training.checkpoint import RunFolder, check_finite, is_record, misma
 from vaekit.training.loop import SCHEDULES, Plan
 from vaekit.world import PRECISIONS, pick_device
 
+# What runs of earlier versions don't say of their data.
+DATA_DEFAULTS = {"binarize": "none", "decoding": None, "skip_bad": False, "labels": None}
+
 
 class Recorded:
     """What `Estimator` can do with a run folder: be saved, become the run that is there, or say why it can't go on with it."""
@@ -38,7 +41,7 @@ class Recorded:
     has_prior: bool
     filled_in: Callable[[], Any]
     load_prior: Callable
-    _x_layout: dict[str, bool]
+    _x_layout: dict
     _mean: np.ndarray
     _scale: np.ndarray
     _check_fitted: Callable
@@ -168,18 +171,24 @@ class Recorded:
 
     def _take_over(self, config: dict) -> None:
         """What run.json says of a fitted model, held against what `fit` would have written."""
-        shape, layout = config["image_shape"], config["layout"]
+        shape, layout = config["image_shape"], dict(config["layout"])
         if len(shape) not in (1, 3) or not all(type(side) is int and side > 0 for side in shape):
             raise ValueError(f"image_shape must be [height, width, channels] or [columns], got {shape!r:.80}")
-        if set(layout) != {"channel_axis", "eight_bit"} or not all(type(value) is bool for value in layout.values()):
-            raise ValueError(f"layout must say channel_axis and eight_bit, got {layout!r:.80}")
+        layout.setdefault("white", 255 if layout.get("eight_bit") else None)  # runs of earlier versions lack it
+        if (
+            set(layout) != {"channel_axis", "eight_bit", "white"}
+            or not all(type(layout[name]) is bool for name in ("channel_axis", "eight_bit"))
+            or layout["white"] not in ((1, 255) if layout["eight_bit"] else (None,))
+            or type(layout["white"]) is bool
+        ):
+            raise ValueError(f"layout must say channel_axis, eight_bit and white, got {layout!r:.80}")
         _check_opened(config["data"])
         self.image_shape_, self.resolved_, self._x_layout = tuple(shape), config["resolved"], layout
         known = ("seed", "device", "threads", "processor", "torch", "data", "plan")
         self.facts_ = {key: config[key] for key in known if key in config}
         # In the order of the file; runs of earlier versions have not all entries.
         self.facts_["data"] = config["data"] | {
-            name: value for name, value in (("binarize", "none"), ("decoding", None)) if name not in config["data"]
+            name: value for name, value in DATA_DEFAULTS.items() if name not in config["data"]
         }
         if len(shape) == 1:
             self._mean, self._scale = (_numbers(config["table"], name, shape[0]) for name in ("mean", "scale"))
@@ -211,6 +220,8 @@ def _check_opened(data: dict) -> None:
     if data.get("binarize", "none") not in BINARIZE:
         raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, got {data['binarize']!r:.80}")
     check_number("split_seed", data["split_seed"], whole=True)
+    if type(data.get("skip_bad", False)) is not bool or type(data.get("labels")) not in (str, type(None)):
+        raise ValueError("skip_bad must be true or false, and labels the name of a file")
     decoding = data.get("decoding")
     if decoding is not None:
         check_number("resize", Decoding(**decoding).resize, whole=True, above=0)

@@ -10,7 +10,8 @@ import inspect
 import os
 import urllib.request
 import zlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -21,28 +22,34 @@ from vaekit.data.cache import cache_dir, decoded, files_key
 from vaekit.data.datasets import is_saved, read_datasets
 from vaekit.data.images import (
     BINARIZE,
+    COLOURS,
     PARTS,
+    WHOLE,
     Decoding,
     Images,
     binarized,
+    brightest,
     check_array,
     check_labels,
+    chunks,
+    find_white,
     fingerprint,
+    in_channels,
+    label_column,
     listed,
     split_indices,
 )
+from vaekit.data.kinds import USUAL, is_picture, kind_of, list_images, passed_over
 from vaekit.data.readers import (
-    IMAGE_SUFFIXES,
     check_decoding,
     folder_labels,
-    list_images,
     read_idx,
     read_labels,
     read_npy,
-    read_npz,
+    read_npz_parts,
 )
 from vaekit.data.sprites import is_dsprites, read_dsprites, sprites
-from vaekit.messages import check_number, first_line, nearest
+from vaekit.messages import check_number, first_line, nearest, nearest_path
 from vaekit.owned import remove_temporaries, write_atomically
 
 
@@ -95,6 +102,8 @@ def open_data(
     resize: int | None = None,
     fit: str = "crop",
     background: str = "white",
+    colour: str | None = None,
+    white: int | None = None,
     labels=None,
     skip_bad: bool = False,
     binarize: str = "none",
@@ -112,6 +121,10 @@ def open_data(
         side and fills the rest with the background.
     background: the colour behind transparent pixels and around padded images ("white", "black", "#ff8800"), or "keep": alpha
         is a fourth channel.
+    colour: "grey", "rgb" or "rgba", what images are made, whatever they are; None leaves arrays as they are, and gives image
+        files the fewest channels that hold all of them.
+    white: the value of white in integer pixels (and in floats above 1); larger ones are cut to it. None finds it: 1 where there
+        are 0 and 1 alone, 255 for other 8-bit images, else the least 2^k - 1 that no value exceeds, such as 4095 for 12 bits.
     labels: a table (CSV) of files and labels for image files, instead of sub-folders; images that it does not name are left
         out. For a .npy file of images, the .npy file of their labels.
     skip_bad: leaves out image files that can't be read, rather than to refuse the data.
@@ -126,7 +139,8 @@ def open_data(
         raise ValueError(f"split must be one of {', '.join(PARTS)} or all, got {split!r}")
     if binarize not in BINARIZE:
         raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, got {binarize!r}")
-    whole, published = open_whole(name_or_path, Decoding(resize, fit, background), labels=labels, skip_bad=skip_bad)
+    decoding = Decoding(resize, fit, background, colour, white)
+    whole, published = open_whole(name_or_path, decoding, labels=labels, skip_bad=skip_bad)
     check_number("split_seed", split_seed, whole=True)
     if binarize != "none":
         if whole.is_table:
@@ -171,6 +185,13 @@ def open_whole(
     whole, published = _open_whole(name, decoding, None if labels is None else Path(labels), skip_bad)
     if resize is not None and whole.image_shape[:2] != (resize, resize):
         raise ValueError(f"{whole.name} has samples of shape {whole.image_shape}; only image files can be resized")
+    if decoding.colour is not None and whole.files is None and not whole.is_table:
+        channels = len(COLOURS[decoding.colour])
+        x, lost = in_channels(np.asarray(whole.x), channels)
+        if x.shape[3] != channels:
+            raise ValueError(f"{whole.name} has images of 2 channels, which can't be made {decoding.colour}")
+        notes = (f"images have lost their {lost}, since they were made {decoding.colour}",) if lost else ()
+        whole = replace(whole, x=x, notes=whole.notes + notes)
     return whole, published
 
 
@@ -179,7 +200,7 @@ def _open_whole(
 ) -> tuple[Images, dict[str, slice] | None]:
     path = Path(name)
     if labels is not None and not labels.is_file():
-        raise FileNotFoundError(f"no labels at {labels}")
+        raise FileNotFoundError(f"no labels at {labels}{nearest_path(labels)}")
     if name in NAMES:
         if labels is not None:
             raise ValueError(f"{name} comes with its labels; a table of labels is for image files")
@@ -190,25 +211,37 @@ def _open_whole(
         return _open_folder(path, decoding, labels, skip_bad)
     if not path.exists() and glob.has_magic(name):
         matches = sorted(glob.glob(name, recursive=True))
-        files = [file for file in matches if Path(file).suffix.lower() in IMAGE_SUFFIXES]
+        matches = [file for file in matches if not os.path.isdir(file)]
+        files = [file for file in matches if is_picture(file)]
+        passed = Counter(kind_of(file) for file in set(matches) - set(files))
         if not files:
-            raise FileNotFoundError(f"no image files match {name!r}")
-        return _open_files(Path(), files, None, None, labels=labels, decoding=decoding, skip_bad=skip_bad, name=name)
+            found = f": there are {passed_over(passed)}" if passed else nearest_path(path)
+            raise FileNotFoundError(f"no image files match {name!r}{found}")
+        return _open_files(
+            Path(),
+            files,
+            None,
+            None,
+            labels=labels,
+            decoding=decoding,
+            skip_bad=skip_bad,
+            name=name,
+            notes=_passed(passed),
+        )
     if labels is not None and path.suffix.lower() == ".npy" and path.is_file():
-        return _labelled(read_npy(path), read_npy(labels), str(path)), None
+        return _labelled(read_npy(path), read_npy(labels), str(path), decoding.white), None
     if labels is not None:
         raise ValueError(
             f"{name} can't be given labels; a table of labels is for image files, a .npy of them for a .npy"
         )
     if path.is_dir():
-        return _idx_parts(path, None, path.name)
+        return _idx_parts(path, None, path.name, decoding.white)
     if path.is_file():
-        return _open_file(path), None
+        return _open_file(path, decoding.white)
     if path.suffix or len(path.parts) > 1:
-        raise FileNotFoundError(f"no data at {name!r}: there is no such file or folder")
-    raise ValueError(
-        f"unknown data {name!r}{nearest(name, NAMES)}; known are {', '.join(NAMES)}, else it must be a file or folder"
-    )
+        raise FileNotFoundError(f"no data at {name!r}: there is no such file or folder{nearest_path(path)}")
+    hint = nearest(name, NAMES) or nearest_path(path)
+    raise ValueError(f"unknown data {name!r}{hint}; known are {', '.join(NAMES)}, else it must be a file or folder")
 
 
 def _open_known(name: str, resize: int | None) -> tuple[Images, dict[str, slice] | None]:
@@ -224,31 +257,104 @@ def _open_known(name: str, resize: int | None) -> tuple[Images, dict[str, slice]
 
 
 def _images(x, y: np.ndarray | None, classes: tuple[str, ...], name: str) -> Images:
-    x = check_array(x, name)
+    x = check_array(x, name, white=255)
     return Images(x, y, classes, name, fingerprint(x, y))
 
 
-def _labelled(x, y, name: str) -> Images:
-    x = check_array(x, name)
-    if y is None:
-        return _images(x, None, (), name)
-    index, classes = check_labels(y, len(x), f"{name}: y")
-    return _images(x, index, tuple(str(label) for label in classes), name)
+def _labelled(x, y, name: str, white: int | None = None) -> Images:
+    """An array of a file, with its labels, as `Images`."""
+    x, white, notes = _in_8_bits(x, name, white)
+    x = check_array(x, name, white=255)
+    index, classes = (None, ()) if y is None else check_labels(y, len(x), f"{name}: y")
+    return replace(_images(x, index, tuple(map(str, classes)), name), white=white, notes=notes)
 
 
-def _open_file(path: Path) -> Images:
+def _in_8_bits(x: np.ndarray, name: str, white: int | None) -> tuple[np.ndarray, int | None, tuple[str, ...]]:
+    """Images of integers as uint8 in which `white` has become 255, the white that was found where it is none of these types'
+    largest, and notes. Tables and floats in [0, 1] stay as they are; whatever can't be images is left for `check_array`.
+    """
+    if x.ndim not in (3, 4) or x.dtype.kind not in "iuf" or not x.size:
+        return x, None, ()
+    if x.dtype.kind == "f":
+        low, high = x.min(), x.max()
+        if white is None or not (low >= 0 and 1 < high < np.inf) or (white == WHOLE and high <= 255):
+            return x, None, ()
+        return np.minimum(x / np.float32(white), 1).astype(np.float32), white, _cut(high, white)
+    if x.dtype == np.uint8:
+        high = brightest(x, 256 if (white or 255) < 255 else 2)
+        top = min(white, 255) if white else find_white(int(high))
+    else:
+        low, high = int(x.min()), int(x.max())
+        if low < 0 or high > WHOLE or (x.dtype == np.int8 and white is None and high > 1):
+            return x, None, ()
+        own = white is not None and (white < WHOLE or x.dtype == np.uint16)
+        top = white if own else max(find_white(high), 1 if white is None else 255)
+    if top == 255 and x.dtype == np.uint8:
+        return x, None, ()
+    out = np.empty(x.shape, np.uint8)
+    for start, part in chunks(x):
+        out[start : start + len(part)] = (np.minimum(part, top).astype(np.int32) * 255 + top // 2) // top
+    notes = _cut(high, top)
+    if white is None and top == 1:
+        notes = ("pixels are 0 and 1 alone: taken for black and white (--white 255 takes them for 8-bit values)",)
+    elif white is None and top > 255:
+        notes = (
+            f"pixels have values up to {high:g}: {top} is taken for white (--white {WHOLE}, or another, says otherwise)",
+        )
+    plain = top == WHOLE or (top == 255 and x.dtype != np.uint16)
+    return out, None if plain else top, notes
+
+
+def _cut(high: float, white: int) -> tuple[str, ...]:
+    return (
+        (f"there are values up to {high:g}: those above {white}, the value of white, are cut to it",)
+        if high > white
+        else ()
+    )
+
+
+def _open_file(path: Path, white: int | None) -> tuple[Images, dict[str, slice] | None]:
     suffix = path.suffix.lower()
     if suffix == ".npy":
-        return _labelled(read_npy(path), None, str(path))
+        return _labelled(read_npy(path), None, str(path), white), None
     if suffix == ".npz" and is_dsprites(path):
-        return read_dsprites(path, SPRITES)[0]
+        return read_dsprites(path, SPRITES)[0], None
     if suffix == ".npz":
-        return _labelled(*read_npz(path), str(path))
+        return _open_npz(path, white)
     if "idx" in path.name or suffix == ".gz":
-        return _labelled(read_idx(path), None, str(path))
-    if suffix in IMAGE_SUFFIXES:
+        return _labelled(read_idx(path), None, str(path), white), None
+    if is_picture(str(path)):
         raise ValueError(f"{path} is one image; give its folder, or a pattern such as '{path.parent / '*'}{suffix}'")
-    raise ValueError(f"{path} is of no known kind: a data file is .npy, .npz or idx")
+    raise ValueError(f"{path} is of no known kind, {kind_of(str(path))}: a data file is .npy, .npz or idx")
+
+
+def _open_npz(path: Path, white: int | None) -> tuple[Images, dict[str, slice] | None]:
+    """A .npz file, and its published parts where it has them."""
+    parts = read_npz_parts(path)
+    if len(parts) == 1:
+        (x, y), places = next(iter(parts.values())), None
+    else:
+        if "test" not in parts and "validation" in parts:
+            parts["test"] = parts.pop("validation")
+        shapes = {part: x.shape[1:] for part, (x, _) in parts.items()}
+        if len(set(shapes.values())) > 1 or len({y is None for _, y in parts.values()}) > 1:
+            found = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
+            raise ValueError(f"{path}: its parts must have one shape, and all or none of them labels, got {found}")
+        x = np.concatenate([x for x, _ in parts.values()])
+        y = (
+            None
+            if any(y is None for _, y in parts.values())
+            else np.concatenate([label_column(y, len(x), f"{path}: y") for x, y in parts.values()])
+        )
+        ends = np.cumsum([len(x) for x, _ in parts.values()]).tolist()
+        places = {part: slice(end - len(parts[part][0]), end) for part, end in zip(parts, ends, strict=True)}
+    return _labelled(x, y, str(path), white), places
+
+
+def _passed(kinds: Counter[str]) -> tuple[str, ...]:
+    return (
+        (f"files that are hidden or no images, passed over: {kinds.total()} ({passed_over(kinds)})",) if kinds else ()
+    )
 
 
 def _open_folder(
@@ -260,20 +366,22 @@ def _open_folder(
     if "test" not in found and "validation" in found:
         found["test"] = found.pop("validation")
     published = {"train", "test"} <= set(found)
-    names, owners, part_of, passed = [], [], [], 0
+    names, owners, part_of, passed = [], [], [], Counter()
     for part, folder in (found if published else {"": path}).items():
         own, other = list_images(folder)
         if not own:
             if tables := sorted(path.rglob("*.parquet")):
                 return _open_datasets(str(path), tables, decoding, skip_bad)
-            raise ValueError(f"{folder} holds no images (looked for {', '.join(IMAGE_SUFFIXES)})")
+            there = f"; there are {passed_over(other)}" if other else ""
+            raise ValueError(
+                f"{folder} holds no images (looked for {', '.join(USUAL)}, and into files of other names){there}"
+            )
         owners.append(folder_labels(own, folder) if labels is None else None)
         names += [f"{folder.name}/{name}" for name in own] if published else own
         part_of += [part] * len(own)
         passed += other
     if any(owners) and not all(owners):
         raise ValueError(f"some parts of {path} have class sub-folders and some have none")
-    notes = (f"files that are hidden or no images, passed over: {passed}",) if passed else ()
     return _open_files(
         path,
         names,
@@ -282,7 +390,7 @@ def _open_folder(
         labels=labels,
         decoding=decoding,
         skip_bad=skip_bad,
-        notes=notes,
+        notes=_passed(passed),
     )
 
 
@@ -308,9 +416,9 @@ def _open_files(
         notes += more
         if np.char.isdecimal(classes).all():
             classes = classes.astype(np.int64)  # so that 10 comes after 9
-    return _from_files(
+    images, parts = _from_files(
         names,
-        (f"{folder / name}" for name in names),
+        lambda: (f"{folder / name}" for name in names),
         classes,
         part_of,
         key=files_key(folder, names),
@@ -319,6 +427,8 @@ def _open_files(
         name=name or str(folder),
         notes=notes,
     )
+    files = None if images.files is None or labels is None else images.files._replace(labels=str(labels))
+    return replace(images, files=files or images.files), parts
 
 
 def _open_datasets(
@@ -329,7 +439,7 @@ def _open_datasets(
     part_of = [part for part in found.parts for _ in range(len(found.parts[part]))]
     return _from_files(
         [f"{name} {part} row {row}" for part, table in found.parts.items() for row in range(len(table))],
-        found.sources(),
+        found.sources,
         found.labels,
         part_of if {"train", "test"} <= set(found.parts) else None,
         key=found.key,
@@ -341,7 +451,7 @@ def _open_datasets(
 
 def _from_files(
     names: list[str],
-    sources: Iterable[str | bytes],
+    sources: Callable[[], Iterable[str | bytes]],
     labels: np.ndarray | None,
     part_of: list[str] | None,
     *,
@@ -360,13 +470,14 @@ def _from_files(
             f"{len(unreadable)} of {len(names)} images can't be read: {listed(unreadable)}; --skip-bad goes on without them"
         )
     images = Images(
-        check_array(found.x, name),
+        check_array(found.x, name, white=255),
         found.y,
         tuple(str(label) for label in classes),
         name,
         found.fingerprint,
-        notes=notes,
-        files=found.files,
+        notes=notes + found.notes,
+        files=found.files._replace(skip_bad=skip_bad),
+        white=found.white if decoding.white is None else decoding.white,
     )
     if part_of is None:
         return images, None
@@ -381,7 +492,9 @@ def _has_idx_files(folder: Path) -> bool:
     return all(any((folder / (name + suffix)).exists() for suffix in ("", ".gz")) for name in IDX_FILES)
 
 
-def _idx_parts(folder: Path, classes: tuple[str, ...] | None, name: str) -> tuple[Images, dict[str, slice]]:
+def _idx_parts(
+    folder: Path, classes: tuple[str, ...] | None, name: str, white: int | None = None
+) -> tuple[Images, dict[str, slice]]:
     arrays = []
     for file in IDX_FILES:
         packed = folder / f"{file}.gz"
@@ -398,7 +511,8 @@ def _idx_parts(folder: Path, classes: tuple[str, ...] | None, name: str) -> tupl
         classes = tuple(str(label) for label in found)
     elif y.min() < 0 or y.max() >= len(classes):
         raise ValueError(f"{folder}: labels from {y.min()} to {y.max()}, expected 0 to {len(classes) - 1}")
-    images = _images(np.concatenate([train_x, test_x])[..., None], y, classes, name)
+    x, white, notes = _in_8_bits(np.concatenate([train_x, test_x])[..., None], name, white)
+    images = replace(_images(x, y, classes, name), white=white, notes=notes)
     return images, {"train": slice(0, len(train_x)), "test": slice(len(train_x), None)}
 
 

@@ -29,29 +29,46 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vaekit.data.images import CHUNK, MAPPED_FROM, Decoding, ImageFiles, fingerprint, listed
-from vaekit.data.readers import decode, with_channels
+from vaekit.data.images import (
+    CHUNK,
+    MAPPED_FROM,
+    WHOLE,
+    Decoding,
+    ImageFiles,
+    SizesDiffer,
+    find_white,
+    fingerprint,
+    listed,
+    with_channels,
+)
+from vaekit.data.kinds import HEAD, head_of, words_for
+from vaekit.data.readers import decode
 from vaekit.messages import first_line
 from vaekit.owned import claim, discard
 
-VERSION = 1  # of what `decode` makes of a file, and of the entries
+VERSION = 2  # of what `decode` makes of a file, and of the entries
 BATCH = 16  # files that a thread decodes in one go
 THREADS = os.cpu_count() or 1  # that decode
 IN_FLIGHT = 2**28  # bytes of decoded images that wait to be written
 MOST_SIZES = 20  # that are told apart in the facts
 ENTRY = re.compile(r"[0-9a-f]{64}|[0-9a-f]{16}\.\w+\.tmp")  # the names of entries, and of those that are being written
 KEEP_DAYS = 30  # that an entry is kept without being used
+FLAGS = ("cut", "lost", "pages", "deep")  # of `Seen`, which are counted
 SAY_EVERY = 10.0  # seconds between two lines about a long decoding
 
 
 class Decoded(NamedTuple):
-    """x: (N, H, W, C) uint8. y: (N,) or None. bad: which of the sources could not be read, and are not in x and y."""
+    """x: (N, H, W, C) uint8. y: (N,) or None. bad: which of the sources could not be read, and are not in x and y. white: the
+    value of white that was found, or None. notes: what a person should be told.
+    """
 
     x: np.ndarray
     y: np.ndarray | None
     fingerprint: str
     bad: list[int]
     files: ImageFiles
+    white: int | None
+    notes: tuple[str, ...]
 
 
 def cache_dir() -> Path:
@@ -90,7 +107,7 @@ def files_key(folder: Path, names: Iterable[str]) -> str:
 
 def decoded(
     names: Iterable[str],
-    sources: Iterable[str | bytes],
+    sources: Callable[[], Iterable[str | bytes]],
     y: np.ndarray | None,
     *,
     count: int,
@@ -99,7 +116,8 @@ def decoded(
 ) -> Decoded:
     """`count` image files (paths, or their bytes) as one array, from the cache or decoded now; in memory where it is small.
 
-    names: for messages. y: (count,) labels. key: what tells these sources from others. Files that can't be read are left out.
+    names: for messages. sources: gives them, twice where the value of white has to be found first. y: (count,) labels. key:
+    what tells these sources from others. Files that can't be read are left out.
     Raises ValueError where none can be, or where they differ in size.
     """
     whole = hashlib.sha256(f"{VERSION} {key} {decoding!r} ".encode() + (b"" if y is None else y.tobytes())).hexdigest()
@@ -108,7 +126,11 @@ def decoded(
     if found is None:
         temporary, kept = _temporary(entry)
         try:
-            facts = _decode_all(zip(names, sources, strict=True), count, decoding, temporary / "pixels")
+            facts = _decode_all(zip(names, sources(), strict=True), count, decoding, temporary / "pixels")
+            if decoding.white is None and (white := _white(facts)) is not None:
+                brighter = decoding._replace(white=white)
+                again = _decode_all(zip(names, sources(), strict=True), count, brighter, temporary / "pixels")
+                facts = again | {"white": white, "wide": facts["wide"]}
             x = np.memmap(temporary / "pixels", np.uint8, "r", shape=tuple(facts["shape"]))
             facts["fingerprint"] = fingerprint(x, y if y is None else np.delete(y, facts["bad"]))
             (temporary / "facts.json").write_text(json.dumps(facts))
@@ -125,7 +147,45 @@ def decoded(
     assert found is not None, "an entry that was written can be read"
     x, facts = found
     files = ImageFiles(facts["sizes"], facts["modes"], tuple(facts["unreadable"]), decoding)
-    return Decoded(x, y if y is None else np.delete(y, facts["bad"]), facts["fingerprint"], facts["bad"], files)
+    return Decoded(
+        x,
+        y if y is None else np.delete(y, facts["bad"]),
+        facts["fingerprint"],
+        facts["bad"],
+        files,
+        facts["white"],
+        tuple(_notes(facts, decoding)),
+    )
+
+
+def _white(facts: dict) -> int | None:
+    """The value of white that the files as a whole have; None where it is the largest that their bits can hold."""
+    wide, narrow = facts["wide"], facts["narrow"]
+    if wide is None:
+        return 1 if narrow == 1 else None
+    high = max(wide, narrow or 0)
+    white = 1 if high == 1 else max(255, find_white(wide))
+    return None if white == WHOLE or high == 0 else white
+
+
+def _notes(facts: dict, decoding: Decoding) -> list[str]:
+    """What a person should be told of how files became pixels: what was found out, and what was lost."""
+    notes, white = [], facts["white"]
+    if white == 1:
+        notes.append("pixels are 0 and 1 alone: taken for black and white (--white 255 takes them for 8-bit values)")
+    elif white is not None:
+        notes.append(
+            f"grey images of 16 bits have values up to {facts['wide']}: {white} is taken for white (--white {WHOLE}, or "
+            "another, says otherwise)"
+        )
+    counts = facts["counts"]
+    told = {
+        "cut": f"images with values above {white or decoding.white}, the value of white, cut to it: {{}}",
+        "lost": "colour images made grey: {}",
+        "pages": "files with more than one picture (animations, pages), of which the first was taken: {}",
+        "deep": "colour images of 16 bits, of which only the upper 8 are read (save them as .npy to keep all): {}",
+    }
+    return notes + [words.format(counts[name]) for name, words in told.items() if counts[name]]
 
 
 def _read(entry: Path) -> tuple[np.ndarray, dict] | None:
@@ -148,7 +208,9 @@ def _check_facts(facts: dict, x: np.ndarray) -> None:
     for name, kind in (("bad", int), ("unreadable", str)):
         if type(facts[name]) is not list or not all(type(entry) is kind for entry in facts[name]):
             raise TypeError(f"{name} is no list")
-    for name in ("sizes", "modes"):
+    if not all(facts[name] is None or type(facts[name]) is int for name in ("white", "wide")):
+        raise TypeError("white is no number")
+    for name in ("sizes", "modes", "counts"):
         if not all(type(count) is int for count in facts[name].values()):
             raise TypeError(f"{name} does not count")
 
@@ -200,7 +262,8 @@ def _remove(entry: Path) -> None:
 
 def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding: Decoding, path: Path) -> dict:
     """Decodes (name, source) pairs into the file `path` -> the entry's facts, without the fingerprint."""
-    sizes, modes, shapes = Counter(), Counter(), Counter()
+    sizes, modes, shapes, counts = Counter(), Counter(), Counter(), Counter()
+    wide, narrow = None, None
     bad, unreadable, shape, side, other, done = [], [], None, None, None, 0
     said = time.monotonic()
 
@@ -235,6 +298,12 @@ def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding
                     continue
                 sizes[facts[0]] += 1
                 modes[facts[1]] += 1
+                seen = facts[2]
+                counts.update(flag for flag in FLAGS if getattr(seen, flag))
+                if seen.wide is None:
+                    narrow = max(narrow or 0, seen.narrow)
+                else:
+                    wide = max(wide or 0, seen.wide)
                 shapes[pixels.shape[:2]] += 1
                 shape = shape or pixels.shape
                 if len(shapes) > 1:
@@ -254,10 +323,7 @@ def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding
         raise ValueError(f"none of the {count} images can be read: {listed(unreadable)}")
     if len(shapes) > 1:
         common = ", ".join(f"{w}x{h} ({number})" for (h, w), number in shapes.most_common(4))
-        raise ValueError(
-            f"images come in {len(shapes)} sizes: {common}; bring them to one with --resize 64 (the first of another size "
-            f"is {other})"
-        )
+        raise SizesDiffer(f"images come in {len(shapes)} sizes: {common}", str(other))
     told = dict(sizes.most_common(MOST_SIZES))
     if len(sizes) > MOST_SIZES:
         told[f"{len(sizes) - MOST_SIZES} other sizes"] = sizes.total() - sum(told.values())
@@ -267,16 +333,23 @@ def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding
         "modes": dict(modes.most_common()),
         "bad": bad,
         "unreadable": unreadable,
+        "white": None,
+        "wide": wide,
+        "narrow": narrow,
+        "counts": {flag: counts[flag] for flag in FLAGS},
     }
 
 
 def _attempt(name: str, source: str | bytes, decoding: Decoding) -> tuple:
-    """Pixels, size and mode of one file, or None and why it can't be read."""
+    """What `decode` makes of one file, or None and why it can't be read."""
     try:
         return decode(source, decoding)
     except Exception as error:  # whatever a decoder raises on hostile bytes is this file's fault
         reason = first_line(error)
-        return None, f"{name} ({'not an image' if reason.startswith('cannot identify') else reason})"
+        if reason.startswith("cannot identify"):
+            words = words_for(name, source[:HEAD] if isinstance(source, bytes) else head_of(source))
+            reason = f"not an image but {words}" if words else "not an image"
+        return None, f"{name} ({reason})"
 
 
 def _widen(file, shape: tuple[int, int, int], channels: int) -> None:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from vaekit.data.given import as_array, is_frame, missing_values, refuse_columns, refuse_unread
+
 PARTS = ("train", "validation", "test")
 BINARIZE = ("none", "fixed", "dynamic")
 BINARIZE_SEED = 0
 MAPPED_FROM = 2**26  # bytes from which images stay in a memory-mapped file; fewer are read into memory
+WHOLE = 65535  # as `white`: the largest value of 8 or 16 bits
+COLOURS = {"grey": "L", "rgb": "RGB", "rgba": "RGBA"}  # Pillow's names
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey, as Pillow has it (ITU-R 601-2)
+DARK = 4  # images whose brightest value is this part of white, or less, are dark
 CHUNK = 2**24  # bytes of a data set that are looked at together, so that one larger than memory can be described
 
 
@@ -22,25 +29,43 @@ class Decoding(NamedTuple):
 
     resize: side in pixels, or None to leave them. fit: "crop" (the shorter side is scaled to `resize`, and the centre cut) or
     "pad" (the longer side is, and the rest filled with the background). background: what shows through transparent pixels, a
-    colour that Pillow knows ("white", "#ff8800"), or "keep": alpha becomes the fourth channel.
+    colour that Pillow knows ("white", "#ff8800"), or "keep": alpha becomes the fourth channel. colour: "grey", "rgb", "rgba",
+    or None for the least that holds what all files hold. white: the value of white in integer pixels, or None to find it (see
+    `find_white`); WHOLE is the largest value that a file's bits can hold, and of 8 bits none is larger than 255.
     """
 
     resize: int | None = None
     fit: str = "crop"
     background: str = "white"
+    colour: str | None = None
+    white: int | None = None
 
 
 class ImageFiles(NamedTuple):
     """What image files were before they became an array.
 
     sizes: "640x480" (width first) -> how many; modes: Pillow's names, "RGB", "L", "RGBA", ... -> how many; unreadable: name and
-    reason of each file that was left out; decoding: how the others were brought to one shape.
+    reason of each file that was left out; decoding: how the others were brought to one shape; skip_bad: whether files that
+    can't be read may be left out; labels: the path of the table that has the labels.
     """
 
     sizes: dict[str, int]
     modes: dict[str, int]
     unreadable: tuple[str, ...]
     decoding: Decoding
+    skip_bad: bool = False
+    labels: str | None = None
+
+
+class SizesDiffer(ValueError):
+    """Image files of several sizes. found: which; side: what they could be brought to; first: a file of another size."""
+
+    def __init__(self, found: str, first: str, side: int = 64):
+        super().__init__(found, first, side)
+        self.found, self.first, self.side = found, first, side
+
+    def __str__(self) -> str:
+        return f"{self.found}; bring them to one with --resize {self.side} (the first of another size is {self.first})"
 
 
 class Rows:
@@ -88,6 +113,7 @@ class Images:
         the intensity as the probability of white.
     factors: (N, F) int64, what each image was made from, where that is known.
     files: what the image files were, for data that came as such.
+    white: the value of white in the integers that these were, where it was found, or said, to be another than the largest.
     """
 
     x: np.ndarray
@@ -101,6 +127,7 @@ class Images:
     binarize: str = "none"
     factors: np.ndarray | None = None
     files: ImageFiles | None = None
+    white: int | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -133,22 +160,25 @@ def _take(x, indices):
     return part if math.prod(part.shape) * part.dtype.itemsize > CHUNK else part[:]
 
 
-def check_array(X, name: str = "X") -> np.ndarray:
+def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
     """Images or a table as vaekit stores them. A copy is made only where the type has to change.
 
-    Images (N, H, W) or (N, H, W, C), C from 1 to 4: 8-bit or other integers in 0..255 -> uint8, booleans -> 0 and 255,
-    floats in [0, 1] -> float32; the result is (N, H, W, C). Three axes are always read as grey images.
+    Images (N, H, W) or (N, H, W, C), C from 1 to 4: integers in 0..255 -> uint8, booleans -> 0 and 255, floats in [0, 1] ->
+    float32; the result is (N, H, W, C). Three axes are always read as grey images.
     Tables (N, D): any finite reals -> floating point.
+    white: the value of white in integers that are 0 and 1 alone, 1 or 255; None takes them for black and white, and warns.
     Raises ValueError that names the array, what was expected and what was found.
     """
     if isinstance(X, Rows):
         return X  # type: ignore[return-value]  # cut from an array that was checked
-    if hasattr(X, "toarray"):
-        raise ValueError(f"{name} is a sparse matrix; pass a dense array: {name}.toarray()")
-    try:
-        x = np.asarray(X)
-    except ValueError:
-        raise ValueError(f"{name} must be one array of numbers; its samples differ in size") from None
+    if isinstance(X, Images):
+        raise ValueError(
+            f"{name} is a data set of vaekit: pass its arrays, {name}.x and {name}.y, or call fit_images({name})"
+        )
+    refuse_unread(X, name)
+    x = as_array(X, name)
+    if is_frame(X) and x.dtype.kind not in "biuf":
+        refuse_columns(X, name)
     if x.dtype.kind == "O":
         try:
             x = x.astype(np.float64)
@@ -157,7 +187,8 @@ def check_array(X, name: str = "X") -> np.ndarray:
     if x.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} has dtype {x.dtype}")
     if x.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}")
+        fields = f" with the fields {', '.join(x.dtype.names)}: stack those that are numbers" if x.dtype.names else ""
+        raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}{fields}")
     if x.ndim not in (2, 3, 4):
         raise ValueError(
             f"{name} must be images (N, H, W) or (N, H, W, C) or a table (N, D), got {x.ndim} axes. Reshape your data"
@@ -165,16 +196,19 @@ def check_array(X, name: str = "X") -> np.ndarray:
     if len(x) == 0:
         raise ValueError(f"Found array with 0 sample(s) in {name} (shape={x.shape}) while a minimum of 1 is required.")
     if x.dtype.kind == "f":
-        for start, part in chunks(x):
-            if not np.isfinite(part).all():
-                bad = start + np.argwhere(~np.isfinite(part.reshape(len(part), -1)).all(1))[0, 0]
-                raise ValueError(f"{name} holds NaN or infinity (first in sample {bad}); clean or drop such samples")
+        _check_finite(x, X, name)
     if x.ndim == 2:
         if x.shape[1] == 0:
             raise ValueError(
                 f"{name}: Found array with 0 feature(s) (shape={x.shape}) while a minimum of 1 is required."
             )
         return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
+    if x.ndim == 3 and x.shape[2] in (3, 4) and min(x.shape[:2]) >= 8:
+        warnings.warn(
+            f"{name} of shape {x.shape} is read as {len(x)} grey images of {x.shape[1]}x{x.shape[2]} pixels; if it is one "
+            f"picture in colour, pass a batch: {name}[None]",
+            stacklevel=3,
+        )
     x = x[..., None] if x.ndim == 3 else x
     if not 1 <= x.shape[3] <= 4:
         raise ValueError(
@@ -183,19 +217,127 @@ def check_array(X, name: str = "X") -> np.ndarray:
         )
     if min(x.shape[1:3]) < 2:
         raise ValueError(f"{name} has images of {x.shape[1]}x{x.shape[2]} pixels; at least 2x2 are needed")
-    if x.dtype == np.uint8:
-        return x
     if x.dtype.kind == "b":
         return x.astype(np.uint8) * np.uint8(255)
-    low, high = x.min(), x.max()
     if x.dtype.kind in "iu":
-        if low < 0 or high > 255:
-            raise ValueError(f"{name} has integer pixels from {low} to {high}; 8-bit images are 0 to 255")
-        return x.astype(np.uint8)
+        if x.dtype != np.uint8:
+            low, high = x.min(), x.max()
+            if low < 0 or high > (1 if x.dtype == np.int8 else 255):
+                raise ValueError(
+                    f"{name} has integer pixels from {low} to {high}; 8-bit images are 0 to 255{_remedy(name, low, high)}"
+                )
+            x = x.astype(np.uint8)
+        return _black_and_white(x, name, white)
+    low, high = x.min(), x.max()
     if low < 0 or high > 1:
-        advice = f"; divide by 255: {name} / 255" if low >= 0 and high <= 255 else "; rescale them first"
-        raise ValueError(f"{name} has float pixels from {low:.4g} to {high:.4g}; floats must be in [0, 1]{advice}")
+        raise ValueError(
+            f"{name} has float pixels from {low:.4g} to {high:.4g}; floats must be in [0, 1]{_remedy(name, low, high)}"
+        )
     return x.astype(np.float32, copy=False)
+
+
+def _check_finite(x: np.ndarray, X, name: str) -> None:
+    """Raises ValueError that names the first sample with NaN or infinity, and of a table its column. X: as it was given."""
+    for start, part in chunks(x):
+        if np.isfinite(part).all():
+            continue
+        bad = start + int(np.argwhere(~np.isfinite(part.reshape(len(part), -1)).all(1))[0, 0])
+        if x.ndim != 2:
+            raise ValueError(f"{name} holds NaN or infinity (first in sample {bad}); clean or drop such samples")
+        column = int(np.argwhere(~np.isfinite(x[bad]))[0, 0])
+        names = list(X.columns) if is_frame(X) else range(x.shape[1])
+        raise ValueError(missing_values(X, name, names[column], ~np.isfinite(x[:, column])))
+
+
+def _remedy(name: str, low, high) -> str:
+    """How pixels from `low` to `high` come to be floats in [0, 1], for the end of a sentence."""
+    if low < 0:
+        if low >= -1 and high <= 1:
+            return f"; rescale them first: ({name} + 1) / 2 where they are from -1 to 1"
+        if low >= -128 and high <= 127:
+            return f"; rescale them first: ({name} + 128.0) / 255 where these are bytes with a sign"
+        return "; rescale them first, by the same numbers for all data"
+    if high > 255:
+        white = find_white(math.ceil(high))
+        bits = f"; divide by the value of white: {name} / {white}"
+        return bits + ("" if white == WHOLE else f" for {white.bit_length()} bits, {name} / {WHOLE} for 16")
+    other = math.ceil(high)
+    return f"; divide by 255: {name} / 255" + (f", or if {other} is white: {name} / {other}" if other < 255 else "")
+
+
+def _black_and_white(x: np.ndarray, name: str, white: int | None) -> np.ndarray:
+    """uint8 images; the values 0 and 1 as 0 and 255 where there are no others and `white` is 1, or None, which is said."""
+    if white == 255 or brightest(x, 2) != 1:
+        return x
+    if white is None:
+        warnings.warn(
+            f"{name} holds the integers 0 and 1 alone: they are taken for black and white (floats, {name} / 255, would be "
+            "all but black)",
+            stacklevel=4,
+        )
+    return x * np.uint8(255)
+
+
+def check_arrays(**sets) -> list[np.ndarray]:
+    """Several arrays as `check_array` has them, of one scale: 0 and 1 are black and white where all integers are these."""
+    arrays = {name: x if isinstance(x, Rows) else as_array(x, name) for name, x in sets.items()}
+    whole = any(x.dtype.kind in "iu" and x.ndim > 2 and len(x) and brightest(x, 2) > 1 for x in arrays.values())
+    return [check_array(arrays[name], name, white=255 if whole else None) for name in sets]
+
+
+def brightest(x: np.ndarray | Rows, enough: float) -> float:
+    """The largest value of x, looked for until one is `enough`, so that usual images take no time."""
+    high = 0.0
+    for _, part in chunks(x):
+        high = max(high, float(part.max()))
+        if high >= enough:
+            break
+    return high
+
+
+def find_white(high: int) -> int:
+    """The value of white in integer pixels up to `high`: 1 where they are 0 and 1 alone, else the least of 255, 511, 1023, ...
+    that is no smaller.
+    """
+    return 1 if high == 1 else 2 ** max(8, int(high).bit_length()) - 1
+
+
+def darkness(high: float, top: float) -> str:
+    """What is to be said of images whose brightest value is `high`, where white is `top`; "" where that is nothing odd."""
+    if high <= 0 or high * DARK > top:
+        return ""
+    return (
+        f"very dark: no value above {high:.3g} of {top:g}; is the scale right? If {high:.3g} is white, divide by it (X / "
+        f"{high:.3g}), or say so with --white {high:.3g}"
+    )
+
+
+def with_channels(x: np.ndarray, channels: int) -> np.ndarray:
+    """x (..., 1), (..., 3) or (..., 4) with more channels: grey is repeated over three, and what has no alpha is opaque."""
+    if x.shape[-1] == channels:
+        return x
+    colours = np.broadcast_to(x, (*x.shape[:-1], 3))
+    opaque = np.full((*x.shape[:-1], channels - 3), 255 if x.dtype == np.uint8 else 1, x.dtype)
+    return np.concatenate([colours, opaque], axis=-1)
+
+
+def in_channels(x: np.ndarray, channels: int) -> tuple[np.ndarray, str]:
+    """x (N, H, W, C) with `channels` channels, 1, 3 or 4, and what was lost by it, "" where that is nothing."""
+    if x.shape[3] == channels or 2 in (x.shape[3], channels):
+        return x, ""
+    if x.shape[3] < channels:
+        return with_channels(x, channels), ""
+    lost, opaque = "", 255 if x.dtype == np.uint8 else 1
+    if x.shape[3] == 4:
+        lost = "" if (x[..., 3] == opaque).all() else "transparency"
+        x = x[..., :3]
+    if channels == 1:
+        if not ((x[..., 0] == x[..., 1]) & (x[..., 0] == x[..., 2])).all():
+            lost = "colours"
+            grey = x @ np.array(LUMA, np.float32)
+            return (np.rint(grey) if x.dtype == np.uint8 else np.clip(grey, 0, 1)).astype(x.dtype)[..., None], lost
+        x = x[..., :1]
+    return np.ascontiguousarray(x), lost
 
 
 def check_labels(y, n: int, name: str = "y") -> tuple[np.ndarray, tuple]:
@@ -221,14 +363,33 @@ def check_labels(y, n: int, name: str = "y") -> tuple[np.ndarray, tuple]:
 
 def label_column(y, n: int, name: str = "y") -> np.ndarray:
     """Labels (n,), or (n, 1), as one axis. ValueError where there are not n of them."""
-    y = np.asarray(y)
+    y = as_array(y, name)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
-        raise ValueError(f"{name} must be one label per image, of shape ({n},), got shape {y.shape}")
+        raise ValueError(
+            f"{name} must be one label per image, of shape ({n},), got shape {y.shape}{_one_label(y, name)}"
+        )
     if len(y) != n:
         raise ValueError(f"{name} has {len(y)} labels for {n} images")
     return y
+
+
+def _one_label(y: np.ndarray, name: str) -> str:
+    """How labels in several columns come to be one, for the end of a sentence."""
+    if y.ndim != 2 or y.dtype.kind not in "biuf" or not np.isin(y, (0, 1)).all():
+        return ""
+    if (y.sum(1) == 1).all():
+        return f"; these are one-hot: pass {name}.argmax(1)"
+    return f"; these are several labels at once: pass one of their columns, such as {name}[:, 0], or number their combinations"
+
+
+def no_labels(images: Images, model: str) -> str:
+    """What to do about images without labels, for a conditional model."""
+    return (
+        f"{images.name} has no labels, and a {model} requires your images to be labelled: give each class a sub-folder, or a "
+        "table of files and labels with --labels (beside x.npy, y.npy; in an .npz, an array y)"
+    )
 
 
 def fingerprint(x: np.ndarray, y: np.ndarray | None) -> str:
@@ -343,8 +504,8 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
     if not images.is_table:
         facts["binary"] = _is_binary(x[:1000] if isinstance(x, np.ndarray) else x.take(slice(1000)), top)
         facts["suggested_likelihood"] = "bernoulli" if facts["binary"] else "gaussian"
-        if facts["range"][1] <= top / 8:
-            problems.append(f"very dark: no value above {facts['range'][1]:.3g} of {top}; is the scale right?")
+        if dark := darkness(facts["range"][1], top):
+            problems.append(dark)
     if images.y is not None:
         facts["classes"] = counts = _class_counts(images.y, images.classes)
         present = [count for count in counts.values() if count]

@@ -7,27 +7,45 @@ import gzip
 import io
 import math
 import os
+import re
 import struct
 import warnings
 import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from vaekit.data.images import MAPPED_FROM, Decoding, listed
-from vaekit.messages import filled, first_line
+from vaekit.data.images import COLOURS, LUMA, MAPPED_FROM, WHOLE, Decoding, listed
+from vaekit.data.kinds import formats
+from vaekit.messages import check_number, filled, first_line
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+if TYPE_CHECKING:
+    from PIL import Image
+
 FITS = ("crop", "pad")
 FILE_COLUMNS = ("file_name", "filename", "file", "path", "image", "image_id", "id")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "y")
 MAX_PIXELS = 64_000_000  # per image; more is refused before it is decoded
 MOST_UNPACKED = 2**30  # bytes that a packed file may unpack to, or MOST_TIMES its own size, where that is more
 MOST_TIMES = 200  # real images pack to a 2nd or a 20th of their size, zeros to a 1000th
-_MEMBERS = ("x", "y", "x.npy", "y.npy")  # of a .npz file
+X_NAMES = (
+    "x",
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "data",
+    "features",
+    "samples",
+    "pixels",
+    "arr",
+)  # of arrays in a .npz file
+Y_NAMES = ("y", *LABEL_COLUMNS, "targets", "classes", "class_labels")
+PART_NAMES = {"train": "train", "training": "train", "test": "test", "val": "validation", "valid": "validation"}
+PART_NAMES["validation"] = "validation"
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -74,18 +92,82 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """A .npz file with `x` and, where there are labels, `y` -> x, y."""
-    arrays = _load_numpy(path)
-    if "x" not in arrays:
-        found = ", ".join(filter(None, arrays)) or "none with a name"
+    """A .npz file of images (or codes) and, where there are any, labels -> x, y; of one with parts, those of the first."""
+    return next(iter(read_npz_parts(path).values()))
+
+
+def read_npz_parts(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+    """A .npz file -> x and y of its parts: "train", "test", "validation", or "" where there are none.
+
+    Arrays are known by their names, x and y before all, or X_NAMES and Y_NAMES, with the name of a part before or after; else
+    the only array is x, and of two the one with an axis is y. Raises ValueError, with a list of what is there, for anything
+    less clear.
+    """
+    shapes = _shapes(path)
+    chosen = _choose(shapes)
+    if chosen is None:
+        found = ", ".join(f"{key} {shape}" for key, shape in shapes.items() if key) or "none with a name"
         raise ValueError(f"{path} must hold an array named x (and y for labels); its arrays: {found}")
-    return filled(arrays["x"]), arrays.get("y")
+    arrays = _load_numpy(path, wanted=tuple(key for pair in chosen.values() for key in pair if key))
+    return {part: (filled(arrays[x]), arrays[y] if y else None) for part, (x, y) in chosen.items()}
 
 
-def _load_numpy(path: Path, mmap_mode: Literal["c"] | None = None) -> dict[str, np.ndarray | None]:
-    """The arrays of a numpy file by name, "" for the one in a .npy file; only x and y of a .npz file are read."""
+def _choose(shapes: dict[str, tuple[int, ...] | None]) -> dict[str, tuple[str, str | None]] | None:
+    """Which arrays are x and y of each part, by their names and shapes; None where that isn't clear."""
+    if "x" in shapes:
+        return {"": ("x", "y" if "y" in shapes else None)}
+    found: dict[str, dict[str, str]] = {}
+    for key in shapes:
+        words = [word for word in re.split(r"[^a-z]+", key.lower()) if word]
+        part = next((PART_NAMES[word] for word in words if word in PART_NAMES), "")
+        rest = "_".join(word for word in words if word not in PART_NAMES)
+        kind = "x" if rest in X_NAMES else "y" if rest in Y_NAMES else None
+        if kind is not None and found.setdefault(part, {}).setdefault(kind, key) != key:
+            return None
+    parts = {part: (names["x"], names.get("y")) for part, names in found.items() if "x" in names}
+    if len(parts) == 1 and "" not in parts and len(shapes) <= 2:
+        parts = {"": next(iter(parts.values()))}
+    if parts and ("" in parts) == (len(parts) == 1):
+        order = ["", *dict.fromkeys(PART_NAMES.values())]
+        return {part: parts[part] for part in sorted(parts, key=order.index)}
+    many = [key for key, shape in shapes.items() if shape is not None and len(shape) > 1]
+    flat = [key for key, shape in shapes.items() if shape is not None and len(shape) == 1]
+    if parts or len(many) != 1 or len(many) + len(flat) != len(shapes) or len(flat) > 1:
+        return None
+    return {"": (many[0], flat[0] if flat and shapes[flat[0]] == filled(shapes[many[0]])[:1] else None)}
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...] | None]:
+    """The names of a .npz file's arrays, and their shapes by their headers; None for what has no header, or a damaged one."""
     check_file(path)
-    check_unpacked(path, _unpacked(path))
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                key = name.removesuffix(".npy")
+                try:
+                    with archive.open(name) as file, warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        read = {
+                            (1, 0): np.lib.format.read_array_header_1_0,
+                            (2, 0): np.lib.format.read_array_header_2_0,
+                        }
+                        shapes[key] = read[np.lib.format.read_magic(file)](file)[0]
+                except Exception:  # numpy reads a header as Python's text, and raises whatever that raises
+                    shapes[key] = None
+    except FileNotFoundError:
+        raise
+    except Exception:
+        return dict.fromkeys(("x",))  # no archive: what numpy says of it is said
+    return shapes
+
+
+def _load_numpy(
+    path: Path, mmap_mode: Literal["c"] | None = None, wanted: tuple[str, ...] = ("x", "y")
+) -> dict[str, np.ndarray | None]:
+    """The arrays of a numpy file by name, "" for the one in a .npy file; only those `wanted` of a .npz file are read."""
+    check_file(path)
+    check_unpacked(path, _unpacked(path, wanted))
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of headers that are odd; what comes of them is looked at
@@ -93,7 +175,7 @@ def _load_numpy(path: Path, mmap_mode: Literal["c"] | None = None) -> dict[str, 
             loaded = np.load(path if mmap_mode else file, mmap_mode=mmap_mode, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {"": loaded}
-            return {key: loaded[key] if key in ("x", "y") else None for key in loaded.files}
+            return {key: loaded[key] if key in wanted else None for key in loaded.files}
     except FileNotFoundError:
         raise
     except MemoryError:
@@ -106,11 +188,11 @@ def _load_numpy(path: Path, mmap_mode: Literal["c"] | None = None) -> dict[str, 
         raise ValueError(message) from None
 
 
-def _unpacked(path: Path) -> int:
-    """Bytes that x and y of a .npz file take by what it says; 0 for another file, or a damaged one, which numpy tells."""
+def _unpacked(path: Path, wanted: tuple[str, ...]) -> int:
+    """Bytes that these arrays of a .npz file take by what it says; 0 for another file, or a damaged one, which numpy tells."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return sum(info.file_size for info in archive.infolist() if info.filename in _MEMBERS)
+            return sum(info.file_size for info in archive.infolist() if info.filename.removesuffix(".npy") in wanted)
     except Exception:
         return 0
 
@@ -129,27 +211,6 @@ def check_file(path: Path) -> None:
     """Raises ValueError for what exists and is no file: a pipe would be waited for, a device read for ever."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no file")
-
-
-def list_images(folder: Path) -> tuple[list[str], int]:
-    """The image files below `folder` by their paths in it (a/b.png), sorted, and how many other files were passed over
-    (hidden ones included). Links to folders are followed, each folder once.
-    """
-    names, passed, visited = [], 0, set()
-    for base, folders, files in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(base))
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and name != "__MACOSX" and os.path.realpath(f"{base}/{name}") not in visited
-        )
-        below = Path(base).relative_to(folder).as_posix()
-        for name in sorted(files):
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
-                passed += 1
-            else:
-                names.append(name if below == "." else f"{below}/{name}")
-    return names, passed
 
 
 def folder_labels(names: list[str], folder: Path) -> list[str] | None:
@@ -241,13 +302,18 @@ def _places(names: list[str]) -> dict[str, int]:
 
 
 def check_decoding(decoding: Decoding) -> None:
-    """Raises ValueError for a fit or a background that is not known, or a size too small."""
+    """Raises ValueError for a fit, a background, a colour or a white that is not known, or a size too small."""
     from PIL import ImageColor
 
     if decoding.resize is not None and decoding.resize < 2:
         raise ValueError(f"resize must be at least 2 pixels, got {decoding.resize}")
     if decoding.fit not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, got {decoding.fit!r}")
+    if decoding.colour is not None and decoding.colour not in COLOURS:
+        raise ValueError(f"colour must be one of {', '.join(COLOURS)}, got {decoding.colour!r}")
+    check_number("white", decoding.white, whole=True, above=0)
+    if decoding.white is not None and decoding.white > WHOLE:
+        raise ValueError(f"white must be at most {WHOLE}, the largest value of 16 bits, got {decoding.white}")
     if decoding.background == "keep":
         return
     try:
@@ -258,64 +324,113 @@ def check_decoding(decoding: Decoding) -> None:
         ) from None
 
 
-def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, str, str]:
-    """An image file, or its bytes -> pixels (H, W, C) uint8, its size as it came ("640x480") and its mode.
+class Seen(NamedTuple):
+    """What `decode` saw of an image file beside its pixels.
 
-    C is 1 for grey, 3 for colour, 4 for colour with alpha that is kept. Rotation by EXIF is applied, 16-bit grey scaled to 8
-    bits, and of an animation the first picture taken. Raises whatever a decoder raises on hostile bytes.
+    wide: the largest value of a file with more than 8 bits whose white isn't known by its format, else None. narrow: that of
+    another where `white` is to be found. cut: whether values above white were cut to it. lost: whether colours were made grey.
+    pages: whether there are more pictures in the file. deep: whether its colours have 16 bits, of which Pillow reads 8.
+    """
+
+    wide: int | None = None
+    narrow: int = 255
+    cut: bool = False
+    lost: bool = False
+    pages: bool = False
+    deep: bool = False
+
+
+def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, str, str, Seen]:
+    """An image file, or its bytes -> pixels (H, W, C) uint8, its size as it came ("640x480"), its mode, and more of it.
+
+    C is 1 for grey, 3 for colour, 4 for colour with alpha that is kept, or what `decoding` says. Rotation by EXIF is applied,
+    grey of more than 8 bits scaled to 8, and of an animation the first picture taken. Raises whatever a decoder raises on
+    hostile bytes.
     """
     from PIL import Image, ImageColor, ImageOps
 
     if not isinstance(source, bytes) and not os.path.isfile(source):
         raise ValueError("no file")  # a pipe would be waited for
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as image:
         if image.width * image.height > MAX_PIXELS:
             raise ValueError(f"{image.width}x{image.height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read")
+        # The layers of a PSD are in its picture, and further pictures of an MPO are a camera's own.
+        pages = image.format not in ("MPO", "PSD") and getattr(image, "is_animated", False)
+        deep = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[3]) for tile in image.tile)
+        # Pillow has brought these to 16 bits by the largest value that the file says it could have.
+        known = image.format == "JPEG2000" or (image.format == "PPM" and image.tile[0][0] != "raw")
+        lossless = image.format not in ("JPEG", "MPO")  # others may be masks of 0 and 1
         image.load()
         image = ImageOps.exif_transpose(image)
-    size, mode = f"{image.width}x{image.height}", image.mode
+    size, mode, seen = f"{image.width}x{image.height}", image.mode, Seen(pages=pages, deep=deep)
+    white = decoding.white or WHOLE
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose scale is not known; save such images as a .npy array")
     if image.mode.startswith("I"):  # I;16, or I where the format has no narrower name for 16 bits
-        values = np.array(image, dtype=np.int32)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"pixels from {values.min()} to {values.max()}; grey images have 8 or 16 bits")
-        values += 128
-        values //= 257  # to the nearest; in place, since this may be 64 million pixels
-        image = Image.fromarray(values.astype(np.uint8))
-    keep = decoding.background == "keep"
-    clear = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+        image, high = _to_8_bits(image, WHOLE if known else white)
+        seen = seen._replace(wide=None if known else high, cut=not known and high > white)
+    keep = (decoding.colour or {"keep": "rgba"}.get(decoding.background)) == "rgba"
+    ground = (0, 0, 0, 0) if keep else ImageColor.getrgb(decoding.background.replace("keep", "white"))[:3]
+    clear = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     padded = decoding.resize is not None and decoding.fit == "pad" and image.width != image.height
-    ground = (0, 0, 0, 0) if keep else ImageColor.getrgb(decoding.background)[:3]
     shown = clear or padded  # whether anything of the background is
-    if shown and keep:
+    if decoding.colour is not None:
+        colours = COLOURS[decoding.colour]
+    elif shown and keep:
         colours = "RGBA"
     elif shown and len(set(ground)) > 1:
         colours = "RGB"
     else:
-        colours = "L" if image.mode in ("1", "L", "LA") else "RGB"
+        colours = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if clear:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        if not keep:
-            image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}.get(image.mode, image.mode)).convert("RGBA")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if white < 255 and seen.wide is None and not known and mode != "1":
+        image, cut = _stretched(image, white)
+        seen = seen._replace(cut=cut)
+    if clear and not keep:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
+    if colours == "L" and image.mode != "L":
+        grey = image.convert("L")
+        seen = seen._replace(lost=decoding.colour is not None and (np.asarray(image.convert("RGB")) != grey).any())
+        image, ground = grey, [round(np.dot(ground[:3], LUMA))]
     image = image if image.mode == colours else image.convert(colours)
+    if decoding.white is None and seen.wide is None and lossless:
+        extrema = image.getextrema() if colours != "L" else [image.getextrema()]
+        seen = seen._replace(narrow=max(high for _, high in extrema[:3]))
     if decoding.resize is not None:
         side = decoding.resize
         if decoding.fit == "pad":
             scale = side / max(image.size)
             inner = image.resize([max(1, round(scale * length)) for length in image.size], Image.Resampling.LANCZOS)
-            image = Image.new(colours, (side, side), ground[0] if colours == "L" else ground)
+            image = Image.new(colours, (side, side), ground[0] if colours == "L" else tuple(ground))
             image.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
         else:
             image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels, size, mode
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels, size, mode, seen
 
 
-def with_channels(x: np.ndarray, channels: int) -> np.ndarray:
-    """x (..., 1), (..., 3) or (..., 4) with more channels: grey is repeated over three, and what has no alpha is opaque."""
-    if x.shape[-1] == channels:
-        return x
-    colours = np.broadcast_to(x, (*x.shape[:-1], 3))
-    opaque = np.full((*x.shape[:-1], channels - 3), 255, np.uint8)
-    return np.concatenate([colours, opaque], axis=-1)
+def _to_8_bits(image: Image.Image, white: int) -> tuple[Image.Image, int]:
+    """A grey image of more than 8 bits as one of 8, in which `white` is 255, and its largest value as it came."""
+    from PIL import Image
+
+    values = np.array(image, dtype=np.int32)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > WHOLE:
+        raise ValueError(f"pixels from {low} to {high}; grey images have 8 or 16 bits")
+    np.minimum(values, white, out=values)
+    values *= 255  # in place, since this may be 64 million pixels
+    values += white // 2
+    values //= white
+    return Image.fromarray(values.astype(np.uint8)), high
+
+
+def _stretched(image: Image.Image, white: int) -> tuple[Image.Image, bool]:
+    """An image L, RGB or RGBA in which `white` has become 255, alpha aside; and whether there were larger values."""
+    bands = len(image.getbands())
+    extrema = image.getextrema() if bands > 1 else [image.getextrema()]
+    scale = [min(255, (value * 255 + white // 2) // white) for value in range(256)]
+    table = scale * min(3, bands) + list(range(256)) * (bands == 4)
+    return image.point(table), any(high > white for _, high in extrema[:3])

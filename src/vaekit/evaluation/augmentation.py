@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaekit.data.images import Images, check_array, label_column
+from vaekit.data.images import Images, check_array, check_arrays, label_column
 from vaekit.messages import check_number, filled
 from vaekit.tensors import Term
 from vaekit.training.loop import Data, Plan, to_input, train
@@ -139,7 +139,8 @@ def classifier_accuracy(
     """
     check_number("steps", steps, whole=True, above=0)
     pairs = {"labelled": labelled, "test": test} | ({} if samples is None else {"samples": samples})
-    pairs = {name: _check_labelled(pair, name) for name, pair in pairs.items()}
+    one_scale = check_arrays(**{name: x for name, (x, _) in pairs.items()})
+    pairs = {name: _check_labelled((x, y), name) for (name, (_, y)), x in zip(pairs.items(), one_scale, strict=True)}
     for name, data in pairs.items():
         if data.x.shape[1:] != pairs["test"].x.shape[1:]:
             raise ValueError(
@@ -317,7 +318,7 @@ def _interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 def _check_labelled(pair: Labelled, name: str) -> _InMemory:
     x, y = pair
-    x = check_array(x, name)
+    x = check_array(x, name, white=255)
     if x.ndim != 4:
         raise ValueError(f"{name} must be images (N, H, W, C), got shape {x.shape}")
     y = label_column(y, len(x), f"labels of {name}")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vaekit.data.cache import cache_dir
-from vaekit.data.images import Images, check_array, is_mapped
+from vaekit.data.images import Images, check_arrays, is_mapped
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, precision_recall_density_coverage
 from vaekit.messages import check_number, first_line
 from vaekit.owned import claim, remove_temporaries
@@ -279,7 +279,7 @@ def copy_check(
 
 def _check_alike(**sets) -> list[np.ndarray]:
     """Sets of images as vaekit stores them; ValueError unless each is one and their images are of one shape."""
-    checked = [check_array(images, name) for name, images in sets.items()]
+    checked = check_arrays(**sets)
     shapes = [images.shape[1:] for images in checked]
     if len(set(shapes)) > 1:
         raise ValueError(f"{', '.join(sets)} must be images of one shape, got {', '.join(map(str, shapes))}")

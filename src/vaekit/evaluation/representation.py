@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaekit.data.images import check_array, check_labels, label_column
+from vaekit.data.images import check_arrays, check_labels, label_column
 from vaekit.world import derive_seed
 
 LIMIT = 10_000  # images of a set that a representation is measured on
@@ -126,7 +126,7 @@ def reconstruction_quality(x, reconstructed) -> dict:
 
     Raises ValueError for tables and for shapes that differ.
     """
-    x, reconstructed = check_array(x, "x"), check_array(reconstructed, "reconstructed")
+    x, reconstructed = check_arrays(x=x, reconstructed=reconstructed)
     if x.shape != reconstructed.shape:
         raise ValueError(f"x and reconstructed must have one shape, got {x.shape} and {reconstructed.shape}")
     if x.ndim != 4:
@@ -272,7 +272,7 @@ def _check_sets(train_codes, train_y, codes, y, train_x, x, seed: int) -> tuple[
     train_y = label_column(_given(train_y, "train_y"), len(train_codes), "train_y")
     y = label_column(_given(y, "y"), len(codes), "y")
     labels, _ = check_labels(np.concatenate([train_y, y]), len(train_y) + len(y), "train_y or y")
-    train_x, x = check_array(train_x, "train_x"), check_array(x, "x")
+    train_x, x = check_arrays(train_x=train_x, x=x)
     for name, images, rows in (("train_x", train_x, train_codes), ("x", x, codes)):
         if len(images) != len(rows):
             raise ValueError(f"{name} has {len(images)} images for {len(rows)} codes")

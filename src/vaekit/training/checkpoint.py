@@ -29,6 +29,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
 from torch import Tensor, nn
 
+from vaekit.messages import nearest_path
 from vaekit.owned import check_folder, claim, discard, locked, write_atomically
 from vaekit.training.events import Events
 
@@ -219,7 +220,7 @@ class RunFolder:
     def config(self) -> dict:
         """run.json. Raises ValueError where there is none, it can't be read, or a newer vaekit wrote it."""
         if not self.path.exists():
-            raise FileNotFoundError(f"no run folder at {self.path}")
+            raise FileNotFoundError(f"no run folder at {self.path}{nearest_path(self.path)}")
         if not self.started:
             raise ValueError(f"{self.path} is not a run folder: it has no run.json")
         if self.config_file.stat().st_size > MOST_JSON:
