@@ -20,7 +20,7 @@ FLOORS = [
         "parts",
     ],
     ["models.autoencoder", "models.ladder", "models.objectives", "models"],
-    ["data.images", "data.readers", "data.datasets", "data.cache", "data.sprites", "data.builtin", "data"],
+    ["data.columns", "data.frames", "data.images", "data.readers", "data.tables", "data.datasets", "data.cache", "data.sprites", "data.builtin", "data"],
     [
         "training.events",
         "training.checkpoint",

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vaekit.data.columns import Header, scaling_problem
+from vaekit.data.frames import frame_library, frame_values, not_finite
+
 PARTS = ("train", "validation", "test")
 BINARIZE = ("none", "fixed", "dynamic")
 BINARIZE_SEED = 0
@@ -88,6 +91,7 @@ class Images:
         the intensity as the probability of white.
     factors: (N, F) int64, what each image was made from, where that is known.
     files: what the image files were, for data that came as such.
+    header: what the columns of a table were, where that is known.
     """
 
     x: np.ndarray
@@ -101,6 +105,7 @@ class Images:
     binarize: str = "none"
     factors: np.ndarray | None = None
     files: ImageFiles | None = None
+    header: Header | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -138,16 +143,20 @@ def check_array(X, name: str = "X") -> np.ndarray:
 
     Images (N, H, W) or (N, H, W, C), C from 1 to 4: 8-bit or other integers in 0..255 -> uint8, booleans -> 0 and 255,
     floats in [0, 1] -> float32; the result is (N, H, W, C). Three axes are always read as grey images.
-    Tables (N, D): any finite reals -> floating point.
+    Tables (N, D): any finite reals -> floating point; data frames of pandas and polars are tables.
     Raises ValueError that names the array, what was expected and what was found.
     """
     if isinstance(X, Rows):
         return X  # type: ignore[return-value]  # cut from an array that was checked
     if hasattr(X, "toarray"):
         raise ValueError(f"{name} is a sparse matrix; pass a dense array: {name}.toarray()")
+    if hasattr(X, "collect") and hasattr(X, "columns"):
+        raise ValueError(f"{name} is a lazy frame; pass what it collects: {name}.collect()")
     try:
-        x = np.asarray(X)
+        x = frame_values(X, name) if frame_library(X) else np.asarray(X)
     except ValueError:
+        if frame_library(X):
+            raise
         raise ValueError(f"{name} must be one array of numbers; its samples differ in size") from None
     if x.dtype.kind == "O":
         try:
@@ -168,7 +177,11 @@ def check_array(X, name: str = "X") -> np.ndarray:
         for start, part in chunks(x):
             if not np.isfinite(part).all():
                 bad = start + np.argwhere(~np.isfinite(part.reshape(len(part), -1)).all(1))[0, 0]
-                raise ValueError(f"{name} holds NaN or infinity (first in sample {bad}); clean or drop such samples")
+                found = f"{name} holds NaN or infinity (first in sample {bad})"
+                if x.ndim != 2:
+                    raise ValueError(f"{found}; clean or drop such samples")
+                said = [f"column {i} {problem}" for i in range(x.shape[1]) if (problem := not_finite(x[:, i]))]
+                raise ValueError(f"{found}: {listed(said)}")
     if x.ndim == 2:
         if x.shape[1] == 0:
             raise ValueError(
@@ -316,6 +329,8 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
     facts["constant_values_share"] = seen.constant_values
     if seen.constant_values > 0.5:
         problems.append(f"{seen.constant_values:.0%} of the {'columns' if images.is_table else 'pixels'} never change")
+    if images.is_table and (badly := scaling_problem(np.asarray(x), images.header)):
+        problems.append(badly)
     if not images.is_table:
         facts["binary"] = _is_binary(x[:1000] if isinstance(x, np.ndarray) else x.take(slice(1000)), top)
         facts["suggested_likelihood"] = "bernoulli" if facts["binary"] else "gaussian"

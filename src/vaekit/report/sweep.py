@@ -302,12 +302,10 @@ def _train_and_measure(grid: Grid, point: Point, out: str) -> dict:
     found = evaluate(model.model_, model.on_device(held, model.device_))
     record = {**point._asdict(), **{name: found[name] for name in MEASURED}}
     record["seconds"] = sum(epoch["seconds"] for epoch in model.history_)
-    if train.is_table:
-        record |= {"distortion": found["distortion"] + model.log_scale_, "elbo": found["elbo"] - model.log_scale_}
     if held.y is None or train.y is None or not can_probe(train.y):
         return record
     some = train.take(np.sort(np.random.default_rng(SEED).permutation(len(train))[:PROBED]))
-    codes, known = model.transform(held.x), model.transform(some.x)
+    codes, known = model.transform(held), model.transform(some)
     probes = measure_representation(known, some.y, codes, held.y, train_x=some.x, x=held.x, seed=SEED)
     record |= {key: probes[key] for key in ("probe_accuracy", "probe_accuracy_se", "probe_accuracy_pca", "probe_train")}
     if not train.is_table:

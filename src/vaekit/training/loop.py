@@ -91,12 +91,14 @@ class Mapped:
 @dataclass(frozen=True)
 class Data:
     """A data set on the device: x (N, H, W, C) uint8 or float, y (N,) int64 or None; or x in a file, from which batches are
-    taken to the device. dynamic: pixels are probabilities of white, and drawn anew whenever they are looked at.
+    taken to the device. dynamic: pixels are probabilities of white, and drawn anew whenever they are looked at. log_det: (N,)
+    float64 on the CPU, nats that a density loses where x stands for values in other units, such as a table's.
     """
 
     x: Tensor | Mapped
     y: Tensor | None = None
     dynamic: bool = field(default=False, kw_only=True)
+    log_det: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.x)
