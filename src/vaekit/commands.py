@@ -29,7 +29,7 @@ class Source:
     """Which images a command works on."""
 
     data: str
-    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images."""
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx, .csv, .tsv or .parquet file, or a glob of images."""
     split_seed: int | None = None
     """Seed of the 80/10/10 split of data without a test part; None is the run's own, or 0."""
     resize: int | None = None
@@ -41,7 +41,10 @@ class Source:
     """What is behind transparent pixels: a colour (white, #ff8800), or keep, and alpha is a fourth channel. None is the run's
     own, or white."""
     labels: str | None = None
-    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy."""
+    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy; of a table, its
+    column of labels."""
+    drop: str | None = None
+    """Columns of a table to leave out, separated by commas."""
     skip_bad: bool = False
     """Go on without the image files that can't be read."""
     binarize: Literal["none", "fixed", "dynamic"] | None = None
@@ -62,6 +65,7 @@ class Source:
             "labels": self.labels,
             "skip_bad": self.skip_bad,
             "binarize": self.binarize or as_then.get("binarize", "none"),
+            **({"drop": self.drop} if self.drop else {}),
         }
 
     def open(self, split: str) -> Images:
@@ -72,6 +76,9 @@ class Source:
         """The part `split`; the data a model was trained on is split as it was then, whatever --split-seed says."""
         trained_on = model.facts_["data"]
         how = self.how(trained_on)
+        if len(model.image_shape_) == 1:
+            header = model.columns_.header
+            how |= {"labels": self.labels or header.label, "columns": header.names}
         as_then = open_data(self.data, split, **{**how, "split_seed": trained_on["split_seed"] or 0})
         return as_then if as_then.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
 
@@ -81,7 +88,7 @@ class Data:
     """What is in a data set, and what is wrong with it."""
 
     data: Folder
-    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images."""
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx, .csv, .tsv or .parquet file, or a glob of images."""
     resize: int | None = None
     """Side in pixels that images from files are brought to."""
     fit: Literal["crop", "pad"] = "crop"
@@ -89,7 +96,10 @@ class Data:
     background: str = "white"
     """What is behind transparent pixels: a colour (white, #ff8800), or keep, and alpha is a fourth channel."""
     labels: str | None = None
-    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy."""
+    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy; of a table, its
+    column of labels."""
+    drop: str | None = None
+    """Columns of a table to leave out, separated by commas."""
     split_seed: int = 0
     """Seed of the 80/10/10 split of data without a test part."""
     picture: str | None = None
@@ -102,12 +112,13 @@ class Data:
         check_number("split_seed", self.split_seed, whole=True)
         if self.picture is not None and not self.picture.endswith(".png"):
             raise ValueError(f"--picture must end in .png, got {self.picture!r}")
-        whole, parts = open_whole(self.data, decoding, labels=self.labels, skip_bad=True)
+        whole, parts = open_whole(self.data, decoding, labels=self.labels, skip_bad=True, drop=self.drop or ())
         if parts is None and len(whole) >= 10:
             parts = split_indices(whole.y, len(whole), self.split_seed)
         facts = describe(whole, parts)
         model, flags = facts.pop("suggested_model"), facts.pop("suggested_flags")
-        flags += opening_flags({**decoding._asdict(), "labels": self.labels, "split_seed": self.split_seed})
+        how = {"labels": self.labels, "split_seed": self.split_seed, **({"drop": self.drop} if self.drop else {})}
+        flags += opening_flags({**decoding._asdict(), **how})
         facts["suggestion"] = shlex.join(
             ["vaekit", "train", model, "--data", self.data, *flags, "--out", f"runs/{model}"]
         )

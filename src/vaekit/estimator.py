@@ -553,8 +553,8 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         return self.encode(X, y)
 
     def inverse_transform(self, Z, y=None) -> np.ndarray:
-        """Z as `transform` gives it -> decoded images (the mean of p(x|z)) in the layout and dtype family of fit's X; a table as
-        the data frame or array that fit's X was, as `sample` says.
+        """Z as `transform` gives it -> decoded images (the mean of p(x|z)) in the layout and dtype family of fit's X; a table
+        as the data frame or array that fit's X was, as `sample` says.
         """
         return self._in_form(self._decode(self._as_latents(Z), y), self._frame, index=_index(Z))
 
@@ -680,8 +680,8 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         return next(self.model_.parameters()).device
 
     def log_det(self, x: np.ndarray) -> np.ndarray:
-        """(N,) log-determinant of a table's scaling at its rows x: what the nats of their density lose in the table's own units;
-        0 for images.
+        """(N,) log-determinant of a table's scaling at its rows x: what the nats of their density lose in its own units; 0 for
+        images.
         """
         return self.columns_.log_det(x) if len(self.image_shape_) == 1 else np.zeros(len(x))
 
@@ -806,7 +806,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         return np.concatenate(parts)
 
     def _as_given(self, x: Tensor) -> np.ndarray:
-        """(N, C, H, W) decoded -> the layout and dtype family of fit's X; the mean in its own units, (N, D) float64, of a table."""
+        """(N, C, H, W) decoded -> the layout and dtype family of fit's X; of a table (N, D) float64 in its own units."""
         out = x.permute(0, 2, 3, 1).contiguous().numpy()
         if not np.isfinite(out).all():
             raise ValueError(

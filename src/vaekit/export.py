@@ -94,13 +94,13 @@ def check_export(folder) -> None:
 class _OfModule(nn.Module):
     """A part of the module, with the scaling of a table's columns where its samples are rows of one: `Columns`, in float64."""
 
-    mean: Tensor
-    scale: Tensor
-    centre: Tensor
-    width: Tensor
-    constant: Tensor
-    log: Tensor
-    robust: Tensor
+    column_mean: Tensor
+    column_scale: Tensor
+    column_centre: Tensor
+    column_width: Tensor
+    column_constant: Tensor
+    column_log: Tensor
+    column_robust: Tensor
 
     def __init__(self, model: Autoencoder, table: Columns | None):
         super().__init__()
@@ -108,30 +108,30 @@ class _OfModule(nn.Module):
         if table is None:
             return
         for name in ("mean", "scale", "centre", "width", "constant"):
-            self.register_buffer(name, torch.from_numpy(getattr(table, name)))
+            self.register_buffer(f"column_{name}", torch.from_numpy(getattr(table, name)))
         for name in ("log", "robust"):
-            self.register_buffer(name, torch.tensor([scaling == name for scaling in table.scalings]))
+            self.register_buffer(f"column_{name}", torch.tensor([scaling == name for scaling in table.scalings]))
         self.scalings = set(table.scalings)
 
     def standardised(self, x: Tensor) -> Tensor:
         """`Columns.inputs`."""
         if "log" in self.scalings:
-            x = torch.where(self.log, torch.where(self.log, x, 1.0).log(), x)
+            x = torch.where(self.column_log, torch.where(self.column_log, x, 1.0).log(), x)
         if "robust" in self.scalings:
-            v = (x - self.centre) / self.width
+            v = (x - self.column_centre) / self.column_width
             size = v.abs()
-            x = torch.where(self.robust, v.sign() * (size + (size.square() + 1).sqrt()).log(), x)
-        return ((x - self.mean) / self.scale).clamp(-FURTHEST, FURTHEST).float()
+            x = torch.where(self.column_robust, v.sign() * (size + (size.square() + 1).sqrt()).log(), x)
+        return ((x - self.column_mean) / self.column_scale).clamp(-FURTHEST, FURTHEST).float()
 
     def restored(self, z: Tensor) -> Tensor:
         """`Columns.restore`, with constant columns as they are."""
-        x = z.double() * self.scale + self.mean
+        x = z.double() * self.column_scale + self.column_mean
         if "log" in self.scalings:
-            x = torch.where(self.log, torch.where(self.log, x, 0.0).exp(), x)
+            x = torch.where(self.column_log, torch.where(self.column_log, x, 0.0).exp(), x)
         if "robust" in self.scalings:
-            u = torch.where(self.robust, x, 0.0)
-            x = torch.where(self.robust, self.centre + self.width * (u.exp() - (-u).exp()) / 2, x)
-        return torch.where(self.constant, self.mean, x)
+            u = torch.where(self.column_robust, x, 0.0)
+            x = torch.where(self.column_robust, self.column_centre + self.column_width * (u.exp() - (-u).exp()) / 2, x)
+        return torch.where(self.column_constant, self.column_mean, x)
 
 
 class _Encoder(_OfModule):
@@ -234,6 +234,13 @@ class _Frozen:
             return torch.from_numpy(self.table.restore(rng.standard_normal(shape)))
         return torch.from_numpy(rng.random(shape, dtype=np.float32))
 
+    def scale(self) -> np.ndarray | float:
+        """What 1 in the module's units is in the samples' own."""
+        if self.table is None:
+            return 1.0
+        zero, one = self.table.restore(np.array([[0.0], [1.0]]) + np.zeros(self.model.image_shape_))
+        return one - zero
+
     def codes(self, n: int, rng: np.random.Generator) -> Tensor:
         """z (n, D) from N(0, I), or uniform code indices (n, h, w)."""
         if self.quantised:
@@ -328,9 +335,7 @@ def _parts(model: Estimator) -> list[_Part]:
             {"x": f"mean of p(x|z), {values}"},
             for_decoder,
             frozen.decode,
-            scale=frozen.table.restore(np.ones(model.image_shape_)) - frozen.table.restore(np.zeros(model.image_shape_))
-            if frozen.table
-            else 1.0,
+            scale=frozen.scale(),
         ),
     ]
     if codes:

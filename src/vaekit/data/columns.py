@@ -149,7 +149,9 @@ class Columns:
         x = x.clip(*bounds)
         if self.low is None or self.high is None:
             if within:
-                raise ValueError("the range of the columns is not known: this run is of an earlier vaekit; train it anew")
+                raise ValueError(
+                    "the range of the columns is not known: this run is of an earlier vaekit; train it anew"
+                )
             return x
         near = np.full(len(whole), True) if within else whole & (self.high <= self.low + 1)
         return x.clip(np.where(near, self.low, -np.inf), np.where(near, self.high, np.inf))
@@ -250,15 +252,15 @@ def array_header(X) -> Header:
     return Header(None, (x.dtype.name if x.dtype.name in KINDS else "float64",) * x.shape[1])
 
 
-def places_of(wanted: Sequence, names: Sequence, name: str) -> list[int]:
-    """Where the columns `wanted` stand among the `names` of the table `name`, which has no others. Raises ValueError that
-    names those that are missing, or are not wanted.
+def places_of(wanted: Sequence, names: Sequence, name: str, *, others: bool = False) -> list[int]:
+    """Where the columns `wanted` stand among the `names` of the table `name`. Raises ValueError that names those that are
+    missing, or are not wanted, unless there may be `others`.
     """
     missing = [each for each in wanted if each not in names]
     if missing:
         near = nearest(str(missing[0]), map(str, names)) if len(missing) == 1 else ""
         raise ValueError(f"{name} lacks {_named(missing)} of the model{near}; it has {_named(names)}")
-    if extra := [each for each in names if each not in wanted]:
+    if not others and (extra := [each for each in names if each not in wanted]):
         raise ValueError(f"{name} has {_named(extra)}, which the model was not trained on; leave out such columns")
     return [list(names).index(each) for each in wanted]
 
@@ -306,9 +308,9 @@ def scaling_problem(x: np.ndarray, header: Header | None) -> str | None:
         )
     more = f" and {len(places) - 5} more" if len(places) > 5 else ""
     return (
-        f"skewed, or with values far from the others: {', '.join(found)}{more}. Standardised, most of their values are all but "
-        "the same, and samples fall where there is no data, such as below 0: scaling='auto' (--scaling auto) takes a positive "
-        "column's logarithm and draws in the tails of others"
+        f"skewed, or with values far from the others: {', '.join(found)}{more}. Their mean and standard deviation say little of "
+        "most of their values, and samples fall where there is no data, such as below 0: scaling='auto' (--scaling auto) takes "
+        "a positive column's logarithm and draws in the tails of others"
     )
 
 

@@ -314,7 +314,8 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
             facts["unreadable"] = unreadable
             problems.append(f"{len(unreadable)} files can't be read: {listed(unreadable)}; train with --skip-bad")
     if n < 500:
-        problems.append(f"only {n} samples: expect blurred reconstructions and overfitting")
+        blur = "" if images.is_table else "blurred reconstructions and "
+        problems.append(f"only {n} samples: expect {blur}overfitting")
     copies = n - len(np.unique(seen.digests))
     facts["duplicates"] = copies
     if copies:
@@ -330,7 +331,7 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
     if seen.constant_values > 0.5:
         problems.append(f"{seen.constant_values:.0%} of the {'columns' if images.is_table else 'pixels'} never change")
     if images.is_table and (badly := scaling_problem(np.asarray(x), images.header)):
-        problems.append(badly)
+        problems.append(f"columns that are {badly}")
     if not images.is_table:
         facts["binary"] = _is_binary(x[:1000] if isinstance(x, np.ndarray) else x.take(slice(1000)), top)
         facts["suggested_likelihood"] = "bernoulli" if facts["binary"] else "gaussian"
@@ -411,7 +412,7 @@ def _suggestion(images: Images, facts: dict) -> tuple[str, list[str]]:
     present = [count for count in facts.get("classes", {}).values() if count]
     model = "cvae" if len(present) > 1 and min(present) >= 20 else "vae"
     if images.is_table:
-        return model, []
+        return model, ["--scaling", "auto"] if scaling_problem(np.asarray(images.x), images.header) else []
     values, flags = math.prod(images.image_shape), []
     if model == "vae" and values > 48 * 48 and min(images.image_shape[:2]) >= 16:
         model = "vqvae"  # a grid of codes keeps what one short vector blurs
