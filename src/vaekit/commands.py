@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import warnings
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,11 +17,14 @@ from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Decoding, split_indices
-from vaekit.messages import check_number, filled, nearest
+from vaekit.data.tables import TABLE_SUFFIXES, read_table
+from vaekit.messages import check_number, filled, in_rows, nearest
 from vaekit.training.prior import PriorSettings
 
 Split = Literal["train", "validation", "test", "all"]
 MOST_IN_A_PICTURE = 2500
+MOST_COLUMNS = 30  # of a table, that `data` prints
+SAMPLE_SUFFIXES = (".png", ".npy", ".npz", *TABLE_SUFFIXES)
 Folder = Annotated[str, tyro.conf.Positional]
 
 
@@ -79,8 +83,12 @@ class Source:
         if len(model.image_shape_) == 1:
             header = model.columns_.header
             how |= {"labels": self.labels or header.label, "columns": header.names}
-        as_then = open_data(self.data, split, **{**how, "split_seed": trained_on["split_seed"] or 0})
-        return as_then if as_then.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
+        images = open_data(self.data, split, **{**how, "split_seed": trained_on["split_seed"] or 0})
+        if images.fingerprint != trained_on["fingerprint"]:
+            images = open_data(self.data, split, **how)
+        for note in images.notes if images.is_table else ():
+            warnings.warn(note, stacklevel=2)  # once, however often the data is opened
+        return images
 
 
 @dataclass(kw_only=True)
@@ -130,7 +138,9 @@ class Data:
         problems, suggestion = facts.pop("problems"), facts.pop("suggestion")
         for part, found in facts.pop("parts", {}).items():
             facts[f"{part} part"] = {"count": found["count"], **found.get("classes", {})}
-        output.print_table(f"data {self.data}", facts)
+        for name, words in list(facts.pop("columns", {}).items())[:MOST_COLUMNS]:
+            facts[f"column {name}"] = words
+        output.print_table(f"data {self.data}", output.worded(facts))
         print("\n".join(f"! {problem}" for problem in problems) or "nothing wrong was found")
         print(f"to begin with: {suggestion}")
         if self.picture is not None:
@@ -219,7 +229,7 @@ class FitPrior(Source):
             "code frequencies at each position": facts.get("position_rate"),
             "fitted prior": facts["validation_rate"],
         }
-        print(f"rate of {facts['validation_images']} held-out images, nats per image:")
+        print(in_rows(f"rate of {facts['validation_images']} held-out images, nats per image:", images.is_table))
         print("\n".join(f"  {name:<34} {rate:.2f}" for name, rate in rates.items() if rate is not None))
 
 
@@ -230,7 +240,8 @@ class Sample:
     run_folder: Folder
     """The trained run."""
     out: str
-    """grid.png, x.npy, x.npz (with labels), or a folder, with a sub-folder per class for conditional models."""
+    """grid.png, x.npy, x.npz (with labels), or a folder, with a sub-folder per class for conditional models; of a table .npy,
+    .npz, .csv, .tsv (.gz, too) or .parquet."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many; of each class with --per-class."""
     label: str | None = None
@@ -245,6 +256,8 @@ class Sample:
     """Of each code, only the likeliest values that together have this probability; for priors over codes."""
     plain_prior: bool = False
     """Sample from the prior the model was trained with, not from the fitted one."""
+    clip: bool = False
+    """Bring the values of each column of a table into the range seen in training."""
     random_state: int | None = None
     """Seed of the draws."""
 
@@ -253,7 +266,7 @@ class Sample:
 
         check_number("n", self.n, whole=True, above=0)
         check_number("random_state", self.random_state, whole=True)
-        output.check_kind(self.out, ".png", ".npy", ".npz")
+        output.check_kind(self.out, *SAMPLE_SUFFIXES)
         model = load(self.run_folder)
         prior = "plain" if self.plain_prior else None
         classes = model.sampling_classes(prior)
@@ -283,8 +296,9 @@ class Sample:
             top_p=self.top_p,
             random_state=self.random_state,
             prior=prior,
+            clip=self.clip,
         )
-        output.write_images(self.out, samples, labels, columns=self.n if self.per_class else 8)
+        output.write_samples(self.out, model, samples, labels, columns=self.n if self.per_class else 8)
         print(f"{n} samples are in {self.out}")
 
 
@@ -295,20 +309,25 @@ class Encode(Source):
     run_folder: Folder
     """The trained run."""
     out: str
-    """z.npy, or z.npz with x the latents and y the labels."""
+    """z.npy, or z.npz with x the latents and y the labels; .csv, .tsv (.gz, too) or .parquet: a column a latent."""
     split: Split = "test"
     """Which part of the data."""
 
     def run(self) -> None:
         from vaekit.files import load
 
-        if not self.out.endswith((".npy", ".npz")):
-            raise ValueError(f"--out must end in .npy or .npz, got {self.out!r}")
+        if not self.out.endswith((".npy", ".npz", *TABLE_SUFFIXES)):
+            raise ValueError(f"--out must end in .npy or .npz, or in {', '.join(TABLE_SUFFIXES)}, got {self.out!r}")
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         labels = _labels(images)
-        codes = model.encode(images.x, labels)
-        output.write_array(self.out, codes, labels)
+        codes = model.encode(images, labels)
+        if self.out.endswith(TABLE_SUFFIXES):
+            flat = codes.reshape(len(codes), -1)
+            named = {f"{type(model).__name__.lower()}{place}": flat[:, place] for place in range(flat.shape[1])}
+            output.write_columns(self.out, named, labels)
+        else:
+            output.write_array(self.out, codes, labels)
         print(f"{codes.dtype} codes of shape {codes.shape} are in {self.out}")
 
 
@@ -319,9 +338,9 @@ class Decode:
     run_folder: Folder
     """The trained run."""
     codes: str
-    """z.npy or z.npz (x)."""
+    """z.npy or z.npz (x), or a table."""
     out: str
-    """x.npy, grid.png or a folder."""
+    """x.npy, grid.png or a folder; of a table as `sample` writes it."""
     label: str | None = None
     """The class, for conditional models."""
 
@@ -329,7 +348,7 @@ class Decode:
         from vaekit.data.readers import read_npy, read_npz
         from vaekit.files import load
 
-        output.check_kind(self.out, ".png", ".npy", ".npz")
+        output.check_kind(self.out, *SAMPLE_SUFFIXES)
         model = load(self.run_folder)
         if self.label is not None and not model.conditional:
             raise ValueError(
@@ -338,12 +357,17 @@ class Decode:
         path = Path(self.codes)
         if not path.exists():
             raise FileNotFoundError(f"no codes at {path}")
-        codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
+        if self.codes.endswith(TABLE_SUFFIXES):
+            found = read_table(path)
+            whole = set(found.header.kinds) == {"int64"}
+            codes = found.x.astype(np.int64).reshape(len(found.x), *model.model_.prior.grid) if whole else found.x
+        else:
+            codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
         if model.conditional and self.label is None:
             raise ValueError(f"{self.run_folder} is conditional: say which class with --label")
         images = model.decode(codes, self.label)
-        output.write_images(self.out, images)
-        print(f"{len(images)} images are in {self.out}")
+        output.write_samples(self.out, model, images)
+        print(f"{len(images)} {in_rows('images', len(model.image_shape_) == 1)} are in {self.out}")
 
 
 @dataclass(kw_only=True)
@@ -353,7 +377,7 @@ class Reconstruct(Source):
     run_folder: Folder
     """The trained run."""
     out: str
-    """grid.png (inputs above reconstructions), x.npy or a folder."""
+    """grid.png (inputs above reconstructions), x.npy or a folder; of a table as `sample` writes it."""
     split: Split = "test"
     """Which part of the data."""
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
@@ -363,21 +387,21 @@ class Reconstruct(Source):
         from vaekit.files import load
 
         check_number("n", self.n, whole=True, above=0)
-        output.check_kind(self.out, ".png", ".npy", ".npz")
+        output.check_kind(self.out, *SAMPLE_SUFFIXES)
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
         images = images.take(np.arange(min(n, len(images))))
-        rebuilt = model.reconstruct(images.x, _labels(images))
-        if self.out.endswith(".png"):
+        rebuilt = model.reconstruct(images, _labels(images))
+        if self.out.endswith(".png") and not images.is_table:
             from vaekit.pictures.figures import reconstructions
             from vaekit.pictures.style import save
 
             save(reconstructions(images.x, {type(model).__name__: rebuilt}), self.out)
             print(f"{len(images)} reconstructions are in {self.out}")
         else:
-            output.write_images(self.out, rebuilt)
-            print(f"{len(images)} images are in {self.out}")
+            output.write_samples(self.out, model, rebuilt, _labels(images) if images.is_table else None)
+            print(f"{len(images)} {in_rows('images', images.is_table)} are in {self.out}")
 
 
 @dataclass(kw_only=True)
@@ -412,7 +436,9 @@ class Evaluate(Source):
             judge, accuracy = get_judge(train, self.open_for(model, "test"), verbose=True)
         folder = None if is_address(self.run_folder) else Path(self.run_folder)
         entry = measure_run(model, train, images, folder, judge=judge, judge_accuracy=accuracy, full=self.full)
-        output.print_table(f"{self.run_folder} on {self.data} ({images.split}, nats per image)", entry)
+        rows = images.is_table
+        title = in_rows(f"{images.split}, nats per image", rows)
+        output.print_table(f"{self.run_folder} on {self.data} ({title})", output.worded(entry, rows=rows))
 
 
 @dataclass(kw_only=True)
@@ -577,7 +603,8 @@ class Sweep(Trainings):
             jobs=self.jobs,
         )
         held = results["data"]["held_out"]
-        output.print_points(f"{self.data}, {held:,} held-out images, nats per image", results["points"])
+        title = in_rows(f"{held:,} held-out images, nats per image", results["data"]["table"])
+        output.print_points(f"{self.data}, {title}", results["points"])
         for advice in results["advice"]:
             print(f"to {advice['purpose']}: --latent-dim {advice['latent_dim']} --beta {advice['beta']:g}")
             print(f"  {advice['reason']}")

@@ -162,8 +162,7 @@ class Columns:
         """
         if frame is None:
             return x.astype(np.result_type(*self.header.kinds))
-        names = self.header.names or tuple(range(x.shape[1]))
-        cells = {name: column.astype(kind) for name, column, kind in zip(names, x.T, self.header.kinds, strict=True)}
+        cells = self.cells(x)
         if frame == "pandas":
             import pandas
 
@@ -171,6 +170,11 @@ class Columns:
         import polars
 
         return polars.DataFrame({str(name): column for name, column in cells.items()})
+
+    def cells(self, x: np.ndarray) -> dict[str | int, np.ndarray]:
+        """x (N, D), `settled`, column by column: names, or places where there are none, and values (N,) of their types."""
+        names = self.header.names or range(x.shape[1])
+        return {name: column.astype(kind) for name, column, kind in zip(names, x.T, self.header.kinds, strict=True)}
 
     def _unscaled(self, x: np.ndarray) -> np.ndarray:
         """x (N, D) -> u (N, D) float64, before the mean is taken off."""
@@ -308,9 +312,9 @@ def scaling_problem(x: np.ndarray, header: Header | None) -> str | None:
         )
     more = f" and {len(places) - 5} more" if len(places) > 5 else ""
     return (
-        f"skewed, or with values far from the others: {', '.join(found)}{more}. Their mean and standard deviation say little of "
-        "most of their values, and samples fall where there is no data, such as below 0: scaling='auto' (--scaling auto) takes "
-        "a positive column's logarithm and draws in the tails of others"
+        f"skewed, or with values far from the others: {', '.join(found)}{more}. Their mean and standard deviation say little "
+        "of most of their values, and samples fall where there is no data, such as below 0: scaling='auto' (--scaling auto) "
+        "takes a positive column's logarithm and draws in the tails of others"
     )
 
 

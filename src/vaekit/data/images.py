@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vaekit.data.columns import Header, scaling_problem
+from vaekit.data.columns import Header, array_header, scaling_problem
 from vaekit.data.frames import frame_library, frame_values, not_finite
 
 PARTS = ("train", "validation", "test")
@@ -306,6 +306,9 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
         "mean": seen.mean,
         "fingerprint": images.fingerprint,
     }
+    if images.is_table:
+        del facts["range"], facts["mean"]  # of columns in units of their own
+        facts["columns"] = _column_facts(images)
     problems = list(images.notes)
     if images.files is not None:
         facts |= {"sizes": images.files.sizes, "modes": images.files.modes}
@@ -353,6 +356,16 @@ def listed(names: list[str], most: int = 5) -> str:
     """The first few of `names`, and how many more there are."""
     more = f"; and {len(names) - most} more" if len(names) > most else ""
     return "; ".join(names[:most]) + more
+
+
+def _column_facts(images: Images) -> dict[str, str]:
+    """What is in each column of a table, in words."""
+    header = images.header or array_header(images.x)
+    names = header.names or range(len(header.kinds))
+    return {
+        str(name): f"{kind}, {column.min():.6g} to {column.max():.6g}, mean {column.mean(dtype=np.float64):.6g}"
+        for name, kind, column in zip(names, header.kinds, images.x.T, strict=True)
+    }
 
 
 class _Survey(NamedTuple):

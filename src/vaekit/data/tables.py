@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -75,7 +76,11 @@ def read_table(
     label = _label_column(kept, labels, columns) if named else None
     if label is not None:
         kept.remove(label)
-        notes = (*notes, f"labels are taken from column {label.cells.name!r} of {path}")
+    if label is not None and labels is None:
+        notes = (
+            *notes,
+            f"labels are taken from column {label.cells.name!r} of {path}; --drop {label.cells.name} leaves it out",
+        )
     if columns is not None and named:
         names = [column.cells.name for column in kept]
         places = places_of(columns, names, str(path), others=True)
@@ -296,6 +301,33 @@ def _reads_as_number(cell: str, decimal_commas: bool) -> bool:
     except ValueError:
         return False
     return text.lower() not in _MISSING
+
+
+def write_table(path: Path, columns: dict[str | int, np.ndarray]) -> bytes:
+    """The columns (N,) as the file at `path` is to hold them, which `read_table` reads back; whole numbers for names are places
+    of columns without one.
+    """
+    if path.suffix.lower() == ".parquet":
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError:
+            raise ValueError(
+                f"{path} needs the library pyarrow: pip install 'vaekit[datasets]', or write .csv"
+            ) from None
+        buffer = pyarrow.BufferOutputStream()
+        table = pyarrow.table({str(name): column for name, column in columns.items()})
+        parquet.write_table(table, buffer)
+        return buffer.getvalue().to_pybytes()
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter="\t" if ".tsv" in path.name.lower() else ",", lineterminator="\n")
+    if any(isinstance(name, str) for name in columns):
+        writer.writerow(columns)
+    # The shortest text that reads back as the same number of its type.
+    short = [column.astype(str) if column.dtype in (np.float16, np.float32) else column for column in columns.values()]
+    writer.writerows(zip(*(column.tolist() for column in short), strict=True))
+    data = text.getvalue().encode()
+    return gzip.compress(data, mtime=0) if path.suffix.lower() == ".gz" else data
 
 
 # ---- Parquet ---------------------------------------------------------------------------------------------------------

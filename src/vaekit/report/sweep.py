@@ -31,6 +31,7 @@ from vaekit.estimators import BetaVAE
 from vaekit.evaluation.generation import get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
+from vaekit.messages import in_rows
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
 from vaekit.training.checkpoint import locked
@@ -182,7 +183,10 @@ def _sweep(
                 raise
     results = _write(folder / "sweep.json", grid, train, held, records, finished=True)
     chosen = results["advice"][0]
-    save(figures.sweep(results["points"], chosen=(chosen["latent_dim"], chosen["beta"])), folder / "sweep.png")
+    picture = figures.sweep(
+        results["points"], chosen=(chosen["latent_dim"], chosen["beta"]), sample=in_rows("image", train.is_table)
+    )
+    save(picture, folder / "sweep.png")
     return results
 
 
@@ -245,6 +249,12 @@ def advise(points: Sequence[dict]) -> list[Advice]:
             )
         )
     return found
+
+
+def _worded(advice: Advice, train: Images) -> Advice:
+    """Of a table's rows, where `train` has such."""
+    words = {name: in_rows(getattr(advice, name), train.is_table) for name in ("purpose", "reason")}
+    return advice._replace(**words)
 
 
 def _over_seeds(points: Sequence[dict]) -> list[dict]:
@@ -362,10 +372,16 @@ def _write(
     points = sorted(records.values(), key=lambda p: (p["latent_dim"], p["beta"], p["seed"]))
     results = {
         "vaekit": __version__,
-        "data": {"name": train.name, "fingerprint": train.fingerprint, "train": len(train), "held_out": len(held)},
+        "data": {
+            "name": train.name,
+            "fingerprint": train.fingerprint,
+            "train": len(train),
+            "held_out": len(held),
+            "table": train.is_table,
+        },
         "grid": vars(grid),
         "points": points,
-        "advice": [advice._asdict() for advice in advise(points)] if finished else [],
+        "advice": [_worded(advice, train)._asdict() for advice in advise(points)] if finished else [],
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(results, indent=1) + "\n")
