@@ -215,7 +215,7 @@ def test_tables_come_back_in_their_units(cls):
     x, y = numbers(), labels_for(numbers())
     model = tiny(cls, epochs=30, **({"n_codes": 32} if cls is VQVAE else {})).fit(x, y)
     out = model.reconstruct(x, y)
-    assert (out.shape, out.dtype) == (x.shape, np.float32)
+    assert (out.shape, out.dtype) == (x.shape, np.float64)
     assert np.allclose(out.mean(0), x.mean(0), atol=0.5 * x.std(0))
     samples = model.sample(200, random_state=0, prior="plain")
     assert samples.shape == (200, 3)

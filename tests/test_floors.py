@@ -21,10 +21,13 @@ FLOORS = [
     ],
     ["models.autoencoder", "models.ladder", "models.objectives", "models"],
     [
+        "data.columns",
+        "data.frames",
         "data.given",
         "data.images",
         "data.kinds",
         "data.readers",
+        "data.tables",
         "data.datasets",
         "data.cache",
         "data.sprites",

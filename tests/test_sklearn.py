@@ -286,7 +286,7 @@ def test_standardisation_and_classes_are_those_of_the_first_call():
     assert model.class_frequencies_ == pytest.approx([0.5, 0.5, 0])
     model.partial_fit(100 + 50 * x, np.full(64, 2))
     assert model.class_frequencies_ == pytest.approx([0.25, 0.25, 0.5])
-    assert np.allclose(model._mean, x.mean(0))
+    assert np.allclose(model.columns_.mean, x.mean(0))
     assert model.predict_proba(x).shape == (64, 3)
     with pytest.raises(ValueError, match="unknown label '3'; the model knows 0, 1, 2"):
         model.partial_fit(x, np.arange(64) % 4)

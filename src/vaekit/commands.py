@@ -16,12 +16,15 @@ from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import inputs_of, opening_flags
 from vaekit.data.images import COLOURS, WHOLE, Decoding, SizesDiffer, listed, split_indices, spread
-from vaekit.messages import check_number, filled, nearest, nearest_path
+from vaekit.data.tables import TABLE_SUFFIXES, read_table
+from vaekit.messages import check_number, filled, in_rows, nearest, nearest_path
 from vaekit.owned import check_file, check_folder
 from vaekit.training.prior import PriorSettings
 
 Split = Literal["train", "validation", "test", "all"]
 MOST_IN_A_PICTURE = 2500
+MOST_COLUMNS = 30  # of a table, that `data` prints
+SAMPLE_SUFFIXES = (".png", ".npy", ".npz", *TABLE_SUFFIXES)
 Folder = Annotated[str, tyro.conf.Positional]
 
 
@@ -30,7 +33,7 @@ class Source:
     """Which images a command works on."""
 
     data: str
-    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images."""
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx, .csv, .tsv or .parquet file, or a glob of images."""
     split_seed: int | None = None
     """Seed of the 80/10/10 split of data without a test part; None is the run's own, or 0."""
     resize: int | None = None
@@ -46,8 +49,10 @@ class Source:
     white: int | None = None
     """The value of white in integer pixels, such as 4095 for 12 bits; None is the run's own, or found from all of the data."""
     labels: str | None = None
-    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy. None is the
-    run's own for the data it was trained on."""
+    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy; of a table, its
+    column of labels. None is the run's own for the data it was trained on."""
+    drop: str | None = None
+    """Columns of a table to leave out, separated by commas."""
     skip_bad: bool = False
     """Go on without the image files that can't be read, as a run does that was trained so."""
     binarize: Literal["none", "fixed", "dynamic"] | None = None
@@ -71,6 +76,7 @@ class Source:
             "labels": self.labels or (as_then.get("labels") if at_home else None),
             "skip_bad": self.skip_bad or as_then.get("skip_bad", False),
             "binarize": self.binarize or as_then.get("binarize", "none"),
+            **({"drop": self.drop} if self.drop else {}),
         }
 
     def inputs(self) -> list[str]:
@@ -109,13 +115,16 @@ class Source:
     def _open_for(self, model, split: str, **more) -> Images:
         trained_on = model.facts_["data"]
         how = self.how(trained_on) | more
+        if len(model.image_shape_) == 1:
+            header = model.columns_.header
+            how |= {"labels": self.labels or header.label, "columns": header.names}
         try:
-            as_then = open_data(self.data, split, **{**how, "split_seed": trained_on["split_seed"] or 0})
+            images = open_data(self.data, split, **{**how, "split_seed": trained_on["split_seed"] or 0})
         except SizesDiffer as error:
             if len(model.image_shape_) == 3 and model.image_shape_[0] == model.image_shape_[1]:
                 error.side = model.image_shape_[0]
             raise
-        return as_then if as_then.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
+        return images if images.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
 
     def say(self, images: Images) -> None:
         """Prints what a person should be told of the data, on standard error."""
@@ -132,7 +141,7 @@ class Data:
     """What is in a data set, and what is wrong with it."""
 
     data: Folder
-    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images."""
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx, .csv, .tsv or .parquet file, or a glob of images."""
     resize: int | None = None
     """Side in pixels that images from files are brought to."""
     fit: Literal["crop", "pad"] = "crop"
@@ -144,7 +153,10 @@ class Data:
     white: int | None = None
     """The value of white in integer pixels, such as 4095 for 12 bits; None finds it from all of the data."""
     labels: str | None = None
-    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy."""
+    """A table (CSV) with the label of each image file, where there are no class sub-folders; for x.npy, y.npy; of a table, its
+    column of labels."""
+    drop: str | None = None
+    """Columns of a table to leave out, separated by commas."""
     split_seed: int = 0
     """Seed of the 80/10/10 split of data without a test part."""
     picture: str | None = None
@@ -161,12 +173,13 @@ class Data:
             if not self.picture.endswith(".png"):
                 raise ValueError(f"--picture must end in .png, got {self.picture!r}")
             check_file(self.picture, inputs=inputs_of(self.data, self.labels), overwrite=self.overwrite)
-        whole, parts = open_whole(self.data, decoding, labels=self.labels, skip_bad=True)
+        whole, parts = open_whole(self.data, decoding, labels=self.labels, skip_bad=True, drop=self.drop or ())
         if parts is None and len(whole) >= 10:
             parts = split_indices(whole.y, len(whole), self.split_seed)
         facts = describe(whole, parts)
         model, flags = facts.pop("suggested_model"), facts.pop("suggested_flags")
-        flags += opening_flags({**decoding._asdict(), "labels": self.labels, "split_seed": self.split_seed})
+        how = {"labels": self.labels, "split_seed": self.split_seed, **({"drop": self.drop} if self.drop else {})}
+        flags += opening_flags({**decoding._asdict(), **how})
         facts["suggestion"] = shlex.join(
             ["vaekit", "train", model, "--data", self.data, *flags, "--out", f"runs/{model}"]
         )
@@ -178,7 +191,9 @@ class Data:
         problems, suggestion = facts.pop("problems"), facts.pop("suggestion")
         for part, found in facts.pop("parts", {}).items():
             facts[f"{part} part"] = {"count": found["count"], **found.get("classes", {})}
-        output.print_table(f"data {self.data}", facts)
+        for name, words in list(facts.pop("columns", {}).items())[:MOST_COLUMNS]:
+            facts[f"column {name}"] = words
+        output.print_table(f"data {self.data}", output.worded(facts))
         print("\n".join(f"! {problem}" for problem in problems) or "nothing wrong was found")
         print(f"to begin with: {suggestion}")
         if self.picture is not None:
@@ -269,7 +284,7 @@ class FitPrior(Source):
             "code frequencies at each position": facts.get("position_rate"),
             "fitted prior": facts["validation_rate"],
         }
-        print(f"rate of {facts['validation_images']} held-out images, nats per image:")
+        print(in_rows(f"rate of {facts['validation_images']} held-out images, nats per image:", images.is_table))
         print("\n".join(f"  {name:<34} {rate:.2f}" for name, rate in rates.items() if rate is not None))
 
 
@@ -280,7 +295,8 @@ class Sample:
     run_folder: Folder
     """The trained run."""
     out: str
-    """grid.png, x.npy, x.npz (with labels), or a folder, with a sub-folder per class for conditional models."""
+    """grid.png, x.npy, x.npz (with labels), or a folder, with a sub-folder per class for conditional models; of a table .npy,
+    .npz, .csv, .tsv (.gz, too) or .parquet."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
@@ -297,6 +313,8 @@ class Sample:
     """Of each code, only the likeliest values that together have this probability; for priors over codes."""
     plain_prior: bool = False
     """Sample from the prior the model was trained with, not from the fitted one."""
+    clip: bool = False
+    """Bring the values of each column of a table into the range seen in training."""
     random_state: int | None = None
     """Seed of the draws."""
 
@@ -305,7 +323,7 @@ class Sample:
 
         check_number("n", self.n, whole=True, above=0)
         check_number("random_state", self.random_state, whole=True)
-        output.check_out(self.out, ".png", ".npy", ".npz", overwrite=self.overwrite)
+        output.check_out(self.out, *SAMPLE_SUFFIXES, overwrite=self.overwrite)
         model = load(self.run_folder)
         prior = "plain" if self.plain_prior else None
         classes = model.sampling_classes(prior)
@@ -335,8 +353,9 @@ class Sample:
             top_p=self.top_p,
             random_state=self.random_state,
             prior=prior,
+            clip=self.clip,
         )
-        output.write_images(self.out, samples, labels)
+        output.write_samples(self.out, model, samples, labels)
         print(f"{n} samples are in {self.out}")
 
 
@@ -347,7 +366,7 @@ class Encode(Source):
     run_folder: Folder
     """The trained run."""
     out: str
-    """z.npy, or z.npz with x the latents and y the labels."""
+    """z.npy, or z.npz with x the latents and y the labels; .csv, .tsv (.gz, too) or .parquet: a column a latent."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     split: Split = "test"
@@ -356,14 +375,19 @@ class Encode(Source):
     def run(self) -> None:
         from vaekit.files import load
 
-        if not self.out.endswith((".npy", ".npz")):
-            raise ValueError(f"--out must end in .npy or .npz, got {self.out!r}")
+        if not self.out.endswith((".npy", ".npz", *TABLE_SUFFIXES)):
+            raise ValueError(f"--out must end in .npy or .npz, or in {', '.join(TABLE_SUFFIXES)}, got {self.out!r}")
         check_file(self.out, inputs=self.inputs(), overwrite=self.overwrite)
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         labels = _labels(images)
-        codes = model.encode(images.x, labels)
-        output.write_array(self.out, codes, labels)
+        codes = model.encode(images, labels)
+        if self.out.endswith(TABLE_SUFFIXES):
+            flat = codes.reshape(len(codes), -1)
+            named = {f"{type(model).__name__.lower()}{place}": flat[:, place] for place in range(flat.shape[1])}
+            output.write_columns(self.out, named, labels)
+        else:
+            output.write_array(self.out, codes, labels)
         print(f"{codes.dtype} codes of shape {codes.shape} are in {self.out}")
 
 
@@ -374,9 +398,9 @@ class Decode:
     run_folder: Folder
     """The trained run."""
     codes: str
-    """z.npy or z.npz (x)."""
+    """z.npy or z.npz (x), or a table."""
     out: str
-    """x.npy, grid.png or a folder."""
+    """x.npy, grid.png or a folder; of a table as `sample` writes it."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     label: str | None = None
@@ -386,7 +410,7 @@ class Decode:
         from vaekit.data.readers import read_npy, read_npz
         from vaekit.files import load
 
-        output.check_out(self.out, ".png", ".npy", ".npz", inputs=[self.codes], overwrite=self.overwrite)
+        output.check_out(self.out, *SAMPLE_SUFFIXES, inputs=[self.codes], overwrite=self.overwrite)
         model = load(self.run_folder)
         if self.label is not None and not model.conditional:
             raise ValueError(
@@ -395,12 +419,17 @@ class Decode:
         path = Path(self.codes)
         if not path.exists():
             raise FileNotFoundError(f"no codes at {path}{nearest_path(path)}")
-        codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
+        if self.codes.endswith(TABLE_SUFFIXES):
+            found = read_table(path)
+            whole = set(found.header.kinds) == {"int64"}
+            codes = found.x.astype(np.int64).reshape(len(found.x), *model.model_.prior.grid) if whole else found.x
+        else:
+            codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
         if model.conditional and self.label is None:
             raise ValueError(f"{self.run_folder} is conditional: say which class with --label")
         images = model.decode(codes, self.label)
-        output.write_images(self.out, images)
-        print(f"{len(images)} images are in {self.out}")
+        output.write_samples(self.out, model, images)
+        print(f"{len(images)} {in_rows('images', len(model.image_shape_) == 1)} are in {self.out}")
 
 
 @dataclass(kw_only=True)
@@ -410,7 +439,7 @@ class Reconstruct(Source):
     run_folder: Folder
     """The trained run."""
     out: str
-    """grid.png (inputs above reconstructions), x.npy or a folder."""
+    """grid.png (inputs above reconstructions), x.npy or a folder; of a table as `sample` writes it."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     split: Split = "test"
@@ -422,15 +451,15 @@ class Reconstruct(Source):
         from vaekit.files import load
 
         check_number("n", self.n, whole=True, above=0)
-        output.check_out(self.out, ".png", ".npy", ".npz", inputs=self.inputs(), overwrite=self.overwrite)
+        output.check_out(self.out, *SAMPLE_SUFFIXES, inputs=self.inputs(), overwrite=self.overwrite)
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
         if n < len(images):
             images = images.take(spread(images, n))
         labels = _labels(images)
-        rebuilt = model.reconstruct(images.x, labels)
-        if self.out.endswith(".png"):
+        rebuilt = model.reconstruct(images if images.is_table else images.x, labels)
+        if self.out.endswith(".png") and not images.is_table:
             from vaekit.pictures.figures import reconstructions
             from vaekit.pictures.style import save
 
@@ -438,8 +467,8 @@ class Reconstruct(Source):
             save(reconstructions(images.x, {type(model).__name__: rebuilt}, names=names), self.out)
             print(f"{len(images)} reconstructions are in {self.out}")
         else:
-            output.write_images(self.out, rebuilt)
-            print(f"{len(images)} images are in {self.out}")
+            output.write_samples(self.out, model, rebuilt, labels if images.is_table else None)
+            print(f"{len(images)} {in_rows('images', images.is_table)} are in {self.out}")
 
 
 @dataclass(kw_only=True)
@@ -470,7 +499,9 @@ class Evaluate(Source):
             judge, accuracy = get_judge(train, self.open_for(model, "test"), verbose=True)
         folder = None if is_address(self.run_folder) else Path(self.run_folder)
         entry = measure_run(model, train, images, folder, judge=judge, judge_accuracy=accuracy, full=self.full)
-        output.print_table(f"{self.run_folder} on {self.data} ({images.split}, nats per image)", entry)
+        rows = images.is_table
+        title = in_rows(f"{images.split}, nats per image", rows)
+        output.print_table(f"{self.run_folder} on {self.data} ({title})", output.worded(entry, rows=rows))
 
 
 @dataclass(kw_only=True)
@@ -637,7 +668,8 @@ class Sweep(Trainings):
             jobs=self.jobs,
         )
         held = results["data"]["held_out"]
-        output.print_points(f"{self.data}, {held:,} held-out images, nats per image", results["points"])
+        title = in_rows(f"{held:,} held-out images, nats per image", results["data"]["table"])
+        output.print_points(f"{self.data}, {title}", results["points"])
         for advice in results["advice"]:
             print(f"to {advice['purpose']}: --latent-dim {advice['latent_dim']} --beta {advice['beta']:g}")
             print(f"  {advice['reason']}")

@@ -20,6 +20,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
+from vaekit.data.columns import SCALINGS, Columns, Header, places_of, scaling_problem
+from vaekit.data.frames import frame_library, table_header
 from vaekit.data.given import as_array
 from vaekit.data.images import (
     DARK,
@@ -33,6 +35,7 @@ from vaekit.data.images import (
     in_channels,
     is_mapped,
     label_column,
+    listed,
     no_labels,
 )
 from vaekit.hub import draw_samples, push_to_hub
@@ -75,6 +78,9 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
     gaussian_fixed."""
     likelihood_variance: float = 0.098
     """Variance of gaussian_fixed, the report's lambda; intensities are in [0, 1]."""
+    scaling: str = "standard"
+    """Of a table's columns: standard (mean and standard deviation), log (first the logarithm of positive columns), robust
+    (first median and quartiles, with the tails drawn in) or auto (log or robust for columns that need it)."""
     epochs: int | None = None
     """Passes over the data; None is about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
     (50 for wang2023)."""
@@ -174,7 +180,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         labels, classes = (None, ()) if y is None or not self.conditional else check_labels(y, len(x))
         self._check_names(X, reset=True)
         self._x_layout = _layout(X, _white(X))
-        return self._fit(Images(x, labels, classes, "array", fingerprint(x, labels)))
+        return self._fit(Images(x, labels, classes, "array", fingerprint(x, labels), header=table_header(X)))
 
     def partial_fit(self, X, y=None, classes=None):
         """One more pass over X with the weights there are; where nothing is fitted yet, it starts as `fit` on this X would.
@@ -191,7 +197,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             raise ValueError("partial_fit can't stop early, since it has no end: set early_stopping=False, or call fit")
         start = not hasattr(self, "n_parameters_")
         x = check_array(X) if start else self._check_input(X)
-        images = Images(x, None, (), "array")
+        images = Images(x, None, (), "array", header=table_header(X))
         if self.conditional and y is not None:
             known = (check_labels(y, len(x)) if classes is None else check_labels(classes, len(classes), "classes"))[1]
             if not start and classes is not None and list(known) != self.classes_.tolist():
@@ -205,6 +211,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             self._take_in(images)
             seed, seen, self.history_ = check_random_state(self.random_state), 0, []
             self.resolved_ = self._resolve(len(images), table=images.is_table)
+            self._warn_about_columns(images)
             self.model_ = self._make_module(seed).to(pick_device(self.device))
         else:
             seed, seen = self.facts_["seed"], self.facts_["data"]["images"]
@@ -276,7 +283,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             raise ValueError(f"log={log!r} needs a run folder: give folder, too")
         if self.conditional and images.y is None:
             raise ValueError(no_labels(images, type(self).__name__))
-        self._check_names(images.x, reset=True)
+        self._check_names(images, reset=True)
         self._x_layout = _layout(images.x, 255 if images.x.dtype == np.uint8 else None)
         events = Events(Path(folder) / log) if folder and log else None
         return self._fit(
@@ -310,6 +317,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         resolved = self.filled_in()
         self._warn_about_likelihood(filled(resolved.likelihood), images)
         self._warn_about_scale(images)
+        self._warn_about_columns(images)
         per_epoch = max(1, len(data) // min(filled(resolved.batch_size), len(data)))
         self._forget_prior()
         self.model_ = self._make_module(seed).to(device)
@@ -352,10 +360,10 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         """What the data says of itself: shape, a table's standardisation, the classes and how frequent they are."""
         self.image_shape_ = tuple(images.x.shape[1:])
         self.__dict__.pop("n_features_in_", None)
+        self.__dict__.pop("columns_", None)
         if images.is_table:
             self.n_features_in_ = images.x.shape[1]
-            self._mean, scale = images.x.mean(0, dtype=np.float64), images.x.std(0, dtype=np.float64)
-            self._scale = np.where(scale > 0, scale, 1.0)
+            self.columns_ = Columns.fit(images.x, images.header, self.scaling)
         if self.conditional:
             self.classes_ = np.asarray(images.classes)
             self.class_frequencies_ = np.bincount(filled(images.y), minlength=len(images.classes)) / len(images)
@@ -397,6 +405,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         for name, known in (
             ("architecture", ARCHITECTURES),
             ("likelihood", LIKELIHOODS),
+            ("scaling", SCALINGS),
             ("schedule", SCHEDULES),
             ("precision", tuple(PRECISIONS)),
         ):
@@ -413,6 +422,8 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             )
         if images.is_table and self.architecture not in (None, "mlp"):
             raise ValueError(f"architecture {self.architecture!r} is for images; tables need 'mlp'")
+        if self.scaling != "standard" and not images.is_table:
+            raise ValueError(f"scaling {self.scaling!r} is for the columns of tables; images need 'standard'")
         if self.width is not None and self.architecture != "mlp" and not images.is_table:
             raise ValueError(f"width={self.width} is the mlp's: it needs architecture 'mlp', got {self.architecture!r}")
         if images.is_table and self.likelihood not in (None, "gaussian", "gaussian_fixed"):
@@ -517,6 +528,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         """`images` as the module wants them, on `device`; tables standardised, labels for conditional models only. Images in a
         memory-mapped file stay there, and their batches are taken to the device.
         """
+        self._check_names(images, reset=False)
         labels = None
         if self.conditional:
             if images.y is None:
@@ -524,12 +536,13 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             labels = filled(self._label_index(np.asarray(images.classes)[images.y], len(images))).to(device)
         mapped = is_mapped(images.x) and not images.is_table
         x = Mapped(images.x, device) if mapped else self._stored(np.asarray(images.x)).to(device)
-        return Data(x, labels, dynamic=images.binarize == "dynamic")
+        log_det = torch.from_numpy(self.log_det(images.x)) if images.is_table else None
+        return Data(x, labels, dynamic=images.binarize == "dynamic", log_det=log_det)
 
     def _stored(self, x: np.ndarray) -> Tensor:
         """(N, H, W, C) images, or a table as standardised images (N, 1, D, 1)."""
         if x.ndim == 2:
-            x = ((x - self._mean) / self._scale).astype(np.float32)[:, None, :, None]
+            x = self.columns_.inputs(x)[:, None, :, None]
         return torch.from_numpy(np.require(x, requirements=("C", "W")))
 
     def _warn_about_likelihood(self, likelihood: str, images: Images) -> None:
@@ -550,6 +563,10 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         if words := darkness(brightest(images.x, top / DARK + 1e-9), top):
             warnings.warn(f"images are {words}", stacklevel=4)
 
+    def _warn_about_columns(self, images: Images) -> None:
+        if images.is_table and self.scaling == "standard" and (badly := scaling_problem(images.x, images.header)):
+            warnings.warn(f"{images.name} has columns that are {badly}", stacklevel=4)
+
     # ---- using a fitted model ----------------------------------------------------------------------------------
 
     def transform(self, X, y=None) -> np.ndarray:
@@ -557,13 +574,16 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         return self.encode(X, y)
 
     def inverse_transform(self, Z, y=None) -> np.ndarray:
-        """Z as `transform` gives it -> decoded images (the mean of p(x|z)) in the layout and dtype family of fit's X."""
-        return self._decode(self._as_latents(Z), y)
+        """Z as `transform` gives it -> decoded images (the mean of p(x|z)) in the layout and dtype family of fit's X; a table
+        as the data frame or array that fit's X was, as `sample` says.
+        """
+        return self._in_form(self._decode(self._as_latents(Z), y), self._frame, index=_index(Z))
 
     def reconstruct(self, X, y=None) -> np.ndarray:
-        """inverse_transform(transform(X)): through the posterior mean, or the nearest codes."""
+        """inverse_transform(transform(X)): through the posterior mean, or the nearest codes. A data frame comes back as one."""
         y = self._labels_or_inferred(X, y)
-        return self.inverse_transform(self.transform(X, y), y)
+        rebuilt = self._decode(self._as_latents(self.transform(X, y)), y)
+        return self._in_form(rebuilt, frame_library(X), index=_index(X))
 
     def encode(self, X, y=None) -> np.ndarray:
         """X -> the mode of q(z|x): (N, latent_dim) float, or code indices (N, h, w) int64 of a VQ-VAE."""
@@ -586,17 +606,23 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         top_p: float | None = None,
         random_state=None,
         prior: str | None = None,
-    ) -> np.ndarray:
-        """n new images: decoded draws from the prior, in the layout and dtype family of fit's X.
+        clip: bool = False,
+    ):
+        """n new images: decoded draws from the prior, in the layout and dtype family of fit's X. A model of a table gives rows,
+        in a data frame of the same library and column names where fit's X was one, else in an array. Columns of integers are
+        rounded, those of 0 and 1 or booleans to one of the two, and constant ones are what they were.
 
         y: one label or n of them, for conditional models and class-conditional priors; None draws labels as frequent as in
             training.
         temperature: scales the spread of the prior, > 0. top_k (>= 1), top_p (in (0, 1]): for priors over codes only.
         prior: None is the fitted one where there is one; "plain" is the one the model was trained with.
+        clip: brings the values of each column of a table into the range seen in training.
         Raises NotFittedError for a VQ-VAE that has no fitted prior, ValueError for what doesn't fit.
         """
         self._check_fitted()
         self._check_has_samples(prior)
+        if clip and len(self.image_shape_) == 3:
+            raise ValueError("clip is for tables, whose columns have a range; images are in theirs already")
         module = self.with_prior(prior)
         choices = self._check_choices(module.prior, temperature, top_k, top_p)
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
@@ -614,7 +640,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 for chosen, count in self._blocks(len(codes)):
                     known = labels[chosen] if labels is not None and self.conditional else None
                     parts.append(self._as_given(module.decode(codes[chosen], known)[:count].cpu()))
-        return np.concatenate(parts)
+        return self._in_form(np.concatenate(parts), self._frame, clip=clip)
 
     def sampling_classes(self, prior: str | None = None) -> np.ndarray | None:
         """The labels that `sample` can be asked for: of a conditional model, or of its class-conditional prior."""
@@ -674,10 +700,11 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         """Where the fitted module lives."""
         return next(self.model_.parameters()).device
 
-    @property
-    def log_scale_(self) -> float:
-        """Log-determinant of a table's standardisation: what its nats gain in the original units; 0 for images."""
-        return float(np.log(self._scale).sum()) if len(self.image_shape_) == 1 else 0.0
+    def log_det(self, x: np.ndarray) -> np.ndarray:
+        """(N,) log-determinant of a table's scaling at its rows x: what the nats of their density lose in its own units; 0 for
+        images.
+        """
+        return self.columns_.log_det(x) if len(self.image_shape_) == 1 else np.zeros(len(x))
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "n_parameters_"):
@@ -689,12 +716,29 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         return self.model_.latent.latent_dim
 
     def _check_names(self, X, *, reset: bool) -> None:
-        """Takes the column names of a data frame into `feature_names_in_`, or compares them, as scikit-learn does."""
-        validate_data(self, X, reset=reset, skip_check_array=True, ensure_2d=False)
+        """Takes the column names of a data frame into `feature_names_in_`, or compares them, as scikit-learn does. `Images`
+        know theirs; of an array among them nothing is known and nothing said.
+        """
+        if not isinstance(X, Images):
+            validate_data(self, X, reset=reset, skip_check_array=True, ensure_2d=False)
+            return
+        if reset:
+            validate_data(self, X.x, reset=True, skip_check_array=True, ensure_2d=False)
+            self._take_names(X.header)
+        elif hasattr(self, "columns_") and X.header is not None:
+            names, known = X.header.names, self.columns_.header.names
+            if None not in (names, known) and places_of(known, names, X.name) != list(range(len(names))):
+                raise ValueError(f"{X.name} has the model's columns in another order: {listed(list(map(str, names)))}")
+
+    def _take_names(self, header: Header | None) -> None:
+        if header is not None and header.names is not None and all(isinstance(name, str) for name in header.names):
+            self.feature_names_in_ = np.asarray(header.names, dtype=object)
 
     def _check_input(self, X) -> np.ndarray:
         self._check_fitted()
         self._check_names(X, reset=False)
+        if isinstance(X, Images):
+            return X.x
         white = self._x_layout["white"]
         x = check_array(X, white=white)
         if white == 255 and x.ndim == 4 and x.dtype == np.uint8 and brightest(x, 2) == 1:
@@ -756,7 +800,10 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
 
     def _map(self, function, X, y) -> np.ndarray:
         """function(x, y) over batches on the device, in eval mode -> numpy, concatenated."""
-        x = self._check_input(X)
+        return self._over(function, self._check_input(X), y)
+
+    def _over(self, function, x: np.ndarray, y) -> np.ndarray:
+        """`_map` of an x that has been checked."""
         index = self._label_index(y, len(x))
         parts = []
         with torch.inference_mode():
@@ -810,14 +857,14 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         return np.concatenate(parts)
 
     def _as_given(self, x: Tensor) -> np.ndarray:
-        """(N, C, H, W) decoded -> the layout and dtype family of fit's X; tables get their units back."""
+        """(N, C, H, W) decoded -> the layout and dtype family of fit's X; of a table (N, D) float64 in its own units."""
         out = x.permute(0, 2, 3, 1).contiguous().numpy()
         if not np.isfinite(out).all():
             raise ValueError(
                 "decoded images hold NaN or infinity: the latents, or the weights of this model, are too large"
             )
         if len(self.image_shape_) == 1:
-            return out[:, 0, :, 0] * self._scale.astype(np.float32) + self._mean.astype(np.float32)
+            return self.columns_.restore(out[:, 0, :, 0])
         if not self._x_layout["channel_axis"]:
             out = out[..., 0]
         return np.rint(out * self._x_layout["white"]).astype(np.uint8) if self._x_layout["eight_bit"] else out
@@ -827,6 +874,17 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         other = copy.copy(self)
         other._x_layout = {**self._x_layout, "white": 255 if self._x_layout["eight_bit"] else None}
         return other
+
+    def _in_form(self, x: np.ndarray, frame: str | None = None, *, index=None, clip: bool = False):
+        """What `_as_given` gave, as it goes to the user: images are, rows of a table take the form of their columns."""
+        if len(self.image_shape_) == 3:
+            return x
+        return self.columns_.given(self.columns_.settled(x, within=clip), frame, index)
+
+    @property
+    def _frame(self) -> str | None:
+        """The library of the data frame that fit's X was."""
+        return self.columns_.header.frame if len(self.image_shape_) == 1 else None
 
     def _elbo(self, X, y, n_draws: int) -> np.ndarray:
         model = self.model_
@@ -838,13 +896,18 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 draws = [torch.stack(distortion_and_rate(model.trace(h, x, labels))).sum(0) for _ in range(n_draws)]
             return -torch.stack(draws).mean(0)
 
-        nats = self._map(elbo, X, y).astype(np.float64)
-        return nats - self.log_scale_
+        x = self._check_input(X)
+        return self._over(elbo, x, y).astype(np.float64) - self.log_det(x)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _index(X):
+    """The index of a pandas frame, None of anything else."""
+    return X.index if frame_library(X) == "pandas" else None
 
 
 def _layout(X, white: int | None) -> dict:

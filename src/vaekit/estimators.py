@@ -320,7 +320,7 @@ class VQVAE(Estimator):
         index = self._as_codes(codes).to(self.device_)
         with torch.inference_mode():
             z = self.model_.latent.embed(index)
-        return self._decode(z, y)
+        return self._in_form(self._decode(z, y), self._frame)
 
     def _as_codes(self, codes) -> Tensor:
         self._check_fitted()

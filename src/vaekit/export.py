@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import __version__
+from vaekit.data.columns import FURTHEST, Columns
 from vaekit.estimator import Estimator
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.owned import check_new_folder
@@ -51,7 +52,7 @@ def export_onnx(model: Estimator, folder) -> dict:
     example.py        how to encode, decode and sample with numpy and onnxruntime
 
     Images are x (N, H, W, C) float32 in [0, 1], tables (N, D) in their own units, labels y (N,) int64 indices of the classes.
-    Tables go in as float64, since float32 would round columns far from 0.
+    Tables go in and come out as float64, since float32 would round columns far from 0; integers are not rounded.
     Returns what export.json holds. Raises ValueError where `folder` is not new or empty, or a library is missing,
     NotFittedError before `fit`, ExportFailed where onnxruntime and PyTorch differ by more than TOLERANCE.
     """
@@ -91,16 +92,46 @@ def check_export(folder) -> None:
 
 
 class _OfModule(nn.Module):
-    """A part of the module, with a table's standardisation where its samples are rows of one."""
+    """A part of the module, with the scaling of a table's columns where its samples are rows of one: `Columns`, in float64."""
 
-    column_means: Tensor
-    column_scales: Tensor
+    column_mean: Tensor
+    column_scale: Tensor
+    column_centre: Tensor
+    column_width: Tensor
+    column_constant: Tensor
+    column_log: Tensor
+    column_robust: Tensor
 
-    def __init__(self, model: Autoencoder, table: tuple[Tensor, Tensor] | None):
+    def __init__(self, model: Autoencoder, table: Columns | None):
         super().__init__()
         self.model, self.is_table = model, table is not None
-        for name, values in zip(("column_means", "column_scales"), table or (), strict=False):
-            self.register_buffer(name, values)
+        if table is None:
+            return
+        for name in ("mean", "scale", "centre", "width", "constant"):
+            self.register_buffer(f"column_{name}", torch.from_numpy(getattr(table, name)))
+        for name in ("log", "robust"):
+            self.register_buffer(f"column_{name}", torch.tensor([scaling == name for scaling in table.scalings]))
+        self.scalings = set(table.scalings)
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """`Columns.inputs`."""
+        if "log" in self.scalings:
+            x = torch.where(self.column_log, torch.where(self.column_log, x, 1.0).log(), x)
+        if "robust" in self.scalings:
+            v = (x - self.column_centre) / self.column_width
+            size = v.abs()
+            x = torch.where(self.column_robust, v.sign() * (size + (size.square() + 1).sqrt()).log(), x)
+        return ((x - self.column_mean) / self.column_scale).clamp(-FURTHEST, FURTHEST).float()
+
+    def restored(self, z: Tensor) -> Tensor:
+        """`Columns.restore`, with constant columns as they are."""
+        x = z.double() * self.column_scale + self.column_mean
+        if "log" in self.scalings:
+            x = torch.where(self.column_log, torch.where(self.column_log, x, 0.0).exp(), x)
+        if "robust" in self.scalings:
+            u = torch.where(self.column_robust, x, 0.0)
+            x = torch.where(self.column_robust, self.column_centre + self.column_width * (u.exp() - (-u).exp()) / 2, x)
+        return torch.where(self.column_constant, self.column_mean, x)
 
 
 class _Encoder(_OfModule):
@@ -108,7 +139,7 @@ class _Encoder(_OfModule):
 
     def forward(self, x: Tensor, y: Tensor | None = None):
         if self.is_table:
-            x = ((x - self.column_means) / self.column_scales).float()[:, None, :, None]
+            x = self.standardised(x)[:, None, :, None]
         h = self.model.encoder(x.permute(0, 3, 1, 2), y)
         latent = self.model.latent
         if not isinstance(latent, VectorQuantizer):
@@ -124,7 +155,7 @@ class _Decoder(_OfModule):
 
     def forward(self, code: Tensor, y: Tensor | None = None) -> Tensor:
         x = self.model.decode(code, y).permute(0, 2, 3, 1)
-        return x[:, 0, :, 0] * self.column_scales.float() + self.column_means.float() if self.is_table else x
+        return self.restored(x[:, 0, :, 0]) if self.is_table else x
 
 
 class _Lookup(nn.Module):
@@ -195,13 +226,20 @@ class _Frozen:
         self.model = model
         self.module = copy.deepcopy(model.model_).cpu().eval().requires_grad_(False)
         self.is_table, self.quantised = len(model.image_shape_) == 1, isinstance(self.module.latent, VectorQuantizer)
-        self.table = (torch.from_numpy(model._mean), torch.from_numpy(model._scale)) if self.is_table else None
+        self.table = model.columns_ if self.is_table else None
 
     def samples(self, n: int, rng: np.random.Generator) -> Tensor:
         shape = (n, *self.model.image_shape_)
-        if self.is_table:
-            return torch.from_numpy(self.model._mean + self.model._scale * rng.standard_normal(shape))
+        if self.table is not None:
+            return torch.from_numpy(self.table.restore(rng.standard_normal(shape)))
         return torch.from_numpy(rng.random(shape, dtype=np.float32))
+
+    def scale(self) -> np.ndarray | float:
+        """What 1 in the module's units is in the samples' own."""
+        if self.table is None:
+            return 1.0
+        zero, one = self.table.restore(np.array([[0.0], [1.0]]) + np.zeros(self.model.image_shape_))
+        return one - zero
 
     def codes(self, n: int, rng: np.random.Generator) -> Tensor:
         """z (n, D) from N(0, I), or uniform code indices (n, h, w)."""
@@ -223,7 +261,10 @@ class _Frozen:
 
     def decode(self, code: Tensor, *y: Tensor) -> tuple[Tensor]:
         out = self.module.decode(code, *y)
-        return (torch.from_numpy(self.model._as_given(out)) if self.is_table else out.permute(0, 2, 3, 1),)
+        if self.table is None:
+            return (out.permute(0, 2, 3, 1),)
+        rows = self.model._as_given(out)
+        return (torch.from_numpy(np.where(self.table.constant, self.table.mean, rows)),)
 
 
 def _as_near(codes: Tensor, nearest: Tensor, h: Tensor, latent: VectorQuantizer) -> Tensor:
@@ -294,7 +335,7 @@ def _parts(model: Estimator) -> list[_Part]:
             {"x": f"mean of p(x|z), {values}"},
             for_decoder,
             frozen.decode,
-            scale=model._scale if frozen.is_table else 1.0,
+            scale=frozen.scale(),
         ),
     ]
     if codes:
@@ -549,7 +590,7 @@ def _example(model: Estimator, parts: list[_Part]) -> str:
         lines.append(f"z = rng.standard_normal((16, {module.latent.latent_dim}), dtype=np.float32)")
     lines += [
         f"(samples,) = {run('decoder', **{latent: 'drawn' if latent == 'codes' else 'z'})}",
-        f"x = samples.astype(np.float64)  # or rows of your own, (N, {shape})"
+        f"x = samples  # or rows of your own, (N, {shape})"
         if is_table
         else f"x = samples  # or images of your own, (N, {shape}) float32 in [0, 1]: 8-bit values / np.float32(255)",
         f"{encodes_to} = {run('encoder', x='x')}",

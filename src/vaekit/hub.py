@@ -18,7 +18,7 @@ import numpy as np
 
 from vaekit import __version__
 from vaekit.data.images import evenly
-from vaekit.messages import first_line
+from vaekit.messages import first_line, in_rows
 from vaekit.owned import MARK, write_atomically
 from vaekit.report.page import COLUMNS, QUALITY_COLUMNS
 from vaekit.training.progress import describe_record, describe_seconds
@@ -309,7 +309,7 @@ def _metrics(evaluation: dict, *, table: bool) -> list[dict]:
     for column in _METRICS:
         value = evaluation.get(column.key)
         if value is not None and math.isfinite(value):
-            unit = column.unit.replace("image", "row").replace("pixel", "value") if table else column.unit
+            unit = in_rows(column.unit, table)
             better = {"low": "lower", "high": "higher", "": ""}[column.better]
             text = format(value, column.form)
             rows.append(

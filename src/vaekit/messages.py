@@ -4,6 +4,7 @@ import difflib
 import math
 import numbers
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +42,13 @@ def check_number(name: str, value, *, whole: bool = False, above: float | None =
     if not fits or not (value > low or (above is None and value == low)):  # pyright: ignore[reportOperatorIssue]
         wanted = f"{'a whole number' if whole else 'a number'} {'>= 0' if above is None else f'> {above}'}"
         raise ValueError(f"{name} must be {wanted}, got {value!r}")
+
+
+def in_rows(text: str, rows: bool = True) -> str:
+    """A sentence on images as one on the rows of a table and their values; as it is where these are no `rows`."""
+    for word, other in ((r"\ban image", "a row"), (r"\bimage", "row"), (r"\bpixel", "value")):
+        text = re.sub(word, other, text) if rows else text
+    return text
 
 
 def first_line(error: BaseException) -> str:

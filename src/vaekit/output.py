@@ -14,6 +14,8 @@ from rich.text import Text
 
 from vaekit.data import Images
 from vaekit.data.images import evenly
+from vaekit.data.tables import TABLE_SUFFIXES, write_table
+from vaekit.messages import in_rows
 from vaekit.owned import check_file, check_new_folder, write_atomically
 from vaekit.report.page import QUALITY_COLUMNS, findings, quality, summarise, used_columns
 
@@ -26,8 +28,16 @@ def print_table(title: str, rows: dict) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for key, value in rows.items():
-        table.add_row(Text(key.replace("_", " ")), Text(plain(value)))
+        table.add_row(Text(key), Text(plain(value)))
     Console().print(table)
+
+
+def worded(facts: dict, *, rows: bool = False) -> dict:
+    """Facts by the words of their keys; rows: those of a table, which has no images."""
+    return {
+        in_rows(key.replace("_", " "), rows): in_rows(value, rows) if isinstance(value, str) else value
+        for key, value in facts.items()
+    }
 
 
 def print_points(title: str, points: list[dict]) -> None:
@@ -97,7 +107,7 @@ def check_out(out: str, *kinds: str, inputs: Sequence[str] = (), overwrite: bool
     another ending is a file that we can't write.
     """
     suffix = Path(out).suffix
-    if suffix in kinds and not out.endswith("/"):
+    if out.endswith(kinds):
         check_file(out, inputs=inputs, overwrite=overwrite)
     elif suffix and not out.endswith("/") and not Path(out).is_dir():
         raise ValueError(f"--out must end in {', '.join(kinds)}, or be a folder (with a / at its end), got {out!r}")
@@ -115,6 +125,39 @@ def write_array(out: str, x: np.ndarray, y: np.ndarray | None = None) -> None:
         np.save(buffer, x)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, buffer.getvalue())
+
+
+def write_columns(out: str, columns: dict, y: np.ndarray | None = None, label: str | None = None) -> None:
+    """Columns (N,) by name as .csv, .tsv, .csv.gz, .tsv.gz or .parquet, with the labels `y` as the last if there are any."""
+    if y is not None and any(isinstance(name, str) for name in columns):
+        columns = {**columns, label or "label": np.asarray(y)}
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, write_table(Path(out), columns))
+
+
+def write_rows(out: str, model, rows, y: np.ndarray | None = None) -> None:
+    """Rows of a table, as `sample` and `reconstruct` of its model give them, as `out` is named, their labels beside them."""
+    header = model.columns_.header
+    if out.endswith(TABLE_SUFFIXES):
+        write_columns(out, model.columns_.cells(np.asarray(rows, np.float64)), y, header.label)
+    elif out.endswith((".npy", ".npz")):
+        write_array(out, np.asarray(rows), y)
+    else:
+        raise ValueError(
+            f"rows of a table are no images; choose an --out that ends in .npy, .npz, {', '.join(TABLE_SUFFIXES)}"
+        )
+
+
+def write_samples(out: str, model, samples, labels: np.ndarray | None = None) -> None:
+    """Samples of a model, images or rows of a table, as `out` is named."""
+    if len(model.image_shape_) == 1:
+        write_rows(out, model, samples, labels)
+    elif out.endswith(TABLE_SUFFIXES):
+        raise ValueError(
+            f"images are no rows of a table: --out must end in .png, .npy or .npz, or be a folder, got {out!r}"
+        )
+    else:
+        write_images(out, samples, labels)
 
 
 def write_images(out: str, images: np.ndarray, labels: np.ndarray | None = None) -> None:

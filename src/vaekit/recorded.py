@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vaekit import __version__
+from vaekit.data.columns import Columns, check_numbers
 from vaekit.data.images import BINARIZE, Decoding, Images
 from vaekit.data.readers import check_decoding
 from vaekit.messages import check_number, filled, first_line
@@ -42,8 +43,8 @@ class Recorded:
     filled_in: Callable[[], Any]
     load_prior: Callable
     _x_layout: dict
-    _mean: np.ndarray
-    _scale: np.ndarray
+    columns_: Columns
+    _take_names: Callable
     _check_fitted: Callable
     _make_module: Callable[[int], Autoencoder]
     _weights: Callable
@@ -71,10 +72,6 @@ class Recorded:
 
     def _config(self) -> dict:
         """run.json: all that rebuilds this estimator around its weights, and where they came from."""
-        table = None
-        if len(self.image_shape_) == 1:
-            columns = self.feature_names_in_.tolist() if hasattr(self, "feature_names_in_") else None
-            table = {"mean": self._mean.tolist(), "scale": self._scale.tolist(), "columns": columns}
         names = ("classes", "class_frequencies") if self.conditional else ()
         return {
             "class": type(self).__name__,
@@ -84,7 +81,7 @@ class Recorded:
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "image_shape": list(self.image_shape_),
             "layout": self._x_layout,
-            "table": table,
+            "table": self.columns_.to_json() if len(self.image_shape_) == 1 else None,
             **{name: getattr(self, f"{name}_").tolist() for name in names},
             "parameters": count_parameters(self.model_),
             **self.facts_,
@@ -191,22 +188,16 @@ class Recorded:
             name: value for name, value in DATA_DEFAULTS.items() if name not in config["data"]
         }
         if len(shape) == 1:
-            self._mean, self._scale = (_numbers(config["table"], name, shape[0]) for name in ("mean", "scale"))
-            if not (self._scale > 0).all():
-                raise ValueError("scale must be positive")
+            self.columns_ = Columns.from_json(config["table"], shape[0])
             self.n_features_in_ = shape[0]
-            columns = config["table"].get("columns")
-            if columns is not None:
-                if type(columns) is not list or [type(column) for column in columns] != [str] * shape[0]:
-                    raise ValueError(f"columns must be {shape[0]} names, got {columns!r:.80}")
-                self.feature_names_in_ = np.asarray(columns, dtype=object)
+            self._take_names(self.columns_.header)
         if self.conditional:
             classes = config["classes"]
             self.classes_ = np.asarray(classes)
             plain = self.classes_.ndim == 1 and self.classes_.dtype.kind in "biufU"
             if not plain or not 0 < len(set(classes)) == len(classes):
                 raise ValueError(f"classes must be different labels, got {classes!r:.80}")
-            self.class_frequencies_ = _numbers(config, "class_frequencies", len(classes))
+            self.class_frequencies_ = check_numbers("class_frequencies", config["class_frequencies"], len(classes))
             if (self.class_frequencies_ < 0).any() or not math.isclose(self.class_frequencies_.sum(), 1, abs_tol=1e-6):
                 raise ValueError("class_frequencies must be shares that sum to 1")
         # The fields as they are when they come from a user; the array takes no memory, whatever its shape.
@@ -226,14 +217,6 @@ def _check_opened(data: dict) -> None:
     if decoding is not None:
         check_number("resize", Decoding(**decoding).resize, whole=True, above=0)
         check_decoding(Decoding(**decoding))
-
-
-def _numbers(found: dict, name: str, n: int) -> np.ndarray:
-    """`found[name]` as (n,) finite floats, or ValueError."""
-    values = np.asarray(found[name])
-    if values.shape != (n,) or values.dtype.kind not in "if" or not np.isfinite(values).all():
-        raise ValueError(f"{name} must be {n} numbers, got {found[name]!r:.80}")
-    return values.astype(np.float64)
 
 
 def count_parameters(module: Autoencoder) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 
 from vaekit.data.cache import cache_dir, decoded, files_key
 from vaekit.data.datasets import is_saved, read_datasets
+from vaekit.data.frames import table_header
 from vaekit.data.images import (
     BINARIZE,
     COLOURS,
@@ -49,6 +50,7 @@ from vaekit.data.readers import (
     read_npz_parts,
 )
 from vaekit.data.sprites import is_dsprites, read_dsprites, sprites
+from vaekit.data.tables import TABLE_SUFFIXES, is_table_file, read_table
 from vaekit.messages import check_number, first_line, nearest, nearest_path
 from vaekit.owned import remove_temporaries, write_atomically
 
@@ -107,6 +109,8 @@ def open_data(
     labels=None,
     skip_bad: bool = False,
     binarize: str = "none",
+    drop=(),
+    columns=None,
 ) -> Images:
     """The part `split` of a data set: "train", "validation", "test", or "all".
 
@@ -114,7 +118,7 @@ def open_data(
         or of the four idx files; a .npy, .npz (`x`, `y`) or idx file, or that of dSprites (20,000 of its images); or a glob
         of images. A folder with `train/` and `test/` in it (and perhaps `val/`, which stands in for a missing `test/`)
         comes with its split. Where the library `datasets` is installed also what it saved to a folder, Parquet files of
-        images, and hf:OWNER/NAME, which it downloads.
+        images, and hf:OWNER/NAME, which it downloads. A .csv or .tsv file (.gz, too) or a Parquet file of numbers is a table.
     split_seed: data without a published test part is split 80/10/10 by this seed, stratified by class.
     resize: side in pixels that image files are brought to, and sprites drawn at (None: 64); other data is read as it is.
     fit: how image files are brought to `resize`: "crop" scales the shorter side and cuts the centre, "pad" scales the longer
@@ -126,10 +130,13 @@ def open_data(
     white: the value of white in integer pixels (and in floats above 1); larger ones are cut to it. None finds it: 1 where there
         are 0 and 1 alone, 255 for other 8-bit images, else the least 2^k - 1 that no value exceeds, such as 4095 for 12 bits.
     labels: a table (CSV) of files and labels for image files, instead of sub-folders; images that it does not name are left
-        out. For a .npy file of images, the .npy file of their labels.
+        out. For a .npy file of images, the .npy file of their labels. Of a table, its column of labels; None takes one called
+        label, class, target, ..., where there is one such, of text or of a few whole numbers.
     skip_bad: leaves out image files that can't be read, rather than to refuse the data.
     binarize: "fixed" draws each pixel black or white once, by a seed that is always the same; "dynamic" does so for the other
         parts and leaves the training images grey, to be drawn anew in each epoch (Burda et al. 2016's protocol for MNIST).
+    drop: columns of a table to leave out, as names or as one text with commas.
+    columns: of a table that names its columns: those to take, in this order, whatever else it has.
 
     Image files are decoded once and kept in the cache; images that take more than 64 MiB stay in a memory-mapped file, and so
     do those of a .npy file. Raises FileNotFoundError for a path that isn't there, ValueError for data that can't be used, and
@@ -139,8 +146,14 @@ def open_data(
         raise ValueError(f"split must be one of {', '.join(PARTS)} or all, got {split!r}")
     if binarize not in BINARIZE:
         raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, got {binarize!r}")
-    decoding = Decoding(resize, fit, background, colour, white)
-    whole, published = open_whole(name_or_path, decoding, labels=labels, skip_bad=skip_bad)
+    whole, published = open_whole(
+        name_or_path,
+        Decoding(resize, fit, background, colour, white),
+        labels=labels,
+        skip_bad=skip_bad,
+        drop=drop,
+        columns=columns,
+    )
     check_number("split_seed", split_seed, whole=True)
     if binarize != "none":
         if whole.is_table:
@@ -176,13 +189,18 @@ def opening_flags(how: Mapping) -> list[str]:
 
 
 def open_whole(
-    name_or_path, decoding: Decoding, *, labels=None, skip_bad: bool = False
+    name_or_path, decoding: Decoding, *, labels=None, skip_bad: bool = False, drop=(), columns=None
 ) -> tuple[Images, dict[str, slice] | None]:
     """A whole data set, and where its published parts lie in it (None where it has none); arguments as of `open_data`."""
     check_number("resize", decoding.resize, whole=True, above=0)
     check_decoding(decoding)
     name, resize = str(name_or_path), decoding.resize
-    whole, published = _open_whole(name, decoding, None if labels is None else Path(labels), skip_bad)
+    if is_table_file(Path(name)):
+        whole, published = _open_table(Path(name), labels, drop, columns), None
+    elif drop:
+        raise ValueError(f"{name} is no table with columns to drop; tables are {', '.join(TABLE_SUFFIXES)} files")
+    else:
+        whole, published = _open_whole(name, decoding, None if labels is None else Path(labels), skip_bad)
     if resize is not None and whole.image_shape[:2] != (resize, resize):
         raise ValueError(f"{whole.name} has samples of shape {whole.image_shape}; only image files can be resized")
     if decoding.colour is not None and whole.files is None and not whole.is_table:
@@ -244,6 +262,13 @@ def _open_whole(
     raise ValueError(f"unknown data {name!r}{hint}; known are {', '.join(NAMES)}, else it must be a file or folder")
 
 
+def _open_table(path: Path, labels, drop, columns) -> Images:
+    if not path.exists():
+        raise FileNotFoundError(f"no data at {str(path)!r}: there is no such file or folder")
+    found = read_table(path, labels=None if labels is None else str(labels), drop=drop, columns=columns)
+    return replace(_labelled(found.x, found.labels, str(path)), header=found.header, notes=found.notes)
+
+
 def _open_known(name: str, resize: int | None) -> tuple[Images, dict[str, slice] | None]:
     if name == "digits":
         from sklearn.datasets import load_digits
@@ -257,15 +282,14 @@ def _open_known(name: str, resize: int | None) -> tuple[Images, dict[str, slice]
 
 
 def _images(x, y: np.ndarray | None, classes: tuple[str, ...], name: str) -> Images:
-    x = check_array(x, name, white=255)
-    return Images(x, y, classes, name, fingerprint(x, y))
+    header, x = table_header(x), check_array(x, name, white=255)
+    return Images(x, y, classes, name, fingerprint(x, y), header=header)
 
 
 def _labelled(x, y, name: str, white: int | None = None) -> Images:
     """An array of a file, with its labels, as `Images`."""
     x, white, notes = _in_8_bits(x, name, white)
-    x = check_array(x, name, white=255)
-    index, classes = (None, ()) if y is None else check_labels(y, len(x), f"{name}: y")
+    index, classes = (None, ()) if y is None else check_labels(y, len(x) if x.ndim else 0, f"{name}: y")
     return replace(_images(x, index, tuple(map(str, classes)), name), white=white, notes=notes)
 
 
@@ -325,7 +349,10 @@ def _open_file(path: Path, white: int | None) -> tuple[Images, dict[str, slice] 
         return _labelled(read_idx(path), None, str(path), white), None
     if is_picture(str(path)):
         raise ValueError(f"{path} is one image; give its folder, or a pattern such as '{path.parent / '*'}{suffix}'")
-    raise ValueError(f"{path} is of no known kind, {kind_of(str(path))}: a data file is .npy, .npz or idx")
+    raise ValueError(
+        f"{path} is of no known kind, {kind_of(str(path))}: a data file is .npy, .npz or idx, a table "
+        f"{', '.join(TABLE_SUFFIXES)}"
+    )
 
 
 def _open_npz(path: Path, white: int | None) -> tuple[Images, dict[str, slice] | None]:

@@ -21,6 +21,8 @@ def as_array(X, name: str = "X") -> np.ndarray:
         X = np.ma.stack(X)
     if isinstance(X, np.ma.MaskedArray):
         return _unmasked(X, name)
+    if hasattr(X, "collect") and hasattr(X, "columns"):
+        raise ValueError(f"{name} is a lazy frame; pass what it collects: {name}.collect()")
     if hasattr(X, "toarray"):
         raise ValueError(f"{name} is a sparse matrix; pass a dense array: {name}.toarray()")
     if (torch := sys.modules.get("torch")) is not None:
@@ -93,77 +95,3 @@ def refuse_unread(X, name: str) -> None:
         )
     if hasattr(X, "__next__"):
         raise ValueError(f"{name} is an iterator; pass an array: np.stack(list({name}))")
-
-
-def is_frame(X) -> bool:
-    """Whether `X` is a data frame, of pandas or polars."""
-    return hasattr(X, "columns") and hasattr(X, "dtypes")
-
-
-def refuse_columns(X, name: str) -> None:
-    """Raises ValueError that names the first column of the data frame `X` that isn't numbers, and says what to do about it."""
-    polars = not hasattr(X, "iloc")
-    for column in X.columns:
-        cells = X[column]
-        values = np.asarray(cells)
-        if values.ndim != 1:
-            raise ValueError(f"{name} has several columns called {column!r}; give each a name of its own")
-        drop = f"{name}.drop({column!r})" if polars else f"{name}.drop(columns=[{column!r}])"
-        if values.dtype.kind in "mM":
-            kind = "dates" if values.dtype.kind == "M" else "spans of time"
-            days = f"({name}[{column!r}] - {name}[{column!r}].min()).dt." + ("total_days()" if polars else "days")
-            number = f"make numbers of them, such as {days}, or " if kind == "dates" else ""
-            raise ValueError(
-                f"{name} must hold numbers, but its column {column!r} holds {kind}; {number}leave it out: {drop}"
-            )
-        if values.dtype.kind in "biuf":
-            continue
-        present = [value for value in values.tolist() if not _missing(value)]
-        strange = next((value for value in present if not _is_number(value)), None)
-        if strange is not None:
-            dummies = (
-                f"{name}.to_dummies({column!r})" if polars else f"pandas.get_dummies({name}, columns=[{column!r}])"
-            )
-            raise ValueError(
-                f"{name} must hold numbers, but its column {column!r} holds {type(strange).__name__} such as {strange!r:.40}; "
-                f"leave it out, {drop}, or make columns of 0 and 1 of it: {dummies}"
-            )
-        if len(present) < len(values):
-            raise ValueError(missing_values(X, name, column, np.array([_missing(value) for value in values.tolist()])))
-
-
-def missing_values(X, name: str, column, missing: np.ndarray) -> str:
-    """What to do about values of a table's column that are not there. missing: (N,) booleans; column: its name, or place."""
-    count, frame = int(missing.sum()), is_frame(X)
-    polars = frame and not hasattr(X, "iloc")
-    first = int(missing.argmax())
-    where = (
-        f"{name} holds NaN or infinity (first in sample {first}): {count} of {len(missing)} values of column {column!r}"
-    )
-    if count == len(missing):
-        leave = (f"drop({column!r})" if polars else f"drop(columns=[{column!r}])") if frame else None
-        return f"{where}; there is nothing in that column: leave it out, " + (
-            f"{name}.{leave}" if leave else f"np.delete({name}, {column}, axis=1)"
-        )
-    if polars:
-        return f"{where}; drop such samples, {name}.drop_nulls().drop_nans(), or fill them: {name}.fill_null(...)"
-    if frame:
-        return f"{where}; clean or drop such samples, {name}.dropna(), or fill them: {name}.fillna({name}.median())"
-    return (
-        f"{where}; clean or drop such samples, {name}[np.isfinite({name}).all(1)], or fill them with "
-        "sklearn.impute.SimpleImputer"
-    )
-
-
-def _missing(value) -> bool:
-    return (
-        value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
-    )
-
-
-def _is_number(value) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vaekit.data.given import as_array, is_frame, missing_values, refuse_columns, refuse_unread
+from vaekit.data.columns import Header, array_header, scaling_problem
+from vaekit.data.frames import frame_library, frame_values, not_finite
+from vaekit.data.given import as_array, refuse_unread
 
 PARTS = ("train", "validation", "test")
 BINARIZE = ("none", "fixed", "dynamic")
@@ -114,6 +116,7 @@ class Images:
     factors: (N, F) int64, what each image was made from, where that is known.
     files: what the image files were, for data that came as such.
     white: the value of white in the integers that these were, where it was found, or said, to be another than the largest.
+    header: what the columns of a table were, where that is known.
     """
 
     x: np.ndarray
@@ -128,6 +131,7 @@ class Images:
     factors: np.ndarray | None = None
     files: ImageFiles | None = None
     white: int | None = None
+    header: Header | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -165,7 +169,7 @@ def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
 
     Images (N, H, W) or (N, H, W, C), C from 1 to 4: integers in 0..255 -> uint8, booleans -> 0 and 255, floats in [0, 1] ->
     float32; the result is (N, H, W, C). Three axes are always read as grey images.
-    Tables (N, D): any finite reals -> floating point.
+    Tables (N, D): any finite reals -> floating point; data frames of pandas and polars are tables.
     white: the value of white in integers that are 0 and 1 alone, 1 or 255; None takes them for black and white, and warns.
     Raises ValueError that names the array, what was expected and what was found.
     """
@@ -176,9 +180,7 @@ def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
             f"{name} is a data set of vaekit: pass its arrays, {name}.x and {name}.y, or call fit_images({name})"
         )
     refuse_unread(X, name)
-    x = as_array(X, name)
-    if is_frame(X) and x.dtype.kind not in "biuf":
-        refuse_columns(X, name)
+    x = frame_values(X, name) if frame_library(X) else as_array(X, name)
     if x.dtype.kind == "O":
         try:
             x = x.astype(np.float64)
@@ -196,7 +198,7 @@ def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
     if len(x) == 0:
         raise ValueError(f"Found array with 0 sample(s) in {name} (shape={x.shape}) while a minimum of 1 is required.")
     if x.dtype.kind == "f":
-        _check_finite(x, X, name)
+        _check_finite(x, name)
     if x.ndim == 2:
         if x.shape[1] == 0:
             raise ValueError(
@@ -236,17 +238,17 @@ def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
     return x.astype(np.float32, copy=False)
 
 
-def _check_finite(x: np.ndarray, X, name: str) -> None:
-    """Raises ValueError that names the first sample with NaN or infinity, and of a table its column. X: as it was given."""
+def _check_finite(x: np.ndarray, name: str) -> None:
+    """Raises ValueError that names the first sample with NaN or infinity, and of a table every column that has some."""
     for start, part in chunks(x):
         if np.isfinite(part).all():
             continue
-        bad = start + int(np.argwhere(~np.isfinite(part.reshape(len(part), -1)).all(1))[0, 0])
+        bad = start + np.argwhere(~np.isfinite(part.reshape(len(part), -1)).all(1))[0, 0]
+        found = f"{name} holds NaN or infinity (first in sample {bad})"
         if x.ndim != 2:
-            raise ValueError(f"{name} holds NaN or infinity (first in sample {bad}); clean or drop such samples")
-        column = int(np.argwhere(~np.isfinite(x[bad]))[0, 0])
-        names = list(X.columns) if is_frame(X) else range(x.shape[1])
-        raise ValueError(missing_values(X, name, names[column], ~np.isfinite(x[:, column])))
+            raise ValueError(f"{found}; clean or drop such samples")
+        said = [f"column {i} {problem}" for i in range(x.shape[1]) if (problem := not_finite(x[:, i]))]
+        raise ValueError(f"{found}: {listed(said)}")
 
 
 def _remedy(name: str, low, high) -> str:
@@ -478,6 +480,9 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
         "mean": seen.mean,
         "fingerprint": images.fingerprint,
     }
+    if images.is_table:
+        del facts["range"], facts["mean"]  # of columns in units of their own
+        facts["columns"] = _column_facts(images)
     problems = list(images.notes)
     if images.files is not None:
         facts |= {"sizes": images.files.sizes, "modes": images.files.modes}
@@ -486,7 +491,8 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
             facts["unreadable"] = unreadable
             problems.append(f"{len(unreadable)} files can't be read: {listed(unreadable)}; train with --skip-bad")
     if n < 500:
-        problems.append(f"only {n} samples: expect blurred reconstructions and overfitting")
+        blur = "" if images.is_table else "blurred reconstructions and "
+        problems.append(f"only {n} samples: expect {blur}overfitting")
     copies = n - len(np.unique(seen.digests))
     facts["duplicates"] = copies
     if copies:
@@ -501,6 +507,8 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
     facts["constant_values_share"] = seen.constant_values
     if seen.constant_values > 0.5:
         problems.append(f"{seen.constant_values:.0%} of the {'columns' if images.is_table else 'pixels'} never change")
+    if images.is_table and (badly := scaling_problem(np.asarray(x), images.header)):
+        problems.append(f"columns that are {badly}")
     if not images.is_table:
         facts["binary"] = _is_binary(x[:1000] if isinstance(x, np.ndarray) else x.take(slice(1000)), top)
         facts["suggested_likelihood"] = "bernoulli" if facts["binary"] else "gaussian"
@@ -522,6 +530,16 @@ def listed(names: list[str], most: int = 5) -> str:
     """The first few of `names`, and how many more there are."""
     more = f"; and {len(names) - most} more" if len(names) > most else ""
     return "; ".join(names[:most]) + more
+
+
+def _column_facts(images: Images) -> dict[str, str]:
+    """What is in each column of a table, in words."""
+    header = images.header or array_header(images.x)
+    names = header.names or range(len(header.kinds))
+    return {
+        str(name): f"{kind}, {column.min():.6g} to {column.max():.6g}, mean {column.mean(dtype=np.float64):.6g}"
+        for name, kind, column in zip(names, header.kinds, images.x.T, strict=True)
+    }
 
 
 class _Survey(NamedTuple):
@@ -581,7 +599,7 @@ def _suggestion(images: Images, facts: dict) -> tuple[str, list[str]]:
     present = [count for count in facts.get("classes", {}).values() if count]
     model = "cvae" if len(present) > 1 and min(present) >= 20 else "vae"
     if images.is_table:
-        return model, []
+        return model, ["--scaling", "auto"] if scaling_problem(np.asarray(images.x), images.header) else []
     values, flags = math.prod(images.image_shape), []
     if model == "vae" and values > 48 * 48 and min(images.image_shape[:2]) >= 16:
         model = "vqvae"  # a grid of codes keeps what one short vector blurs

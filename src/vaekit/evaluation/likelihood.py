@@ -24,6 +24,7 @@ ACTIVE = 0.01  # variance of the posterior mean above which a latent is active (
 def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -> dict:
     """Averages over all images of `data`, the model in eval mode.
 
+    Densities are in the units of the data's `log_det`, where it has one.
     mse: squared error per pixel of the reconstruction from the posterior mean (or the nearest codes).
     distortion, rate, elbo: nats per image, `draws` independent posterior draws per image (1 of a quantizer, where all are
     the same); elbo = -(distortion + rate). The rate is under the model's prior, fitted or plain.
@@ -46,6 +47,8 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
                 trace = model.trace(h, x, y)
                 passes.append(torch.stack(distortion_and_rate(trace)))
         terms = torch.stack(passes).mean(0).cpu().double()  # (2, B)
+        if data.log_det is not None:
+            terms[0] += data.log_det[start : start + size]
         distortion, rate = distortion + terms[0].sum().item(), rate + terms[1].sum().item()
         elbo_sum, elbo_squares = elbo_sum - terms.sum().item(), elbo_squares + terms.sum(0).square().sum().item()
         draw = trace.draws[0]
@@ -134,6 +137,8 @@ def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0
                 at.append(math.log(until) - log_sum)
         found.append(torch.stack(at, 1).cpu())
     nats = torch.cat(found)  # (N, looks)
+    if data.log_det is not None:
+        nats += data.log_det[:, None]
     n, nll = len(nats), nats[:, -1].mean().item()
     result = {
         "nll": nll,

@@ -147,15 +147,15 @@ def rate_distortion(models: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
 
 
 @styled
-def sweep(points: Sequence[Mapping[str, float]], *, chosen: tuple[int, float]) -> Figure:
+def sweep(points: Sequence[Mapping[str, float]], *, chosen: tuple[int, float], sample: str = "image") -> Figure:
     """A grid of latent_dim and beta: the rate-distortion plane, a line a latent_dim; and against latent_dim, a line a beta, the
     ELBO, active units, and where there are labels what a linear probe reads. Means over seeds, bars from least to most.
 
     points: records with latent_dim, beta, rate, distortion, elbo, active_units and perhaps probe_accuracy, probe_accuracy_pca,
-        one a seed. chosen: the latent_dim and beta that are marked.
+        one a seed. chosen: the latent_dim and beta that are marked. sample: what nats are per.
     """
     widths, betas = (sorted({point[key] for point in points}) for key in ("latent_dim", "beta"))
-    panels = {"elbo": ("ELBO", "nats per image"), "active_units": ("active latents", "of all")}
+    panels = {"elbo": ("ELBO", f"nats per {sample}"), "active_units": ("active latents", "of all")}
     if "probe_accuracy" in points[0]:
         panels["probe_accuracy"] = ("linear probe", "classes right")
     figure = new_figure(4.4 + 3.1 * len(panels), 3.6)
@@ -178,7 +178,7 @@ def sweep(points: Sequence[Mapping[str, float]], *, chosen: tuple[int, float]) -
         color=SERIES[1],
         label="advised",
     )
-    plane.set(title="Rate and distortion", xlabel="rate, nats per image", ylabel="distortion, nats per image")
+    plane.set(title="Rate and distortion", xlabel=f"rate, nats per {sample}", ylabel=f"distortion, nats per {sample}")
     plane.legend(title="latent_dim", fontsize=8)
     for axes, (key, (title, unit)) in zip(rest, panels.items(), strict=True):
         for beta, colour in zip(betas, _ordered(len(betas)), strict=True):

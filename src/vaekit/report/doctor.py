@@ -20,6 +20,7 @@ from vaekit.estimator import Estimator
 from vaekit.estimators import MODELS
 from vaekit.evaluation.generation import Judge
 from vaekit.evaluation.likelihood import evaluate
+from vaekit.messages import in_rows
 from vaekit.report.measure import judge_as_asked, pick
 
 LOOKED_AT = 2000  # images of each part, at most
@@ -101,10 +102,15 @@ def examine(
     known, new = (evaluate(plain, estimator.on_device(part, estimator.device_)) for part in (train, test))
     facts = estimator.facts_["data"]
     opened = {**(facts["decoding"] or {}), "binarize": facts["binarize"], "split_seed": facts["split_seed"] or 0}
+    if train.is_table:
+        header = estimator.columns_.header
+        opened |= {"labels": header.label, **({"drop": ",".join(header.dropped)} if header.dropped else {})}
     flags = ["--data", data or train.name, *opening_flags({**(how or {}), **opened})]
     patient = Patient(estimator, train, test, known, new, judge, folder, flags)
-    found = [check(patient) for check in CHECKS]
-    return sorted((diagnosis for diagnosis in found if diagnosis), key=lambda diagnosis: not diagnosis.wrong)
+    found = [diagnosis for check in CHECKS if (diagnosis := check(patient))]
+    if test.is_table:
+        found = [each._replace(words=in_rows(each.words), evidence=in_rows(each.evidence)) for each in found]
+    return sorted(found, key=lambda diagnosis: not diagnosis.wrong)
 
 
 USED = 0.1  # nats of a latent's KL, above which it is of use; Burda's criterion is met by latents of 0.02 nats

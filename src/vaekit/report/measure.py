@@ -80,7 +80,7 @@ def measure_run(
     if estimator.conditional:
         entry["likelihood"] += ", label given"  # log p(x|y) is no rival of log p(x)
     if test.is_table:
-        _in_own_units(entry, estimator, test)
+        entry["mse"] = float(np.square(estimator.reconstruct(test, label_names(estimator, test)) - test.x).mean())
     if "n_codes" in entry:
         entry["codes_used_share"] = entry["codes_used"] / entry["n_codes"]
         entry["latent_dim"] = None
@@ -117,19 +117,6 @@ def _likelihood(estimator: Estimator, test: Images, *, full: bool) -> dict:
     return found | importance_nll(estimator.model_, estimator.on_device(part, estimator.device_), k=NLL_DRAWS)
 
 
-def _in_own_units(entry: dict, estimator: Estimator, test: Images) -> None:
-    """The module sees standardised columns; the numbers are in the table's own units."""
-    log_scale = estimator.log_scale_
-    for key in ("distortion", "nll"):
-        entry |= {key: entry[key] + log_scale} if key in entry else {}
-    for key in ("elbo", "elbo_plain"):
-        entry |= {key: entry[key] - log_scale} if key in entry else {}
-    if "nll_by_k" in entry:
-        entry["nll_by_k"] = [[k, value + log_scale] for k, value in entry["nll_by_k"]]
-    rebuilt = estimator.reconstruct(test.x, label_names(estimator, test))
-    entry["mse"] = float(np.square(rebuilt - test.x).mean())
-
-
 def _plain_rate(estimator: Estimator, entry: dict) -> float:
     """Nats per image under the prior of the training: the KL that `evaluate` has found already, or that of uniform codes."""
     if "kl_per_latent" in entry:
@@ -151,7 +138,7 @@ def _representation(estimator: Estimator, train: Images, test: Images, *, full: 
     some = train.take(pick(len(train), SAMPLES))
     if test.y is None or some.y is None or not can_probe(some.y):
         return found
-    codes, known = (estimator.transform(part.x, label_names(estimator, part)) for part in (test, some))
+    codes, known = (estimator.transform(part, label_names(estimator, part)) for part in (test, some))
     found |= measure_representation(known, some.y, codes, test.y, train_x=some.x, x=test.x, seed=SCORE_SEED)
     if full and estimator.conditional and can_probe(test.y):
         # Draws, not means: a latent that is all but unused may tell in its mean what no draw does.

@@ -32,6 +32,7 @@ from vaekit.estimators import BetaVAE
 from vaekit.evaluation.generation import get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
+from vaekit.messages import in_rows
 from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
@@ -184,7 +185,10 @@ def _sweep(
                 raise
     results = _write(folder / "sweep.json", grid, train, held, records, finished=True)
     chosen = results["advice"][0]
-    save(figures.sweep(results["points"], chosen=(chosen["latent_dim"], chosen["beta"])), folder / "sweep.png")
+    picture = figures.sweep(
+        results["points"], chosen=(chosen["latent_dim"], chosen["beta"]), sample=in_rows("image", train.is_table)
+    )
+    save(picture, folder / "sweep.png")
     return results
 
 
@@ -249,6 +253,12 @@ def advise(points: Sequence[dict]) -> list[Advice]:
     return found
 
 
+def _worded(advice: Advice, train: Images) -> Advice:
+    """Of a table's rows, where `train` has such."""
+    words = {name: in_rows(getattr(advice, name), train.is_table) for name in ("purpose", "reason")}
+    return advice._replace(**words)
+
+
 def _over_seeds(points: Sequence[dict]) -> list[dict]:
     """The points averaged over seeds, with the ELBO's standard deviation over them, 0 of one seed."""
     groups: dict[tuple[int, float], list[dict]] = {}
@@ -304,12 +314,10 @@ def _train_and_measure(grid: Grid, point: Point, out: str) -> dict:
     found = evaluate(model.model_, model.on_device(held, model.device_))
     record = {**point._asdict(), **{name: found[name] for name in MEASURED}}
     record["seconds"] = sum(epoch["seconds"] for epoch in model.history_)
-    if train.is_table:
-        record |= {"distortion": found["distortion"] + model.log_scale_, "elbo": found["elbo"] - model.log_scale_}
     if held.y is None or train.y is None or not can_probe(train.y):
         return record
     some = train.take(np.sort(np.random.default_rng(SEED).permutation(len(train))[:PROBED]))
-    codes, known = model.transform(held.x), model.transform(some.x)
+    codes, known = model.transform(held), model.transform(some)
     probes = measure_representation(known, some.y, codes, held.y, train_x=some.x, x=held.x, seed=SEED)
     record |= {key: probes[key] for key in ("probe_accuracy", "probe_accuracy_se", "probe_accuracy_pca", "probe_train")}
     if not train.is_table:
@@ -366,10 +374,16 @@ def _write(
     points = sorted(records.values(), key=lambda p: (p["latent_dim"], p["beta"], p["seed"]))
     results = {
         "vaekit": __version__,
-        "data": {"name": train.name, "fingerprint": train.fingerprint, "train": len(train), "held_out": len(held)},
+        "data": {
+            "name": train.name,
+            "fingerprint": train.fingerprint,
+            "train": len(train),
+            "held_out": len(held),
+            "table": train.is_table,
+        },
         "grid": vars(grid),
         "points": points,
-        "advice": [advice._asdict() for advice in advise(points)] if finished else [],
+        "advice": [_worded(advice, train)._asdict() for advice in advise(points)] if finished else [],
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, json.dumps(results, indent=1) + "\n")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vaekit.data.cache import ahead
 from vaekit.data.images import Rows
-from vaekit.messages import first_line
+from vaekit.messages import first_line, in_rows
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder, is_record, mismatch
 from vaekit.training.compiled import compiled
@@ -91,12 +91,14 @@ class Mapped:
 @dataclass(frozen=True)
 class Data:
     """A data set on the device: x (N, H, W, C) uint8 or float, y (N,) int64 or None; or x in a file, from which batches are
-    taken to the device. dynamic: pixels are probabilities of white, and drawn anew whenever they are looked at.
+    taken to the device. dynamic: pixels are probabilities of white, and drawn anew whenever they are looked at. log_det: (N,)
+    float64 on the CPU, nats that a density loses where x stands for values in other units, such as a table's.
     """
 
     x: Tensor | Mapped
     y: Tensor | None = None
     dynamic: bool = field(default=False, kw_only=True)
+    log_det: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -189,7 +191,8 @@ def train(
         if step < plan.steps and verbose:
             torch.manual_seed(derive_seed(plan.seed, "rehearsal"))
             seconds = rehearse(module, objective, data, plan) * (plan.steps - step)
-            report.say(f"{plan.steps - step} steps of {batch_size} images to go, about {describe_seconds(seconds)}")
+            left = f"{plan.steps - step} steps of {batch_size} images to go, about {describe_seconds(seconds)}"
+            report.say(in_rows(left, data.log_det is not None))
         good = saved or _snapshot(state, optimizer, step, sums, best, history)
         last_saved, checkpoint_cost, epoch_clock = time.monotonic(), 0.0, time.perf_counter()
         state.train()
