@@ -7,7 +7,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "vaekit"
 FLOORS = [
-    ["tensors", "world", "messages"],
+    ["tensors", "state", "world", "messages"],
     [
         "parts.strided",
         "parts.networks",

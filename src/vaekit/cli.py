@@ -83,6 +83,9 @@ def _main(arguments: list[str]) -> None:
         _fail(f"unknown command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; `vaekit --help` lists them all", 2)
     try:
         with warnings.catch_warnings():
+            from vaekit.state import show_errors
+
+            show_errors()  # a command ends with a sentence of its own, not with somebody's warning
             warnings.showwarning = _show_warning
             _run(*arguments)
     except KeyboardInterrupt:

@@ -19,6 +19,7 @@ import numpy as np
 from vaekit import __version__
 from vaekit.messages import first_line
 from vaekit.report.page import COLUMNS, QUALITY_COLUMNS
+from vaekit.state import undisturbed
 from vaekit.training.progress import describe_record, describe_seconds
 from vaekit.world import write_atomically
 
@@ -53,6 +54,7 @@ def check_repo_id(repo_id: str) -> None:
         )
 
 
+@undisturbed
 def download(address: str) -> Path:
     """The run folder "hf://user/name" or "hf://user/name@revision" in the Hub's cache on this machine; without a network, as
     it was fetched before.
@@ -75,6 +77,7 @@ def download(address: str) -> Path:
     return Path(folder)
 
 
+@undisturbed
 def push_to_hub(
     estimator,
     repo_id: str,
@@ -115,6 +118,7 @@ def push_to_hub(
         return api.create_commit(repo_id, operations, commit_message=message).commit_url
 
 
+@undisturbed
 def write_repository(
     estimator,
     folder,

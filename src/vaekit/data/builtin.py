@@ -43,6 +43,7 @@ from vaekit.data.readers import (
 )
 from vaekit.data.sprites import is_dsprites, read_dsprites, sprites
 from vaekit.messages import check_number, nearest
+from vaekit.state import undisturbed
 
 
 class IdxSet(NamedTuple):
@@ -86,6 +87,7 @@ NAMES = ("digits", *IDX_SETS, "sprites")
 SPRITES = 20_000  # images of the generated set, and those taken from the file of dSprites
 
 
+@undisturbed
 def open_data(
     name_or_path,
     split: str = "train",
@@ -154,6 +156,7 @@ def opening_flags(how: Mapping) -> list[str]:
     return words
 
 
+@undisturbed
 def open_whole(
     name_or_path, decoding: Decoding, *, labels=None, skip_bad: bool = False
 ) -> tuple[Images, dict[str, slice] | None]:

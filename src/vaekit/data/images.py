@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vaekit.state import undisturbed
+
 PARTS = ("train", "validation", "test")
 BINARIZE = ("none", "fixed", "dynamic")
 BINARIZE_SEED = 0
@@ -275,6 +277,7 @@ def chunks(x: np.ndarray | Rows) -> Iterator[tuple[int, np.ndarray]]:
         yield start, x[start : start + step]
 
 
+@undisturbed
 def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = None) -> dict:
     """What is in a data set, JSON-able, with `problems`: what is wrong with it, in plain words.
 

@@ -33,6 +33,7 @@ from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
+from vaekit.state import undisturbed
 from vaekit.training.checkpoint import locked
 from vaekit.training.loop import TrainingFailed
 from vaekit.world import pick_device, write_atomically
@@ -91,6 +92,7 @@ class Advice(NamedTuple):
     reason: str
 
 
+@undisturbed
 def sweep(
     data: str,
     out: str,
