@@ -18,10 +18,10 @@ from benchmarks.harness import HERE, Findings, progress, trained
 from vaekit.data import open_data
 from vaekit.estimators import CVAE
 from vaekit.evaluation.augmentation import BATCH_SIZE, REAL, STEPS, augmentation_gain, summarise
+from vaekit.owned import write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
 from vaekit.training.checkpoint import digest
-from vaekit.world import write_atomically
 
 PER_CLASS = (10, 20, 50, 100)
 SAMPLES = 500  # per class

@@ -21,7 +21,7 @@ import torch
 
 from vaekit.estimator import Estimator
 from vaekit.estimators import MODELS
-from vaekit.world import write_atomically
+from vaekit.owned import write_atomically
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "results"

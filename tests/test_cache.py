@@ -40,7 +40,7 @@ def photos(tmp_path, digits) -> Path:
 def entries(tmp_path, monkeypatch):
     """A cache of its own; what is in its folder of images."""
     monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path / "cache"))
-    return lambda: sorted((tmp_path / "cache" / "images").iterdir())
+    return lambda: sorted((tmp_path / "cache" / "decoded").glob("[!.]*"))
 
 
 @pytest.fixture
@@ -107,15 +107,16 @@ def test_a_cache_that_can_not_be_written_to_is_done_without(photos, tmp_path, mo
 def test_what_killed_processes_left_goes_after_a_day_and_what_is_not_used_after_a_month(photos, entries):
     open_data(photos, "all")
     folder = entries()[0].parent
-    for name, days in (("fresh.tmp", 0.9), ("stale.tmp", 1.1), ("used", 29), ("unused", 31)):
+    fresh, stale, used, unused = f"{'0' * 16}.fresh.tmp", f"{'0' * 16}.stale.tmp", "0" * 64, "1" * 64
+    for name, days in ((fresh, 0.9), (stale, 1.1), (used, 29), (unused, 31), ("mine", 99), ("mine.tmp", 99)):
         (folder / name).mkdir()
         (folder / name / "pixels").write_bytes(b"1")
         for path in (folder / name / "pixels", folder / name):
             os.utime(path, (time.time() - days * 86400,) * 2)
     open_data(photos, "all", resize=4)
     left = {path.name for path in entries()}
-    assert {"fresh.tmp", "used"} <= left and not {"stale.tmp", "unused"} & left
-    assert len(left) == 4
+    assert {fresh, used, "mine", "mine.tmp"} <= left and not {stale, unused} & left
+    assert len(left) == 6
 
 
 OPEN = "import sys; from vaekit import open_data; print(open_data(sys.argv[1], 'all').fingerprint, flush=True)"

@@ -24,9 +24,9 @@ from benchmarks.faults import Tally, attempt, compare_states, fail_a_write, kill
 from vaekit import VAE, VQVAE, load, open_data
 from vaekit.cli import main
 from vaekit.data.images import Images, fingerprint
-from vaekit.training.checkpoint import RunFolder, locked
+from vaekit.owned import claim, locked, remove_temporaries, write_atomically
+from vaekit.training.checkpoint import RunFolder
 from vaekit.training.prior import PriorSettings
-from vaekit.world import remove_temporaries, write_atomically
 
 NAMES = ["fit-prior", "decode and train", "compare", "sweep"]
 
@@ -67,12 +67,15 @@ def test_the_campaign_sees_what_differs_and_what_is_left(bench, tmp_path):
     """A campaign that could find nothing would be worth nothing."""
     _, whole, folder = bench("fit-prior")
     shutil.copytree(folder, tmp_path / "run")
-    (tmp_path / "run" / "out" / ".prior.safetensors.1.tmp").touch()
+    (tmp_path / "run" / "out" / ".prior.safetensors.0123456789abcdef.tmp").touch()
     log = tmp_path / "run" / "out" / "log.jsonl"
     log.write_text(log.read_text().splitlines()[0] + "\n")
     tally = Tally()
     compare_states(whole, tmp_path / "run", "story", tally)
-    assert tally.problems == ["story: left out/.prior.safetensors.1.tmp", "story: differing out/log.jsonl"]
+    assert tally.problems == [
+        "story: left out/.prior.safetensors.0123456789abcdef.tmp",
+        "story: differing out/log.jsonl",
+    ]
 
 
 # Signals
@@ -166,9 +169,13 @@ def test_a_comparison_clears_away_what_a_killed_one_left(bench, tmp_path):
     job, whole, folder = bench("compare")
     shutil.copytree(folder, tmp_path / "run")
     out = tmp_path / "run" / "out"
-    for name in (".results.json.1.tmp", "figures/.codes.png.1.tmp", "runs/vqvae-seed0/.prior.safetensors.1.tmp"):
+    for name in (
+        ".results.json.0123456789abcdef.tmp",
+        "figures/.codes.png.0123456789abcdef.tmp",
+        "runs/vqvae-seed0/.prior.safetensors.0123456789abcdef.tmp",
+    ):
         (out / name).write_bytes(b"half")
-    RunFolder(out / "runs" / "vqvae-seed0" / "prior").start({"identity": {}})
+    RunFolder(out / "runs" / "vqvae-seed0" / "prior", kind="prior").start({"identity": {}})
     assert attempt(tmp_path / "run", job.command).code == 0
     tally = Tally()
     compare_states(whole, tmp_path / "run", "", tally)
@@ -177,32 +184,33 @@ def test_a_comparison_clears_away_what_a_killed_one_left(bench, tmp_path):
 
 def test_temporary_files_of_a_killed_process_go_when_its_run_is_locked_again(tmp_path):
     run = RunFolder(tmp_path / "run")
-    run.path.mkdir()
-    (run.path / ".run.json.1.tmp").touch()
+    claim(run.path, "run")
+    (run.path / ".run.json.0123456789abcdef.tmp").touch()
     VAE(epochs=1, architecture="mlp").fit_images(table(), folder=str(run.path))
-    assert sorted(p.name for p in run.path.iterdir()) == ["log.jsonl", "run.json", "weights.safetensors"]
+    names = [".vaekit", ".vaekit.lock", "log.jsonl", "run.json", "weights.safetensors"]
+    assert sorted(p.name for p in run.path.iterdir()) == names
 
 
 def test_a_damaged_second_stage_is_begun_anew(tmp_path):
     VQVAE(epochs=1, architecture="mlp", random_state=0).fit_images(table(), folder=str(tmp_path / "run"))
-    (tmp_path / "run" / ".prior.safetensors.1.tmp").touch()
-    RunFolder(tmp_path / "run" / "prior").path.mkdir()
+    (tmp_path / "run" / ".prior.safetensors.0123456789abcdef.tmp").touch()
+    claim(tmp_path / "run" / "prior", "prior")
     (tmp_path / "run" / "prior" / "run.json").write_text('{"format": ')
     settings = PriorSettings(epochs=1, layers=1, channels=8)
     load(tmp_path / "run").fit_prior_images(table(), settings, folder=str(tmp_path / "run"))
-    names = ["log.jsonl", "prior.safetensors", "run.json", "weights.safetensors"]
+    names = [".vaekit", ".vaekit.lock", "log.jsonl", "prior.safetensors", "run.json", "weights.safetensors"]
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == names
 
 
 def test_where_others_may_be_writing_only_old_temporary_files_go(tmp_path):
-    for name, days in ((".a.1.tmp", 0.9), (".b.1.tmp", 1.1), ("c.tmp", 9), (".d", 9)):
+    for name, days in ((".a.0123456789abcdef.tmp", 0.9), (".b.0123456789abcdef.tmp", 1.1), (".a.1.tmp", 9), (".d", 9)):
         (tmp_path / name).touch()
         then = time.time() - days * 86400
         os.utime(tmp_path / name, (then, then))
     remove_temporaries(tmp_path, days=1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.1.tmp", ".d", "c.tmp"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.0123456789abcdef.tmp", ".a.1.tmp", ".d"]
     remove_temporaries(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".d", "c.tmp"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".a.1.tmp", ".d"]
     remove_temporaries(tmp_path / "nowhere")
 
 
@@ -211,11 +219,11 @@ def test_where_others_may_be_writing_only_old_temporary_files_go(tmp_path):
 
 @pytest.mark.parametrize("command", ["compare", "sweep"])
 def test_two_processes_do_not_write_one_report(tmp_path, capsys, command):
-    with locked(tmp_path / "out"), pytest.raises(SystemExit) as stop:
+    with locked(tmp_path / "out", command.replace("compare", "report")), pytest.raises(SystemExit) as stop:
         main([command, "--data", "digits", "--out", str(tmp_path / "out"), "--architecture", "mlp", "--epochs", "1"])
     assert stop.value.code == 2
     assert f"{tmp_path / 'out'} is being written by another process; wait for it" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".vaekit", ".vaekit.lock"]
 
 
 # Disks
@@ -234,8 +242,9 @@ def test_a_disk_that_is_full_is_told_with_the_file(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit) as stop:
         main(["train", "vae", "--data", "digits", "--out", str(tmp_path / "run"), "--epochs", "1"])
     assert stop.value.code == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "Errno" in line]
-    assert line == f"vaekit: [Errno 28] No space left on device: '{tmp_path / 'run' / 'run.json'}'"
+    assert (
+        capsys.readouterr().err.splitlines()[-1] == f"vaekit: {tmp_path / 'run' / '.vaekit'}: no space left on device"
+    )
 
 
 def test_a_full_disk_under_the_cache_says_how_to_choose_another(bench, tmp_path, monkeypatch):
@@ -244,7 +253,7 @@ def test_a_full_disk_under_the_cache_says_how_to_choose_another(bench, tmp_path,
     monkeypatch.setattr("vaekit.data.cache.os.fsync", broken)
     with pytest.raises(OSError, match=r"No space left on device; .*VAEKIT_CACHE names another folder"):
         open_data(job.command[job.command.index("--data") + 1])
-    assert list((tmp_path / "cache" / "images").iterdir()) == [], "half an entry fills the disk for nothing"
+    assert list((tmp_path / "cache" / "decoded").glob("[!.]*")) == [], "half an entry fills the disk for nothing"
 
 
 def test_a_folder_that_may_not_be_written_is_told_in_a_line(tmp_path, monkeypatch, capsys):
@@ -255,7 +264,7 @@ def test_a_folder_that_may_not_be_written_is_told_in_a_line(tmp_path, monkeypatc
     with pytest.raises(SystemExit) as stop:
         main(["train", "vae", "--data", "digits", "--out", str(tmp_path / "run"), "--epochs", "1"])
     assert stop.value.code == 1
-    assert capsys.readouterr().err.splitlines()[-1] == f"vaekit: [Errno 13] Permission denied: '{tmp_path / 'run'}'"
+    assert capsys.readouterr().err.splitlines()[-1] == f"vaekit: {tmp_path / 'run'}: permission denied"
 
 
 # Determinism

@@ -25,12 +25,12 @@ from torch import nn
 from vaekit import CVAE, VAE, BetaVAE, TrainingFailed, load
 from vaekit.cli import main
 from vaekit.data.images import Images, fingerprint
+from vaekit.owned import write_atomically
 from vaekit.tensors import Term
 from vaekit.training import loop
 from vaekit.training.checkpoint import RunFolder, read_tensors, write_tensors
 from vaekit.training.loop import Data, Plan, rehearse, train, validate
 from vaekit.training.prior import PriorSettings
-from vaekit.world import write_atomically
 
 PLAN = Plan(steps=24, batch_size=8, learning_rate=0.05, warmup=5, seed=3)  # 20 images: epochs of 2 steps
 CLOCK = ("seconds", "seconds_total", "images_per_second")

@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 COMMANDS = {
     "data": "what is in a data set, and what is wrong with it",
@@ -53,19 +54,40 @@ def main(argv: list[str] | None = None) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a command by an exception, as Ctrl-C does, so that it tidies up and says how to go on."""
+    """SIGTERM ends a command by an exception, as Ctrl-C does, so that it tidies up and says how to go on. Neither is raised
+    within an import, which may swallow it, as libraries do that try for another one; it then comes again a little later.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number, frame):
-        raise SystemExit(TERMINATED)
+        if _importing(frame):
+            again = threading.Timer(0.02, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise SystemExit(TERMINATED)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # A Ctrl-C that the shell keeps from a command in the background stays kept from it.
+    ours = [signal.SIGTERM, *([signal.SIGINT] if signal.getsignal(signal.SIGINT) is signal.default_int_handler else [])]
+    before = {number: signal.signal(number, stop) for number in ours}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether an import is under way in `frame` or what called it."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _main(arguments: list[str]) -> None:
@@ -94,12 +116,16 @@ def _main(arguments: list[str]) -> None:
         if stop.code != TERMINATED:
             raise
         _fail(STOPPED, TERMINATED)
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+    except ValueError as error:
         _fail(str(error), 2)
     except BrokenPipeError:
         raise
-    except OSError as error:  # a full disk, no permission, no mirror: the machine's fault, not the command line's
-        _fail(str(error), 1)
+    except OSError as error:
+        from vaekit.messages import in_words
+
+        # A full disk, no permission, no mirror are the machine's fault, not the command line's.
+        wrong = isinstance(error, (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError))
+        _fail(in_words(error), 2 if wrong else 1)
     except RuntimeError as error:
         from vaekit.export import ExportFailed
         from vaekit.training.loop import TrainingFailed

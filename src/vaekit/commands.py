@@ -14,9 +14,10 @@ import tyro
 
 from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
-from vaekit.data.builtin import opening_flags
+from vaekit.data.builtin import inputs_of, opening_flags
 from vaekit.data.images import Decoding, split_indices
 from vaekit.messages import check_number, filled, nearest
+from vaekit.owned import check_file, check_folder
 from vaekit.training.prior import PriorSettings
 
 Split = Literal["train", "validation", "test", "all"]
@@ -64,6 +65,10 @@ class Source:
             "binarize": self.binarize or as_then.get("binarize", "none"),
         }
 
+    def inputs(self) -> list[str]:
+        """The places that are read, and so never written."""
+        return inputs_of(self.data, self.labels)
+
     def open(self, split: str) -> Images:
         """The part `split`."""
         return open_data(self.data, split, **self.how())
@@ -94,14 +99,18 @@ class Data:
     """Seed of the 80/10/10 split of data without a test part."""
     picture: str | None = None
     """A contact sheet to write, such as sheet.png: images of each class."""
+    overwrite: bool = False
+    """Replace the file --picture where it exists."""
     json: bool = False
     """Print JSON instead of a table."""
 
     def run(self) -> None:
         decoding = Decoding(self.resize, self.fit, self.background)
         check_number("split_seed", self.split_seed, whole=True)
-        if self.picture is not None and not self.picture.endswith(".png"):
-            raise ValueError(f"--picture must end in .png, got {self.picture!r}")
+        if self.picture is not None:
+            if not self.picture.endswith(".png"):
+                raise ValueError(f"--picture must end in .png, got {self.picture!r}")
+            check_file(self.picture, inputs=inputs_of(self.data, self.labels), overwrite=self.overwrite)
         whole, parts = open_whole(self.data, decoding, labels=self.labels, skip_bad=True)
         if parts is None and len(whole) >= 10:
             parts = split_indices(whole.y, len(whole), self.split_seed)
@@ -141,6 +150,7 @@ class Train(Source):
 
     def run(self) -> None:
         model = self.model  # type: ignore[attr-defined]
+        check_folder(self.out, "run", inputs=self.inputs())
         model.verbose = True
         images = self.open("train")
         # Only early stopping looks at validation images, and data with a published split has no such part.
@@ -186,12 +196,14 @@ class FitPrior(Source):
     def run(self) -> None:
         from vaekit.files import load
         from vaekit.hub import is_address
+        from vaekit.second_stage import stage_of
 
         if is_address(self.run_folder):
             raise ValueError(
                 f"a prior is written into a run folder: vaekit.load({self.run_folder!r}).save('FOLDER') makes one of this model"
             )
         model = load(self.run_folder, prior=False)
+        stage_of(self.run_folder)  # before the data is opened, which may take its time
         images = self.open_for(model, "train")
         if not self.per_class:
             if model.conditional:
@@ -220,6 +232,8 @@ class Sample:
     """The trained run."""
     out: str
     """grid.png, x.npy, x.npz (with labels), or a folder, with a sub-folder per class for conditional models."""
+    overwrite: bool = False
+    """Replace the file --out where it exists."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """How many; of each class with --per-class."""
     label: str | None = None
@@ -242,7 +256,7 @@ class Sample:
 
         check_number("n", self.n, whole=True, above=0)
         check_number("random_state", self.random_state, whole=True)
-        output.check_kind(self.out, ".png", ".npy", ".npz")
+        output.check_out(self.out, ".png", ".npy", ".npz", overwrite=self.overwrite)
         model = load(self.run_folder)
         prior = "plain" if self.plain_prior else None
         classes = model.sampling_classes(prior)
@@ -285,6 +299,8 @@ class Encode(Source):
     """The trained run."""
     out: str
     """z.npy, or z.npz with x the latents and y the labels."""
+    overwrite: bool = False
+    """Replace the file --out where it exists."""
     split: Split = "test"
     """Which part of the data."""
 
@@ -293,6 +309,7 @@ class Encode(Source):
 
         if not self.out.endswith((".npy", ".npz")):
             raise ValueError(f"--out must end in .npy or .npz, got {self.out!r}")
+        check_file(self.out, inputs=self.inputs(), overwrite=self.overwrite)
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         labels = _labels(images)
@@ -311,6 +328,8 @@ class Decode:
     """z.npy or z.npz (x)."""
     out: str
     """x.npy, grid.png or a folder."""
+    overwrite: bool = False
+    """Replace the file --out where it exists."""
     label: str | None = None
     """The class, for conditional models."""
 
@@ -318,7 +337,7 @@ class Decode:
         from vaekit.data.readers import read_npy, read_npz
         from vaekit.files import load
 
-        output.check_kind(self.out, ".png", ".npy", ".npz")
+        output.check_out(self.out, ".png", ".npy", ".npz", inputs=[self.codes], overwrite=self.overwrite)
         model = load(self.run_folder)
         if self.label is not None and not model.conditional:
             raise ValueError(
@@ -343,6 +362,8 @@ class Reconstruct(Source):
     """The trained run."""
     out: str
     """grid.png (inputs above reconstructions), x.npy or a folder."""
+    overwrite: bool = False
+    """Replace the file --out where it exists."""
     split: Split = "test"
     """Which part of the data."""
     n: Annotated[int | None, tyro.conf.arg(aliases=["-n"])] = None
@@ -352,7 +373,7 @@ class Reconstruct(Source):
         from vaekit.files import load
 
         check_number("n", self.n, whole=True, above=0)
-        output.check_kind(self.out, ".png", ".npy", ".npz")
+        output.check_out(self.out, ".png", ".npy", ".npz", inputs=self.inputs(), overwrite=self.overwrite)
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
@@ -518,6 +539,7 @@ class Compare(Trainings):
         from vaekit.estimators import MODELS
         from vaekit.report.compare import compare
 
+        check_folder(self.out, "report", inputs=self.inputs())
         names = list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
         for name in names:
             if name not in MODELS:
@@ -555,6 +577,7 @@ class Sweep(Trainings):
     def run(self) -> None:
         from vaekit.report.sweep import sweep
 
+        check_folder(self.out, "sweep", inputs=self.inputs())
         check_number("jobs", self.jobs, whole=True, above=0)
         results = sweep(
             self.data,

@@ -279,6 +279,8 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
 
     def _fit(self, images: Images, *, validation=None, folder=None, resume=False, time_budget=None, events=None):
         run = RunFolder(folder, events) if folder else None
+        if run:
+            run.check()
         self.check(images)
         seed = check_random_state(self.random_state)
         if time_budget is not None and not 0 < time_budget < math.inf:

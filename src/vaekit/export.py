@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vaekit import __version__
 from vaekit.estimator import Estimator
 from vaekit.models.autoencoder import Autoencoder
+from vaekit.owned import check_new_folder
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior
 from vaekit.parts.quantizers import VectorQuantizer, code_scores
 from vaekit.state import undisturbed
@@ -69,6 +70,7 @@ def export_onnx(model: Estimator, folder) -> dict:
     facts = {**_facts(model), "files": entries}
     files["export.json"] = (json.dumps(facts, indent=1) + "\n").encode()
     files["example.py"] = _example(model, parts).encode()
+    folder = check_new_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
         whole = Path(temporary) / "export"
@@ -84,9 +86,7 @@ def check_export(folder) -> None:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"ONNX needs the extra `export` ({', '.join(missing)} missing): pip install 'vaekit[export]'")
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder; choose another one for the export")
+    check_new_folder(folder)
 
 
 # ---- the graphs: what a file computes --------------------------------------------------------------------------------

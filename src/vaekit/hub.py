@@ -18,10 +18,10 @@ import numpy as np
 
 from vaekit import __version__
 from vaekit.messages import first_line
+from vaekit.owned import MARK, write_atomically
 from vaekit.report.page import COLUMNS, QUALITY_COLUMNS
 from vaekit.state import undisturbed
 from vaekit.training.progress import describe_record, describe_seconds
-from vaekit.world import write_atomically
 
 PREFIX = "hf://"
 RUN_FILES = ("run.json", "log.jsonl", "weights.safetensors", "prior.safetensors", "evaluation.json")
@@ -109,7 +109,7 @@ def push_to_hub(
                 f"{repo_id} is public already: nothing was uploaded; make it private on the Hub first, or choose another name"
             )
         before = {file.rfilename for file in found.siblings or ()}
-        new = sorted(file.name for file in folder.iterdir())
+        new = sorted(file.name for file in folder.iterdir() if file.name != MARK)
         # A prior or an evaluation of the model before would not fit this one.
         stale = [name for name in (*RUN_FILES, *CARD_FILES) if name in before and name not in new]
         operations = [library.CommitOperationAdd(name, str(folder / name)) for name in new]

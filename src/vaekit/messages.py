@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -29,7 +30,16 @@ def check_number(name: str, value, *, whole: bool = False, above: float | None =
 
 def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    said = in_words(error) if isinstance(error, OSError) else str(error)
+    return next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
+
+
+def in_words(error: OSError) -> str:
+    """What an error of the system says, as a sentence without its number: "x/y.png: no space left on device"."""
+    if error.errno is None or error.strerror is None:
+        return str(error)
+    said = error.strerror[:1].lower() + error.strerror[1:]
+    return said if error.filename is None else f"{os.fsdecode(error.filename)}: {said}"
 
 
 def filled(value: T | None) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vaekit.data import Images
+from vaekit.owned import check_file, check_new_folder, write_atomically
 from vaekit.report.page import QUALITY_COLUMNS, findings, quality, summarise, used_columns
-from vaekit.world import write_atomically
 
 
 def print_table(title: str, rows: dict) -> None:
@@ -82,11 +83,17 @@ def plain(value) -> str:
     return str(value)
 
 
-def check_kind(out: str, *kinds: str) -> None:
-    """A file of a known kind, or a folder: a name with another ending is a file that we can't write."""
+def check_out(out: str, *kinds: str, inputs: Sequence[str] = (), overwrite: bool = False) -> None:
+    """Raises ValueError unless `out` is a file of one of these kinds that may be written, or a new or empty folder: a name with
+    another ending is a file that we can't write.
+    """
     suffix = Path(out).suffix
-    if suffix and suffix not in kinds and not out.endswith("/") and not Path(out).is_dir():
+    if suffix in kinds and not out.endswith("/"):
+        check_file(out, inputs=inputs, overwrite=overwrite)
+    elif suffix and not out.endswith("/") and not Path(out).is_dir():
         raise ValueError(f"--out must end in {', '.join(kinds)}, or be a folder (with a / at its end), got {out!r}")
+    else:
+        check_new_folder(out, inputs=inputs)
 
 
 def write_array(out: str, x: np.ndarray, y: np.ndarray | None = None) -> None:
@@ -147,8 +154,7 @@ def _write_folder(folder: Path, images: np.ndarray, labels: np.ndarray | None) -
 
     if images.ndim < 3:
         raise ValueError("tables can't be written as images; choose an --out that ends in .npy")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder")
+    folder = check_new_folder(folder)
     names = [""] * len(images) if labels is None else [str(label) for label in labels]
     for name in sorted(set(names)):
         if labels is not None and (not name or name.startswith((".", "__MACOSX")) or "/" in name or "\\" in name):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -96,10 +95,10 @@ class SecondStage:
             **self._prior_identity(classes),
         }
         with RunFolder(folder).locked() if folder else nullcontext():
-            stage = RunFolder(Path(folder) / "prior") if folder else None
+            stage = stage_of(folder) if folder else None
             if stage:
                 if stage.path.exists() and not _is_of(stage, identity):
-                    shutil.rmtree(stage.path)
+                    stage.discard()
                 stage.start({"identity": identity})
             try:
                 learned, history, found = fit_prior(
@@ -114,7 +113,7 @@ class SecondStage:
                 )
             except ValueError:
                 if stage:
-                    shutil.rmtree(stage.path)
+                    stage.discard()
                 raise
             facts = {
                 **found,
@@ -126,7 +125,7 @@ class SecondStage:
             self._attach_prior(learned, resolved, classes, history, facts)
             if stage:
                 self._save_prior(RunFolder(folder))
-                shutil.rmtree(stage.path)
+                stage.discard()
         return self
 
     @undisturbed
@@ -296,6 +295,13 @@ class SecondStage:
             "version": __version__,
         }
         write_tensors(run.prior_file, self.model_.prior.state_dict(), state)
+
+
+def stage_of(folder: str | Path) -> RunFolder:
+    """The folder of a second stage of the run in `folder`, while it lasts; ValueError where something else stands there."""
+    stage = RunFolder(Path(folder) / "prior", kind="prior")
+    stage.check(through_links=False)
+    return stage
 
 
 def _is_of(stage: RunFolder, identity: dict) -> bool:

@@ -1,14 +1,11 @@
-"""The machine a run stands on: device, precision, seeds, and files that are whole or not there."""
+"""The machine a run stands on: device, precision, seeds."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -153,31 +150,3 @@ def check_random_state(random_state) -> int:
     if isinstance(random_state, bool) or not isinstance(random_state, (int, np.integer)) or random_state < 0:
         raise ValueError(f"random_state must be None, an integer >= 0 or a numpy generator, got {random_state!r}")
     return int(random_state)
-
-
-def write_atomically(path: str | os.PathLike, data: bytes | str) -> None:
-    """Writes a file so that a reader, or a crash, sees the old one or the new one whole: temporary name, fsync, rename.
-
-    Raises OSError that names the file.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        with contextlib.suppress(OSError):  # a disk that can't be written to has no temporary file either
-            temporary.unlink(missing_ok=True)
-
-
-def remove_temporaries(folder: str | os.PathLike, *, days: float = 0.0) -> None:
-    """Removes what killed processes left half written in `folder`; `days` old or more, where others may be writing there."""
-    for file in Path(folder).glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - file.stat().st_mtime >= days * 86400:
-                file.unlink()

@@ -43,7 +43,8 @@ from vaekit.data.readers import (
     read_npz,
 )
 from vaekit.data.sprites import is_dsprites, read_dsprites, sprites
-from vaekit.messages import check_number, nearest
+from vaekit.messages import check_number, first_line, nearest
+from vaekit.owned import remove_temporaries, write_atomically
 from vaekit.state import undisturbed
 
 
@@ -155,6 +156,12 @@ def _part_of(whole: Images, published: dict[str, slice] | None, split_seed: int)
     for part, where in (published or split_indices(whole.y, len(whole), split_seed)).items():
         part_of[where] = PARTS.index(part)
     return part_of
+
+
+def inputs_of(name_or_path, labels=None) -> list[str]:
+    """The places among the arguments of `open_data` that are read, and so never written: none of a set known by its name."""
+    name = str(name_or_path)
+    return [*([] if name in NAMES or name.startswith("hf:") else [name]), *([] if labels is None else [str(labels)])]
 
 
 def opening_flags(how: Mapping) -> list[str]:
@@ -436,10 +443,8 @@ def download_idx_set(published: IdxSet, folder: Path) -> None:
 
     Raises ConnectionError, with every mirror's failure and where to put the files by hand, when none does.
     """
-    from vaekit.world import remove_temporaries, write_atomically  # here: it imports torch, which reading doesn't need
-
     folder.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(folder, days=1)
+    remove_temporaries(folder, [f"{file}.gz" for file in IDX_FILES], days=1)
     for file in IDX_FILES:
         target = folder / f"{file}.gz"
         if target.exists():
@@ -451,7 +456,7 @@ def download_idx_set(published: IdxSet, folder: Path) -> None:
                     data = response.read()
                 found = hashlib.sha256(gzip.decompress(data) if published.unpacked else data).hexdigest()
             except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:
-                failures.append(f"{mirror}: {error}")
+                failures.append(f"{mirror}: {first_line(error)}")
                 continue
             if found == published.sha256[file]:
                 write_atomically(target, data)

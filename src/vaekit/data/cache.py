@@ -1,7 +1,7 @@
 """Image files as one memory-mapped array: decoded once, by several threads, and kept in the user's cache.
 
-    images/KEY/pixels        (N, H, W, C) uint8, nothing else
-    images/KEY/facts.json    shape, fingerprint, and what the files were
+    decoded/KEY/pixels        (N, H, W, C) uint8, nothing else
+    decoded/KEY/facts.json    shape, fingerprint, and what the files were
 
 KEY is a digest of the files' places, sizes, times and labels and of how they are decoded. An entry is written in a folder with
 a temporary name and renamed when it is whole; of two processes that write the same one, the later takes the other's.
@@ -16,7 +16,7 @@ import itertools
 import json
 import math
 import os
-import shutil
+import re
 import sys
 import tempfile
 import time
@@ -32,12 +32,15 @@ import numpy as np
 from vaekit.data.images import CHUNK, MAPPED_FROM, Decoding, ImageFiles, fingerprint, listed
 from vaekit.data.readers import decode, with_channels
 from vaekit.messages import first_line
+from vaekit.owned import claim, discard
+from vaekit.state import warn
 
 VERSION = 1  # of what `decode` makes of a file, and of the entries
 BATCH = 16  # files that a thread decodes in one go
 THREADS = os.cpu_count() or 1  # that decode
 IN_FLIGHT = 2**28  # bytes of decoded images that wait to be written
 MOST_SIZES = 20  # that are told apart in the facts
+ENTRY = re.compile(r"[0-9a-f]{64}|[0-9a-f]{16}\.\w+\.tmp")  # the names of entries, and of those that are being written
 KEEP_DAYS = 30  # that an entry is kept without being used
 SAY_EVERY = 10.0  # seconds between two lines about a long decoding
 
@@ -101,7 +104,7 @@ def decoded(
     Raises ValueError where none can be, or where they differ in size.
     """
     whole = hashlib.sha256(f"{VERSION} {key} {decoding!r} ".encode() + (b"" if y is None else y.tobytes())).hexdigest()
-    entry = cache_dir() / "images" / whole
+    entry = cache_dir() / "decoded" / whole
     found = _read(entry)
     if found is None:
         temporary, kept = _temporary(entry)
@@ -119,7 +122,7 @@ def decoded(
             more = "the images' pixels are kept there, and VAEKIT_CACHE names another folder for them"
             raise OSError(error.errno, f"{error.strerror}; {more}", str(temporary)) from None
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _remove(temporary)
     assert found is not None, "an entry that was written can be read"
     x, facts = found
     files = ImageFiles(facts["sizes"], facts["modes"], tuple(facts["unreadable"]), decoding)
@@ -152,12 +155,17 @@ def _check_facts(facts: dict, x: np.ndarray) -> None:
 
 
 def _temporary(entry: Path) -> tuple[Path, bool]:
-    """A new folder to write an entry in, and whether it lies in the cache: a cache that can't be written to is done without."""
+    """A new folder to write an entry in, and whether it lies in the cache: one that can't be written to, or that holds what is
+    not ours, is done without.
+    """
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
+        claim(entry.parent, "cache")
         _tidy(entry.parent)
         return Path(tempfile.mkdtemp(prefix=f"{entry.name[:16]}.", suffix=".tmp", dir=entry.parent)), True
     except OSError:
+        return Path(tempfile.mkdtemp(prefix="vaekit.")), False
+    except ValueError as error:
+        warn(f"decoded images are not kept for the next time: {error}")
         return Path(tempfile.mkdtemp(prefix="vaekit.")), False
 
 
@@ -168,20 +176,27 @@ def _rename(temporary: Path, entry: Path) -> tuple[np.ndarray, dict] | None:
             temporary.rename(entry)
         if (found := _read(entry)) is not None:
             return found
-        shutil.rmtree(entry, ignore_errors=True)  # a damaged one stood in the way
+        _remove(entry)  # a damaged one stood in the way
     return None
 
 
 def _tidy(folder: Path) -> None:
-    """Removes what killed processes left a day ago or more, and what has not been used for long."""
+    """Removes the entries that killed processes left a day ago or more, and those that have not been used for long."""
     for entry in folder.iterdir():
+        if entry.is_symlink() or not ENTRY.fullmatch(entry.name):
+            continue
         try:
             newest = max(path.stat().st_mtime for path in (entry, *entry.iterdir()))
         except OSError:
             continue  # another process has just removed it
         days = (time.time() - newest) / 86400
         if days > (1 if entry.suffix == ".tmp" else KEEP_DAYS):
-            shutil.rmtree(entry, ignore_errors=True)
+            _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    """Removes the files of an entry, and its folder unless somebody else has put something into it."""
+    discard(entry, ("pixels", "facts.json"))
 
 
 def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding: Decoding, path: Path) -> dict:

@@ -277,7 +277,9 @@ def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarr
     images are left beside those, labels are not looked at. ValueError for fewer than ten images.
     """
     if n < FEWEST:
-        raise ValueError(f"{n} images are too few to split into train, validation and test; at least {FEWEST} are needed")
+        raise ValueError(
+            f"{n} images are too few to split into train, validation and test; at least {FEWEST} are needed"
+        )
     order = np.random.default_rng(seed).permutation(n)
     place = np.arange(n) % 10
     if y is not None:

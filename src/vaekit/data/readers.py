@@ -53,7 +53,7 @@ def read_idx(path: Path) -> np.ndarray:
             while len(data) <= expected and (chunk := file.read(min(1 << 24, expected + 1 - len(data)))):
                 data += chunk
     except (OSError, EOFError, MemoryError, zlib.error, struct.error) as error:
-        raise ValueError(f"{path} is truncated or damaged ({error})") from None
+        raise ValueError(f"{path} is truncated or damaged ({first_line(error)})") from None
     if len(data) != expected:
         more = "more" if len(data) > expected else f"only {len(data)}"
         raise ValueError(f"{path} is damaged: its header {shape} promises {expected} bytes, it holds {more}")

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from vaekit.data.cache import cache_dir
 from vaekit.data.images import Images, check_array, is_mapped
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, precision_recall_density_coverage
-from vaekit.messages import check_number
+from vaekit.messages import check_number, first_line
+from vaekit.owned import claim, remove_temporaries
 from vaekit.state import undisturbed, warn
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import read_tensors, write_tensors
 from vaekit.training.loop import Data, Mapped, Plan, to_input, train
-from vaekit.world import derive_seed, remove_temporaries, seeded
+from vaekit.world import derive_seed, seeded
 
 BATCH = 1000
 BLOCK = 2048  # rows and columns of a block of distances between images: 16 MiB
@@ -111,7 +112,7 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
             judge.load_state_dict(tensors)
             return judge.eval(), facts["test_accuracy"]
         except (ValueError, RuntimeError, KeyError):
-            path.unlink(missing_ok=True)  # a damaged cache entry costs a new training, nothing else
+            pass  # a damaged cache entry costs a new training, nothing else
     judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch declares no such form)
     dynamic = train_images.binarize == "dynamic"
     x = train_images.x
@@ -125,11 +126,11 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
     accuracy = class_consistency(judge, test_images.x, test_images.y)
     facts = {"data": train_images.name, "fingerprint": train_images.fingerprint, "test_accuracy": accuracy}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        claim(path.parent, "cache")
         remove_temporaries(path.parent, days=1)
         write_tensors(path, judge.state_dict(), facts)
-    except OSError as error:
-        warn(f"the judge could not be kept for the next time ({error})")
+    except (OSError, ValueError) as error:
+        warn(f"the judge could not be kept for the next time ({first_line(error)})")
     return judge, accuracy
 
 

@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -171,11 +171,14 @@ async def read_body(request: Request, most: int) -> bytes:
     if not promised.isdecimal() or int(promised) > most:
         raise refusal
     parts, found = [], 0
-    async for part in request.stream():
-        found += len(part)
-        if found > most:
-            raise refusal
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            found += len(part)
+            if found > most:
+                raise refusal
+            parts.append(part)
+    except ClientDisconnect:  # a page that was closed meanwhile; the answer goes nowhere
+        raise HTTPException(400, "the request was cut off") from None
     return b"".join(parts)
 
 

@@ -15,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 
+from vaekit.owned import write_with
+
 # Okabe & Ito (2008) for a few series; Paul Tol's "muted" scheme (2021) for up to ten classes.
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 CLASSES = (
@@ -148,11 +150,6 @@ def save(figure: Figure, path: str | os.PathLike) -> Path:
     """Writes the figure as a PNG under a temporary name and renames it; folders on the way are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with matplotlib.rc_context(_RC):  # ticks are made when a figure is drawn
-            figure.savefig(temporary, format="png", dpi=DPI, facecolor="white")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with matplotlib.rc_context(_RC):  # ticks are made when a figure is drawn
+        write_with(path, lambda file: figure.savefig(file, format="png", dpi=DPI, facecolor="white"))
     return path

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -19,12 +18,13 @@ import torch
 
 from vaekit import __version__
 from vaekit.data import Images, open_data
-from vaekit.data.builtin import opening_flags
+from vaekit.data.builtin import inputs_of, opening_flags
 from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS, MODELS, VQVAE
 from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.messages import filled
+from vaekit.owned import check_folder, locked, remove_temporaries, write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
 from vaekit.report.doctor import examine
@@ -32,10 +32,9 @@ from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run,
 from vaekit.report.measure import PER_CLASS, label_names, measure_run
 from vaekit.report.page import Picture, write_page
 from vaekit.state import undisturbed
-from vaekit.training.checkpoint import locked
+from vaekit.training.checkpoint import RunFolder
 from vaekit.training.prior import PriorSettings
 from vaekit.training.progress import describe_seconds
-from vaekit.world import remove_temporaries, write_atomically
 
 LATENT_DIMS = (2, 4, 6, 8, 10, 12, 14, 16)
 BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
@@ -72,6 +71,7 @@ def compare(
     """
     started = datetime.now(UTC)
     folder_out = Path(out)
+    check_folder(folder_out, "report", inputs=inputs_of(data, how.get("labels")))
     train, test = (open_data(data, split, **how) for split in ("train", "test"))
     if train.is_table:
         raise ValueError(
@@ -95,7 +95,7 @@ def compare(
     for name in models:  # before the judge, which takes its time
         make(name, random_state).check(train)
 
-    with locked(folder_out):
+    with locked(folder_out, "report"):
         remove_temporaries(folder_out / "figures")
         judge, judge_accuracy = get_judge(train, test, verbose=verbose) if train.y is not None else (None, None)
         entries, first, closer = [], {}, []
@@ -106,7 +106,7 @@ def compare(
                 folder = folder_out / "runs" / f"{name}-seed{seed}"
                 if priors and not estimator.has_prior:
                     estimator.fit_prior_images(train, PriorSettings(), folder=str(folder))
-                shutil.rmtree(folder / "prior", ignore_errors=True)  # of a process that was killed having fitted it
+                RunFolder(folder / "prior", kind="prior").discard()  # of a process that was killed having fitted it
                 entry = measure_run(estimator, train, test, folder, judge=judge, judge_accuracy=judge_accuracy)
                 entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
                 if seed - random_state < max(1, RUNS // len(models)):

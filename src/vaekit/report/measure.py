@@ -27,11 +27,11 @@ from vaekit.evaluation.representation import (
     reconstruction_quality,
 )
 from vaekit.messages import filled
+from vaekit.owned import write_atomically
 from vaekit.pictures.figures import neighbours
 from vaekit.pictures.style import save
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder
-from vaekit.world import write_atomically
 
 PER_CLASS = 100  # samples per class that the judge sees
 SAMPLES = 10_000  # that are compared with real images, at most

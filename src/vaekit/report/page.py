@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vaekit.owned import write_atomically
 from vaekit.training.progress import describe_seconds
-from vaekit.world import write_atomically
 
 
 class Picture(NamedTuple):

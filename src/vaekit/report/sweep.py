@@ -26,17 +26,18 @@ import torch
 
 from vaekit import __version__
 from vaekit.data import Images, open_data
+from vaekit.data.builtin import inputs_of
 from vaekit.data.images import split_indices
 from vaekit.estimators import BetaVAE
 from vaekit.evaluation.generation import get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
+from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
 from vaekit.state import undisturbed
-from vaekit.training.checkpoint import locked
 from vaekit.training.loop import TrainingFailed
-from vaekit.world import pick_device, write_atomically
+from vaekit.world import pick_device
 
 MEASURED = ("images", "draws", "mse", "distortion", "rate", "elbo", "elbo_se", "active_units", "aggregate_kl_at_least")
 SAMPLES = 2000  # that are compared with held-out images, at most
@@ -130,11 +131,12 @@ def sweep(
     if not grid.latent_dims or not grid.betas:
         raise ValueError("a sweep needs at least one latent_dim and one beta")
     folder = Path(out)
+    check_folder(folder, "sweep", inputs=inputs_of(data, how.get("labels")))
     train, held = grid.open()
     points = [Point(d, beta, seed) for seed in grid.seeds for d in grid.latent_dims for beta in grid.betas]
     for point in points:
         _model(grid, point).check(train)
-    with locked(folder):
+    with locked(folder, "sweep"):
         return _sweep(grid, points, train, held, folder, jobs, say)
 
 

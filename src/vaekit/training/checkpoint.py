@@ -5,6 +5,7 @@
     checkpoint.safetensors           while training, and `checkpoint.previous.safetensors`, the one before it
     weights.safetensors              at the end; then the checkpoints are gone
     prior.safetensors                once a prior is fitted; `prior/` is that training's folder while it lasts
+    .vaekit, .vaekit.lock            whose folder it is, and who writes there: see `vaekit.owned`
     tensorboard/                     the log once more, where it was asked for: see `vaekit.training.events`
 
 Every file is written to a temporary name and renamed. Tensor files carry a checksum of their contents.
@@ -18,8 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -28,10 +29,21 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
 from torch import Tensor, nn
 
+from vaekit.owned import check_folder, claim, discard, locked, write_atomically
 from vaekit.training.events import Events
-from vaekit.world import remove_temporaries, write_atomically
 
 FORMAT = 1  # of a run folder; raised when an older vaekit could not read what this one writes
+NAMES = (  # of the files in a run folder
+    "run.json",
+    "log.jsonl",
+    "checkpoint.safetensors",
+    "checkpoint.previous.safetensors",
+    "checkpoint.new.safetensors",
+    "weights.safetensors",
+    "prior.safetensors",
+    "evaluation.json",
+    "neighbours.png",
+)
 MOST_JSON = 2**26  # bytes of run.json that are read
 ENTRIES = {  # of a model's run.json, and their types
     "class": (str,),
@@ -153,34 +165,14 @@ def _check_entries(found: dict, entries: dict[str, tuple[type, ...]]) -> None:
             raise ValueError(f"{name} must be {' or '.join(kind.__name__ for kind in kinds)}, got {found[name]!r:.80}")
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Keeps other processes from writing the folder `path` meanwhile; a process that dies lets go of it, and the files that it
-    was writing are removed by the next. Raises ValueError where one is at it.
-    """
-    from filelock import FileLock, Timeout
-
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file; it has to be a folder")
-    path.mkdir(parents=True, exist_ok=True)
-    file = path / ".lock"
-    try:
-        lock = FileLock(file, timeout=0).acquire()
-    except Timeout:
-        raise ValueError(f"{path} is being written by another process; wait for it, or choose another folder") from None
-    with lock:
-        try:
-            remove_temporaries(path)
-            yield
-        finally:
-            file.unlink(missing_ok=True)
-
-
 class RunFolder:
-    """One run on disk. Nothing is created before `start`. events: what the log is copied to, besides."""
+    """One run on disk. Nothing is created before `start`. events: what the log is copied to, besides. kind: "run", or "prior"
+    for the folder of a second stage.
+    """
 
-    def __init__(self, path, events: Events | None = None):
+    def __init__(self, path, events: Events | None = None, kind: str = "run"):
         self.path = Path(path)
+        self.kind = kind
         self.events = events
         self.config_file = self.path / "run.json"
         self.log_file = self.path / "log.jsonl"
@@ -199,17 +191,21 @@ class RunFolder:
         """Whether the training has come to its end."""
         return self.started and self.weights_file.is_file()
 
+    def check(self, **how) -> None:
+        """Raises ValueError where the folder is somebody else's: see `owned.check_folder`."""
+        check_folder(self.path, self.kind, **how)
+
     def locked(self) -> AbstractContextManager[None]:
-        """Keeps other processes from writing this run meanwhile: see `locked`."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; a run is a folder")
-        return locked(self.path)
+        """Keeps other processes from writing this run meanwhile: see `owned.locked`."""
+        return locked(self.path, self.kind)
+
+    def discard(self) -> None:
+        """Removes the run, but what somebody else has put into its folder."""
+        discard(self.path, NAMES)
 
     def start(self, config: dict) -> None:
         """Creates the folder with run.json, or writes run.json anew."""
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; a run is a folder")
-        self.path.mkdir(parents=True, exist_ok=True)
+        claim(self.path, self.kind)
         write_atomically(self.config_file, json.dumps({"format": FORMAT, **config}, indent=1) + "\n")
 
     def tidy(self) -> None:
@@ -255,7 +251,7 @@ class RunFolder:
 
     def write(self, config: dict, records: list[dict], tensors: dict[str, Tensor]) -> None:
         """A finished run at once; run.json, which makes a folder a run, comes last."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        claim(self.path, self.kind)
         write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in records))
         write_tensors(self.weights_file, tensors)
         self.start(config)

@@ -498,3 +498,4 @@ def _deferred_signals(*, enabled: bool) -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    stop.obey()  # what was asked for after the last step
