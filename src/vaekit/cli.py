@@ -21,6 +21,7 @@ COMMANDS = {
     "encode": "latents or codes of a data set",
     "decode": "images from latents or codes",
     "reconstruct": "a data set through encoder and decoder",
+    "score": "the ELBO of each image or row, and which of them stand out",
     "evaluate": "a trained model's numbers on held-out data",
     "export": "encoder, decoder, code lookup and fitted prior as ONNX files",
     "push": "upload a trained model to the Hugging Face Hub: vaekit push RUN user/name",

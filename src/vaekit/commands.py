@@ -15,13 +15,15 @@ import tyro
 from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import inputs_of, opening_flags
-from vaekit.data.images import Decoding, split_indices
+from vaekit.data.images import PARTS, Decoding, split_indices
 from vaekit.messages import check_number, filled, nearest
 from vaekit.owned import check_file, check_folder
 from vaekit.training.prior import PriorSettings
 
 Split = Literal["train", "validation", "test", "all"]
 MOST_IN_A_PICTURE = 2500
+MOST_REFERENCE = 10_000  # samples whose scores others are held against
+TABLES = (".csv", ".tsv", ".parquet")
 Folder = Annotated[str, tyro.conf.Positional]
 
 
@@ -293,12 +295,13 @@ class Sample:
 
 @dataclass(kw_only=True)
 class Encode(Source):
-    """Latents (posterior means) or codes of a data set, as .npy, or .npz with the labels."""
+    """Latents (posterior means) or codes of a data set: an array, or a table that tells each sample's file or row."""
 
     run_folder: Folder
     """The trained run."""
     out: str
-    """z.npy, or z.npz with x the latents and y the labels."""
+    """z.npy; z.npz with x the latents, y the labels, names the files (or rows), and split; z.csv, z.tsv or z.parquet with
+    columns file (or row), label, split, z0, z1, ..."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     split: Split = "test"
@@ -307,14 +310,19 @@ class Encode(Source):
     def run(self) -> None:
         from vaekit.files import load
 
-        if not self.out.endswith((".npy", ".npz")):
-            raise ValueError(f"--out must end in .npy or .npz, got {self.out!r}")
+        if not self.out.endswith((".npy", ".npz", *TABLES)):
+            raise ValueError(f"--out must end in .npy, .npz, {' or '.join(TABLES)}, got {self.out!r}")
+        _check_table(self.out)
         check_file(self.out, inputs=self.inputs(), overwrite=self.overwrite)
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         labels = _labels(images)
         codes = model.encode(images.x, labels)
-        output.write_array(self.out, codes, labels)
+        if self.out.endswith(TABLES):
+            flat = codes.reshape(len(codes), -1)
+            output.write_columns(self.out, images.origin() | {f"z{i}": flat[:, i] for i in range(flat.shape[1])})
+        else:
+            output.write_array(self.out, codes, labels, images.origin())
         print(f"{codes.dtype} codes of shape {codes.shape} are in {self.out}")
 
 
@@ -325,7 +333,7 @@ class Decode:
     run_folder: Folder
     """The trained run."""
     codes: str
-    """z.npy or z.npz (x)."""
+    """z.npy or z.npz (x; images keep the names in it)."""
     out: str
     """x.npy, grid.png or a folder."""
     overwrite: bool = False
@@ -334,7 +342,7 @@ class Decode:
     """The class, for conditional models."""
 
     def run(self) -> None:
-        from vaekit.data.readers import read_npy, read_npz
+        from vaekit.data.readers import read_npy, read_npz, read_origin
         from vaekit.files import load
 
         output.check_out(self.out, ".png", ".npy", ".npz", inputs=[self.codes], overwrite=self.overwrite)
@@ -350,7 +358,8 @@ class Decode:
         if model.conditional and self.label is None:
             raise ValueError(f"{self.run_folder} is conditional: say which class with --label")
         images = model.decode(codes, self.label)
-        output.write_images(self.out, images)
+        origin = read_origin(path, len(codes)) if path.suffix == ".npz" else {}
+        output.write_images(self.out, images, origin=origin if {"file", "row"} & set(origin) else None)
         print(f"{len(images)} images are in {self.out}")
 
 
@@ -361,7 +370,8 @@ class Reconstruct(Source):
     run_folder: Folder
     """The trained run."""
     out: str
-    """grid.png (inputs above reconstructions), x.npy or a folder."""
+    """grid.png (inputs above reconstructions), x.npy, x.npz with y the labels, names the files (or rows), and split, or a
+    folder, whose files have the names of the inputs."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     split: Split = "test"
@@ -386,8 +396,103 @@ class Reconstruct(Source):
             save(reconstructions(images.x, {type(model).__name__: rebuilt}), self.out)
             print(f"{len(images)} reconstructions are in {self.out}")
         else:
-            output.write_images(self.out, rebuilt)
+            output.write_images(self.out, rebuilt, _labels(images), origin=images.origin())
             print(f"{len(images)} images are in {self.out}")
+
+
+@dataclass(kw_only=True)
+class Score(Source):
+    """The ELBO of each sample of a data set in nats, which is low for what is unlike the training data, and which of them stand
+    out: a table in data order, and the ten lowest on the terminal.
+    """
+
+    run_folder: Folder
+    """The trained run."""
+    out: str
+    """scores.csv, .tsv or .parquet, with columns file (or row), label, split, elbo, tail_share and anomaly."""
+    overwrite: bool = False
+    """Replace the file --out where it exists."""
+    split: Split | None = None
+    """Which part of the data; None is the test part of what the model was trained on, and all of other data."""
+    share: float = 0.01
+    """tail_share is the share of the reference's scores that are as low or lower, and anomaly says whether it is below this."""
+    reference: str | None = None
+    """Data that is as it should be. None is what the model was trained on: its validation part where that has enough samples to
+    tell --share, else its training part, whose scores are a little higher."""
+
+    def run(self) -> None:
+        from vaekit.evaluation.likelihood import tail_shares
+        from vaekit.files import load
+        from vaekit.report.measure import pick
+
+        if not self.out.endswith(TABLES):
+            raise ValueError(f"--out must end in {' or '.join(TABLES)}, got {self.out!r}")
+        check_number("share", self.share, above=0)
+        if self.share >= 1:
+            raise ValueError(f"share must be below 1, got {self.share}")
+        _check_table(self.out)
+        model = load(self.run_folder)
+        read = [*self.inputs(), *inputs_of(self.reference or model.facts_["data"]["name"])]
+        check_file(self.out, inputs=read, overwrite=self.overwrite)
+        images = self.open_for(model, "all")
+        home = self._reference(model, images)
+        if self.split is not None or images.fingerprint == model.facts_["data"]["fingerprint"]:
+            images = self.open_for(model, self.split or "test")
+        for part in (images, home):
+            if part.x.shape[1:] != model.image_shape_:
+                raise ValueError(
+                    f"{part.name} has samples of shape {part.x.shape[1:]}, but the model was fitted on {model.image_shape_}"
+                )
+        known = model.conditional and all(
+            part.y is not None and set(part.classes) <= set(map(str, model.classes_)) for part in (images, home)
+        )
+        found, normal = (
+            model.score_samples(part.x, _labels(part) if known else None)
+            for part in (images, home.take(pick(len(home), MOST_REFERENCE)))
+        )
+        shares = tail_shares(found, normal)
+        columns = images.origin() | {"elbo": found, "tail_share": shares, "anomaly": shares < self.share}
+        output.write_columns(self.out, columns)
+        whose = f"{len(normal):,} of {home.name} ({home.split})"
+        output.print_scores(
+            f"{self.data}: the lowest of {len(images):,} scores, {'log p(x|label)' if known else 'log p(x)'} >= ELBO in nats",
+            columns,
+        )
+        print(
+            f"{np.count_nonzero(shares < self.share):,} are lower than all but {self.share:.3g} of the reference, {whose}"
+        )
+        print(f"{len(images):,} scores are in {self.out}")
+
+    def _reference(self, model, images: Images) -> Images:
+        """What scores are held against."""
+        trained_on = model.facts_["data"]
+        name = self.reference or trained_on["name"]
+        if self.reference is None and images.fingerprint == trained_on["fingerprint"]:
+            home, source = images, self
+        elif name == "array":
+            raise ValueError(
+                f"{self.run_folder} was fitted on an array: say with --reference which data is as it should be"
+            )
+        else:
+            source = replace(self, data=name, labels=None)
+            try:
+                home = source.open_for(model, "all")
+            except (FileNotFoundError, ValueError) as error:
+                if self.reference is not None:
+                    raise
+                raise ValueError(
+                    f"what {self.run_folder} was trained on can't be opened ({error}); say with --reference which data is as "
+                    "it should be"
+                ) from None
+        if home.fingerprint != trained_on["fingerprint"]:
+            if self.reference is None:
+                raise ValueError(
+                    f"{name} has changed since {self.run_folder} was trained on it; say with --reference which data is as it "
+                    "should be"
+                )
+            return home
+        held = np.count_nonzero(home.part_of == PARTS.index("validation"))
+        return source.open_for(model, "validation" if held * self.share >= 1 else "train")
 
 
 @dataclass(kw_only=True)
@@ -696,6 +801,12 @@ def _numbers(flag: str, text: str, kind: type) -> list:
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
         raise ValueError(f"{flag} must be {what} separated by commas, got {text!r}") from None
+
+
+def _check_table(out: str) -> None:
+    """Before the work that a missing library would make useless."""
+    if out.endswith(".parquet"):
+        output.load_pyarrow(out)
 
 
 def _labels(images: Images) -> np.ndarray | None:

@@ -27,6 +27,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "category", "target", "y")
 MAX_PIXELS = 64_000_000  # per image; more is refused before it is decoded
 MOST_UNPACKED = 2**30  # bytes that a packed file may unpack to, or MOST_TIMES its own size, where that is more
 MOST_TIMES = 200  # real images pack to a 2nd or a 20th of their size, zeros to a 1000th
+ORIGIN = {"names": ("file", "U"), "rows": ("row", "i"), "split": ("split", "U")}  # of a .npz file: column, kind of type
 _MEMBERS = ("x", "y", "x.npy", "y.npy")  # of a .npz file
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -80,6 +81,26 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         found = ", ".join(filter(None, arrays)) or "none with a name"
         raise ValueError(f"{path} must hold an array named x (and y for labels); its arrays: {found}")
     return filled(arrays["x"]), arrays.get("y")
+
+
+def read_origin(path: Path, n: int) -> dict[str, np.ndarray]:
+    """What `encode` writes into a .npz file of n samples besides x and y: a column `file` or `row`, and `split`. Arrays of
+    these names that are something else are left aside.
+    """
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+        with np.load(path, allow_pickle=False) as arrays:
+            for name, (column, kind) in ORIGIN.items():
+                if name in arrays.files:
+                    check_unpacked(path, sizes[f"{name}.npy"])
+                    values = arrays[name]
+                    if values.shape == (n,) and values.dtype.kind == kind:
+                        found[column] = values
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is truncated or damaged ({first_line(error)})") from None
+    return found
 
 
 def _load_numpy(path: Path, mmap_mode: Literal["c"] | None = None) -> dict[str, np.ndarray | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,6 +91,13 @@ def _collapse(active: int, latents: int) -> str:
     if active == 0:
         return f"complete: none of the {latents} latents carries anything of the image"
     return f"partial: {latents - active} of {latents} latents carry nothing of the image"
+
+
+@undisturbed
+def tail_shares(scores, reference) -> np.ndarray:
+    """(N,) for each of `scores` (N,), the share of `reference` (M,) that is as low or lower; of NaN it is 0."""
+    scores = np.nan_to_num(np.asarray(scores, np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    return np.searchsorted(np.sort(reference), scores, side="right") / len(reference)
 
 
 @undisturbed
