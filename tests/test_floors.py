@@ -7,7 +7,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "vaekit"
 FLOORS = [
-    ["messages", "owned", "tensors", "world"],
+    ["messages", "owned", "state", "tensors", "world"],
     [
         "parts.strided",
         "parts.networks",

@@ -21,6 +21,7 @@ COMMANDS = {
     "encode": "latents or codes of a data set",
     "decode": "images from latents or codes",
     "reconstruct": "a data set through encoder and decoder",
+    "score": "the ELBO of each image or row, and which of them stand out",
     "evaluate": "a trained model's numbers on held-out data",
     "export": "encoder, decoder, code lookup and fitted prior as ONNX files",
     "push": "upload a trained model to the Hugging Face Hub: vaekit push RUN user/name",
@@ -105,6 +106,9 @@ def _main(arguments: list[str]) -> None:
         _fail(f"unknown command {arguments[0]!r}{nearest(arguments[0], COMMANDS)}; `vaekit --help` lists them all", 2)
     try:
         with warnings.catch_warnings():
+            from vaekit.state import show_errors
+
+            show_errors()  # a command ends with a sentence of its own, not with somebody's warning
             warnings.showwarning = _show_warning
             _run(*arguments)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 from dataclasses import dataclass, field, make_dataclass, replace
@@ -15,8 +16,8 @@ import tyro
 from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import inputs_of, opening_flags
-from vaekit.data.images import COLOURS, WHOLE, Decoding, SizesDiffer, listed, split_indices, spread
-from vaekit.data.tables import TABLE_SUFFIXES, read_table
+from vaekit.data.images import COLOURS, PARTS, WHOLE, Decoding, SizesDiffer, listed, split_indices, spread
+from vaekit.data.tables import TABLE_SUFFIXES, load_pyarrow, read_table
 from vaekit.messages import check_number, filled, in_rows, nearest, nearest_path
 from vaekit.owned import check_file, check_folder
 from vaekit.training.prior import PriorSettings
@@ -24,6 +25,7 @@ from vaekit.training.prior import PriorSettings
 Split = Literal["train", "validation", "test", "all"]
 MOST_IN_A_PICTURE = 2500
 MOST_COLUMNS = 30  # of a table, that `data` prints
+MOST_REFERENCE = 10_000  # samples whose scores others are held against
 SAMPLE_SUFFIXES = (".png", ".npy", ".npz", *TABLE_SUFFIXES)
 Folder = Annotated[str, tyro.conf.Positional]
 
@@ -361,12 +363,13 @@ class Sample:
 
 @dataclass(kw_only=True)
 class Encode(Source):
-    """Latents (posterior means) or codes of a data set, as .npy, or .npz with the labels."""
+    """Latents (posterior means) or codes of a data set: an array, or a table that tells each sample's file or row."""
 
     run_folder: Folder
     """The trained run."""
     out: str
-    """z.npy, or z.npz with x the latents and y the labels; .csv, .tsv (.gz, too) or .parquet: a column a latent."""
+    """z.npy; z.npz with x the latents, y the labels, names the files (or rows), and split; .csv, .tsv (.gz, too) or .parquet with
+    columns file (or row), label, split, z0, z1, ..."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     split: Split = "test"
@@ -376,18 +379,18 @@ class Encode(Source):
         from vaekit.files import load
 
         if not self.out.endswith((".npy", ".npz", *TABLE_SUFFIXES)):
-            raise ValueError(f"--out must end in .npy or .npz, or in {', '.join(TABLE_SUFFIXES)}, got {self.out!r}")
+            raise ValueError(f"--out must end in .npy, .npz, {' or '.join(TABLE_SUFFIXES)}, got {self.out!r}")
+        _check_table(self.out)
         check_file(self.out, inputs=self.inputs(), overwrite=self.overwrite)
         model = load(self.run_folder)
         images = self.open_for(model, self.split)
         labels = _labels(images)
-        codes = model.encode(images, labels)
+        codes = model.encode(images if images.is_table else images.x, labels)
         if self.out.endswith(TABLE_SUFFIXES):
             flat = codes.reshape(len(codes), -1)
-            named = {f"{type(model).__name__.lower()}{place}": flat[:, place] for place in range(flat.shape[1])}
-            output.write_columns(self.out, named, labels)
+            output.write_columns(self.out, images.origin() | {f"z{i}": flat[:, i] for i in range(flat.shape[1])})
         else:
-            output.write_array(self.out, codes, labels)
+            output.write_array(self.out, codes, labels, images.origin())
         print(f"{codes.dtype} codes of shape {codes.shape} are in {self.out}")
 
 
@@ -398,7 +401,7 @@ class Decode:
     run_folder: Folder
     """The trained run."""
     codes: str
-    """z.npy or z.npz (x), or a table."""
+    """z.npy, z.npz (x; images keep the names in it), or a table with columns z0, z1, ..."""
     out: str
     """x.npy, grid.png or a folder; of a table as `sample` writes it."""
     overwrite: bool = False
@@ -407,7 +410,7 @@ class Decode:
     """The class, for conditional models."""
 
     def run(self) -> None:
-        from vaekit.data.readers import read_npy, read_npz
+        from vaekit.data.readers import read_npy, read_npz, read_origin
         from vaekit.files import load
 
         output.check_out(self.out, *SAMPLE_SUFFIXES, inputs=[self.codes], overwrite=self.overwrite)
@@ -420,15 +423,16 @@ class Decode:
         if not path.exists():
             raise FileNotFoundError(f"no codes at {path}{nearest_path(path)}")
         if self.codes.endswith(TABLE_SUFFIXES):
-            found = read_table(path)
-            whole = set(found.header.kinds) == {"int64"}
-            codes = found.x.astype(np.int64).reshape(len(found.x), *model.model_.prior.grid) if whole else found.x
+            grid = getattr(model.model_.prior, "grid", None)
+            found = read_table(path, columns=[f"z{i}" for i in range(math.prod(grid) if grid else model.latent_dim)])
+            codes = found.x.astype(np.int64).reshape(len(found.x), *grid) if grid else found.x
         else:
             codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
         if model.conditional and self.label is None:
             raise ValueError(f"{self.run_folder} is conditional: say which class with --label")
         images = model.decode(codes, self.label)
-        output.write_samples(self.out, model, images)
+        origin = read_origin(path, len(codes)) if path.suffix == ".npz" else {}
+        output.write_samples(self.out, model, images, origin=origin if {"file", "row"} & set(origin) else None)
         print(f"{len(images)} {in_rows('images', len(model.image_shape_) == 1)} are in {self.out}")
 
 
@@ -439,7 +443,8 @@ class Reconstruct(Source):
     run_folder: Folder
     """The trained run."""
     out: str
-    """grid.png (inputs above reconstructions), x.npy or a folder; of a table as `sample` writes it."""
+    """grid.png (inputs above reconstructions), x.npy, x.npz with y the labels, names the files (or rows), and split, or a
+    folder, whose files have the names of the inputs; of a table as `sample` writes it."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     split: Split = "test"
@@ -467,8 +472,103 @@ class Reconstruct(Source):
             save(reconstructions(images.x, {type(model).__name__: rebuilt}, names=names), self.out)
             print(f"{len(images)} reconstructions are in {self.out}")
         else:
-            output.write_samples(self.out, model, rebuilt, labels if images.is_table else None)
+            output.write_samples(self.out, model, rebuilt, labels, origin=images.origin())
             print(f"{len(images)} {in_rows('images', images.is_table)} are in {self.out}")
+
+
+@dataclass(kw_only=True)
+class Score(Source):
+    """The ELBO of each sample of a data set in nats, which is low for what is unlike the training data, and which of them stand
+    out: a table in data order, and the ten lowest on the terminal.
+    """
+
+    run_folder: Folder
+    """The trained run."""
+    out: str
+    """scores.csv, .tsv or .parquet, with columns file (or row), label, split, elbo, tail_share and anomaly."""
+    overwrite: bool = False
+    """Replace the file --out where it exists."""
+    split: Split | None = None
+    """Which part of the data; None is the test part of what the model was trained on, and all of other data."""
+    share: float = 0.01
+    """tail_share is the share of the reference's scores that are as low or lower, and anomaly says whether it is below this."""
+    reference: str | None = None
+    """Data that is as it should be. None is what the model was trained on: its validation part where that has enough samples to
+    tell --share, else its training part, whose scores are a little higher."""
+
+    def run(self) -> None:
+        from vaekit.evaluation.likelihood import tail_shares
+        from vaekit.files import load
+        from vaekit.report.measure import pick
+
+        if not self.out.endswith(TABLE_SUFFIXES):
+            raise ValueError(f"--out must end in {' or '.join(TABLE_SUFFIXES)}, got {self.out!r}")
+        check_number("share", self.share, above=0)
+        if self.share >= 1:
+            raise ValueError(f"share must be below 1, got {self.share}")
+        _check_table(self.out)
+        model = load(self.run_folder)
+        read = [*self.inputs(), *inputs_of(self.reference or model.facts_["data"]["name"])]
+        check_file(self.out, inputs=read, overwrite=self.overwrite)
+        images = self.open_for(model, "all")
+        home = self._reference(model, images)
+        if self.split is not None or images.fingerprint == model.facts_["data"]["fingerprint"]:
+            images = self.open_for(model, self.split or "test")
+        for part in (images, home):
+            if part.x.shape[1:] != model.image_shape_:
+                raise ValueError(
+                    f"{part.name} has samples of shape {part.x.shape[1:]}, but the model was fitted on {model.image_shape_}"
+                )
+        known = model.conditional and all(
+            part.y is not None and set(part.classes) <= set(map(str, model.classes_)) for part in (images, home)
+        )
+        found, normal = (
+            model.score_samples(part.x, _labels(part) if known else None)
+            for part in (images, home.take(pick(len(home), MOST_REFERENCE)))
+        )
+        shares = tail_shares(found, normal)
+        columns = images.origin() | {"elbo": found, "tail_share": shares, "anomaly": shares < self.share}
+        output.write_columns(self.out, columns)
+        whose = f"{len(normal):,} of {home.name} ({home.split})"
+        output.print_scores(
+            f"{self.data}: the lowest of {len(images):,} scores, {'log p(x|label)' if known else 'log p(x)'} >= ELBO in nats",
+            columns,
+        )
+        print(
+            f"{np.count_nonzero(shares < self.share):,} are lower than all but {self.share:.3g} of the reference, {whose}"
+        )
+        print(f"{len(images):,} scores are in {self.out}")
+
+    def _reference(self, model, images: Images) -> Images:
+        """What scores are held against."""
+        trained_on = model.facts_["data"]
+        name = self.reference or trained_on["name"]
+        if self.reference is None and images.fingerprint == trained_on["fingerprint"]:
+            home, source = images, self
+        elif name == "array":
+            raise ValueError(
+                f"{self.run_folder} was fitted on an array: say with --reference which data is as it should be"
+            )
+        else:
+            source = replace(self, data=name, labels=None)
+            try:
+                home = source.open_for(model, "all")
+            except (FileNotFoundError, ValueError) as error:
+                if self.reference is not None:
+                    raise
+                raise ValueError(
+                    f"what {self.run_folder} was trained on can't be opened ({error}); say with --reference which data is as "
+                    "it should be"
+                ) from None
+        if home.fingerprint != trained_on["fingerprint"]:
+            if self.reference is None:
+                raise ValueError(
+                    f"{name} has changed since {self.run_folder} was trained on it; say with --reference which data is as it "
+                    "should be"
+                )
+            return home
+        held = np.count_nonzero(home.part_of == PARTS.index("validation"))
+        return source.open_for(model, "validation" if held * self.share >= 1 else "train")
 
 
 @dataclass(kw_only=True)
@@ -772,6 +872,12 @@ def _numbers(flag: str, text: str, kind: type) -> list:
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
         raise ValueError(f"{flag} must be {what} separated by commas, got {text!r}") from None
+
+
+def _check_table(out: str) -> None:
+    """Before the work that a missing library would make useless."""
+    if out.endswith(".parquet"):
+        load_pyarrow(out)
 
 
 def _labels(images: Images) -> np.ndarray | None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -49,6 +48,7 @@ from vaekit.parts.priors import StandardNormalPrior
 from vaekit.parts.quantizers import VectorQuantizer
 from vaekit.recorded import Recorded, count_parameters
 from vaekit.second_stage import SecondStage
+from vaekit.state import undisturbed, unwarned, warn
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.compiled import pays
 from vaekit.training.events import LOGS, Events
@@ -171,6 +171,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
 
     # ---- fitting -----------------------------------------------------------------------------------------------
 
+    @undisturbed
     def fit(self, X, y=None):
         """Trains on X; `y` is ignored unless the model is conditional, and then compulsory. Returns self.
 
@@ -182,6 +183,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self._x_layout = _layout(X, _white(X))
         return self._fit(Images(x, labels, classes, "array", fingerprint(x, labels), header=table_header(X)))
 
+    @undisturbed
     def partial_fit(self, X, y=None, classes=None):
         """One more pass over X with the weights there are; where nothing is fitted yet, it starts as `fit` on this X would.
         Returns self.
@@ -260,6 +262,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self.n_parameters_ = count_parameters(self.model_)
         return self
 
+    @undisturbed
     def fit_images(
         self,
         images: Images,
@@ -390,9 +393,11 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             "plan": asdict(plan),
         }
 
+    @undisturbed
     def check(self, images: Images) -> None:
         """Raises ValueError where a field has no meaningful value, or asks for what `images` can't give."""
-        check_random_state(self.random_state)
+        if self.random_state is not None:  # which draws from numpy's global state: once, where the seed is needed
+            check_random_state(self.random_state)
         for field in fields(self):
             if getattr(self, field.name) is None and field.default is not None:
                 raise ValueError(f"{field.name} must not be None")
@@ -430,8 +435,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             raise ValueError(f"likelihood {self.likelihood!r} is for images; tables need 'gaussian'")
         probe = copy.copy(self)
         probe.image_shape_, probe.classes_ = tuple(images.x.shape[1:]), np.asarray(images.classes)
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
+        with unwarned(), torch.device("meta"):
             probe.resolved_ = probe._resolve(len(images), table=images.is_table)
             probe._make_module(0)
 
@@ -524,6 +528,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             raise ValueError(f"early stopping holds out {held} of {len(images)} images: too few are left to train on")
         return images.take(np.sort(order[held:])), images.take(np.sort(order[:held]))
 
+    @undisturbed
     def on_device(self, images: Images, device: torch.device) -> Data:
         """`images` as the module wants them, on `device`; tables standardised, labels for conditional models only. Images in a
         memory-mapped file stay there, and their batches are taken to the device.
@@ -550,10 +555,9 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             top = 255 if images.x.dtype == np.uint8 else 1
             part = images.x[:1000]
             if not np.isin(part, (0, top)).all():
-                warnings.warn(
+                warn(
                     "likelihood 'bernoulli' is a probability for black-and-white pixels only; these are grey, so its nats "
-                    "are a cross-entropy and no likelihood: use 'gaussian' or 'discretized_logistic'",
-                    stacklevel=4,
+                    "are a cross-entropy and no likelihood: use 'gaussian' or 'discretized_logistic'"
                 )
 
     def _warn_about_scale(self, images: Images) -> None:
@@ -569,22 +573,26 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
 
     # ---- using a fitted model ----------------------------------------------------------------------------------
 
+    @undisturbed
     def transform(self, X, y=None) -> np.ndarray:
         """X -> (N, latent_dim) posterior means."""
         return self.encode(X, y)
 
+    @undisturbed
     def inverse_transform(self, Z, y=None) -> np.ndarray:
         """Z as `transform` gives it -> decoded images (the mean of p(x|z)) in the layout and dtype family of fit's X; a table
         as the data frame or array that fit's X was, as `sample` says.
         """
         return self._in_form(self._decode(self._as_latents(Z), y), self._frame, index=_index(Z))
 
+    @undisturbed
     def reconstruct(self, X, y=None) -> np.ndarray:
         """inverse_transform(transform(X)): through the posterior mean, or the nearest codes. A data frame comes back as one."""
         y = self._labels_or_inferred(X, y)
         rebuilt = self._decode(self._as_latents(self.transform(X, y)), y)
         return self._in_form(rebuilt, frame_library(X), index=_index(X))
 
+    @undisturbed
     def encode(self, X, y=None) -> np.ndarray:
         """X -> the mode of q(z|x): (N, latent_dim) float, or code indices (N, h, w) int64 of a VQ-VAE."""
         y = self._labels_or_inferred(X, y)
@@ -593,10 +601,12 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             raise ValueError("latents became NaN or infinite: the weights of this model are too large; train it again")
         return codes
 
+    @undisturbed
     def decode(self, codes, y=None) -> np.ndarray:
         """Codes as `encode` gives them -> images."""
         return self.inverse_transform(codes, y)
 
+    @undisturbed
     def sample(
         self,
         n: int = 1,
@@ -655,6 +665,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         shares = self.model_.prior.class_shares.cpu().double().numpy()
         return shares / shares.sum()
 
+    @undisturbed
     def score_samples(self, X, y=None, n_draws: int = 8) -> np.ndarray:
         """(N,) ELBO in nats per sample, a lower bound of log p(x): `n_draws` fixed noise vectors, the same for every
         image, so it is a function of the image. Conditional models without y sum over the classes: log sum_y p(y) p(x|y).
@@ -666,10 +677,12 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             return np.logaddexp.reduce(joint, axis=1)
         return self._elbo(X, y, n_draws)
 
+    @undisturbed
     def score(self, X, y=None) -> float:
         """The mean of `score_samples`: ELBO in nats per sample; higher is better."""
         return float(np.mean(self.score_samples(X, y)))
 
+    @undisturbed
     def push_to_hub(
         self,
         repo_id: str,

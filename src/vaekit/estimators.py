@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +20,7 @@ from vaekit.models.objectives import BetaTc, ConstrainedElbo, Iwae
 from vaekit.parts.networks import make_networks
 from vaekit.parts.priors import UniformPrior
 from vaekit.parts.quantizers import VectorQuantizer
+from vaekit.state import undisturbed, warn
 from vaekit.world import MOST, check_random_state, seeded
 
 
@@ -87,11 +87,13 @@ class CVAE(Estimator):
         super().check(images)
         check_number("beta", self.beta)
 
+    @undisturbed
     def predict(self, X) -> np.ndarray:
         """(N,) the most probable class of each image under p(y|x), by the ELBOs of the classes."""
         self._check_fitted()
         return self.classes_[self.predict_proba(X).argmax(1)]
 
+    @undisturbed
     def predict_proba(self, X, n_draws: int = 4) -> np.ndarray:
         """(N, n_classes) p(y|x) from p(y) exp(ELBO(x|y)), normalised."""
         self._check_fitted()
@@ -217,9 +219,7 @@ class VQVAE(Estimator):
             height, width = self.filled_in().build(self._module_shape(), images=not table).prior.grid
         vectors, asked = n * height * width, self.filled_in().n_codes
         if vectors < asked:
-            warnings.warn(
-                f"n_codes lowered from {asked} to {vectors}: there are no more training vectors", stacklevel=4
-            )
+            warn(f"n_codes lowered from {asked} to {vectors}: there are no more training vectors")
             self.resolved_["n_codes"] = vectors
         return self.resolved_
 
@@ -254,12 +254,14 @@ class VQVAE(Estimator):
             images=images,
         )
 
+    @undisturbed
     def transform(self, X, y=None) -> np.ndarray:
         """X -> (N, h*w*D) quantised vectors, position by position."""
         return self._map(
             lambda x, y: self.model_.latent.embed(self.model_.encode(x, y)).movedim(1, -1).flatten(1), X, y
         )
 
+    @undisturbed
     def complete(
         self,
         X,
@@ -315,6 +317,7 @@ class VQVAE(Estimator):
     def _plain_prior(self) -> UniformPrior:
         return UniformPrior(n_codes=self.model_.latent.n_codes, grid=self.model_.prior.grid)
 
+    @undisturbed
     def decode(self, codes, y=None) -> np.ndarray:
         """(N, h, w) code indices in [0, n_codes) -> images."""
         index = self._as_codes(codes).to(self.device_)

@@ -26,6 +26,7 @@ from vaekit.models.autoencoder import Autoencoder
 from vaekit.owned import check_new_folder
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior
 from vaekit.parts.quantizers import VectorQuantizer, code_scores
+from vaekit.state import undisturbed
 from vaekit.training.checkpoint import digest
 from vaekit.training.loop import to_input
 from vaekit.world import seeded
@@ -40,6 +41,7 @@ class ExportFailed(RuntimeError):
     """An exported file does not do what the model does in PyTorch; nothing was written."""
 
 
+@undisturbed
 def export_onnx(model: Estimator, folder) -> dict:
     """Writes a fitted model to the new folder `folder` as ONNX, for any number of samples at a time.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-
 from vaekit.estimator import Estimator
 from vaekit.estimators import MODELS
 from vaekit.hub import download, is_address
+from vaekit.state import undisturbed, warn
 from vaekit.training.checkpoint import RunFolder
 from vaekit.world import pick_device
 
 
+@undisturbed
 def load(path, device: str | None = None, prior: bool = True) -> Estimator:
     """The fitted estimator in the run folder `path`, as `save` or `vaekit train` left it, or in the Hugging Face repository
     "hf://user/name" or "hf://user/name@revision", as `push_to_hub` did: see `vaekit.hub.download`.
@@ -37,10 +37,9 @@ def load(path, device: str | None = None, prior: bool = True) -> Estimator:
             pick_device(estimator.device)
         except ValueError:
             here = pick_device("auto")
-            warnings.warn(
+            warn(
                 f"{run.path} is of a model on device {estimator.device!r}, which this machine lacks: loaded on {str(here)!r} "
-                "(load(path, device=...) chooses another)",
-                stacklevel=2,
+                "(load(path, device=...) chooses another)"
             )
             estimator.device = "auto"
     return estimator.restore(run, config, prior=prior)

@@ -21,6 +21,7 @@ from vaekit.data.images import evenly
 from vaekit.messages import first_line, in_rows
 from vaekit.owned import MARK, write_atomically
 from vaekit.report.page import COLUMNS, QUALITY_COLUMNS
+from vaekit.state import undisturbed
 from vaekit.training.progress import describe_record, describe_seconds
 
 PREFIX = "hf://"
@@ -54,6 +55,7 @@ def check_repo_id(repo_id: str) -> None:
         )
 
 
+@undisturbed
 def download(address: str) -> Path:
     """The run folder "hf://user/name" or "hf://user/name@revision" in the Hub's cache on this machine; without a network, as
     it was fetched before.
@@ -76,6 +78,7 @@ def download(address: str) -> Path:
     return Path(folder)
 
 
+@undisturbed
 def push_to_hub(
     estimator,
     repo_id: str,
@@ -116,6 +119,7 @@ def push_to_hub(
         return api.create_commit(repo_id, operations, commit_message=message).commit_url
 
 
+@undisturbed
 def write_repository(
     estimator,
     folder,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
+import os
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 
 import numpy as np
 from rich.console import Console
@@ -14,12 +16,14 @@ from rich.text import Text
 
 from vaekit.data import Images
 from vaekit.data.images import evenly
+from vaekit.data.readers import ORIGIN
 from vaekit.data.tables import TABLE_SUFFIXES, write_table
 from vaekit.messages import in_rows
 from vaekit.owned import check_file, check_new_folder, write_atomically
 from vaekit.report.page import QUALITY_COLUMNS, findings, quality, summarise, used_columns
 
 LISTED = 40  # words of a list on a terminal
+Origin = Mapping[str, np.ndarray]  # what samples were: columns `file` or `row`, `split`, ...
 
 
 def print_table(title: str, rows: dict) -> None:
@@ -81,8 +85,17 @@ def _print_columns(title: str | Text, headings: list[str], rows: list[list[str]]
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "model" else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console(width=max(Console().width, width)).print(table)
+
+
+def print_scores(title: str, columns: dict[str, np.ndarray]) -> None:
+    """The ten lowest scores, a line each."""
+    worst = np.argsort(columns["elbo"], kind="stable")[:10]
+    forms = {"elbo": ".2f", "tail_share": ".3g"}
+    rows = [[format(column[i], forms.get(name, "")) for name, column in columns.items()] for i in worst]
+    shown = [["".join(c if c.isprintable() else repr(c)[1:-1] for c in cell) for cell in row] for row in rows]
+    _print_columns(Text(title), [name.replace("_", " ") for name in columns], shown, width=120)
 
 
 def plain(value) -> str:
@@ -115,54 +128,73 @@ def check_out(out: str, *kinds: str, inputs: Sequence[str] = (), overwrite: bool
         check_new_folder(out, inputs=inputs)
 
 
-def write_array(out: str, x: np.ndarray, y: np.ndarray | None = None) -> None:
-    """`x` as .npy, or as .npz, with the labels `y` where there are any."""
+def write_array(
+    out: str, x: np.ndarray, y: np.ndarray | None = None, origin: Mapping[str, np.ndarray] | None = None
+) -> None:
+    """`x` as .npy, or as .npz, with the labels `y` where there are any, and what the samples were: `names` of files or `rows`,
+    and `split`.
+    """
     buffer = io.BytesIO()
     if out.endswith(".npz"):
-        labels = {} if y is None else {"y": y}
-        np.savez_compressed(buffer, x=x, **labels)  # pyright: ignore[reportArgumentType]  (none is named allow_pickle)
+        more = {} if y is None else {"y": y}
+        more |= {
+            name: np.asarray(origin[column]) for name, (column, _) in ORIGIN.items() if origin and column in origin
+        }
+        more = {name: array.astype(str) if array.dtype == object else array for name, array in more.items()}
+        np.savez_compressed(buffer, x=x, **more)  # pyright: ignore[reportArgumentType]  (none is named allow_pickle)
     else:
         np.save(buffer, x)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, buffer.getvalue())
 
 
-def write_columns(out: str, columns: dict, y: np.ndarray | None = None, label: str | None = None) -> None:
-    """Columns (N,) by name as .csv, .tsv, .csv.gz, .tsv.gz or .parquet, with the labels `y` as the last if there are any."""
-    if y is not None and any(isinstance(name, str) for name in columns):
-        columns = {**columns, label or "label": np.asarray(y)}
+def write_columns(out: str, columns: Mapping[str | int, np.ndarray]) -> None:
+    """Columns (N,) by name as .csv, .tsv (.gz, too) or .parquet."""
+    plain = {name: _as_text(column) if column.dtype.kind in "OU" else column for name, column in columns.items()}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, write_table(Path(out), columns))
+    write_atomically(out, write_table(Path(out), plain))
 
 
-def write_rows(out: str, model, rows, y: np.ndarray | None = None) -> None:
+def _as_text(column: np.ndarray) -> np.ndarray:
+    """Names as text that any reader takes: of the name of a file that is no UTF-8, those bytes are written out, as in \\xe9."""
+    return np.array([os.fsencode(text).decode("utf-8", "backslashreplace") for text in map(str, column)], dtype=object)
+
+
+def write_rows(out: str, model, rows, y: np.ndarray | None = None, origin: Origin | None = None) -> None:
     """Rows of a table, as `sample` and `reconstruct` of its model give them, as `out` is named, their labels beside them."""
     header = model.columns_.header
     if out.endswith(TABLE_SUFFIXES):
-        write_columns(out, model.columns_.cells(np.asarray(rows, np.float64)), y, header.label)
+        columns = model.columns_.cells(np.asarray(rows, np.float64))
+        if y is not None and any(isinstance(name, str) for name in columns):
+            columns[header.label or "label"] = np.asarray(y)
+        write_columns(out, columns)
     elif out.endswith((".npy", ".npz")):
-        write_array(out, np.asarray(rows), y)
+        write_array(out, np.asarray(rows), y, origin)
     else:
         raise ValueError(
             f"rows of a table are no images; choose an --out that ends in .npy, .npz, {', '.join(TABLE_SUFFIXES)}"
         )
 
 
-def write_samples(out: str, model, samples, labels: np.ndarray | None = None) -> None:
-    """Samples of a model, images or rows of a table, as `out` is named."""
+def write_samples(out: str, model, samples, labels: np.ndarray | None = None, *, origin: Origin | None = None) -> None:
+    """Samples of a model, images or rows of a table, as `out` is named; origin: what they were."""
     if len(model.image_shape_) == 1:
-        write_rows(out, model, samples, labels)
+        write_rows(out, model, samples, labels, origin)
     elif out.endswith(TABLE_SUFFIXES):
         raise ValueError(
             f"images are no rows of a table: --out must end in .png, .npy or .npz, or be a folder, got {out!r}"
         )
     else:
-        write_images(out, samples, labels)
+        write_images(out, samples, labels, origin=origin)
 
 
-def write_images(out: str, images: np.ndarray, labels: np.ndarray | None = None) -> None:
+def write_images(
+    out: str, images: np.ndarray, labels: np.ndarray | None = None, *, origin: Origin | None = None
+) -> None:
     """Images (N, H, W[, C]) as a picture of a grid, a row a class where there are several, as an array (.npz with the labels),
     or as a folder, as `out` is named.
+
+    origin: what they were, whose names they keep; None counts them, in a folder per class where there are labels.
     """
     if out.endswith(".png"):
         from vaekit.pictures.figures import image_grid, labelled_rows
@@ -176,9 +208,9 @@ def write_images(out: str, images: np.ndarray, labels: np.ndarray | None = None)
             figure = labelled_rows({str(name): images[labels == name] for name in sorted(classes)})
         save(figure, out)
     elif out.endswith((".npy", ".npz")):
-        write_array(out, images, labels)
+        write_array(out, images, labels, origin)
     else:
-        _write_folder(Path(out), images, labels)
+        _write_folder(Path(out), images, _places_by_class(labels, len(images)) if not origin else _places(origin))
 
 
 def write_contact_sheet(out: str, images: Images) -> None:
@@ -206,8 +238,47 @@ def write_contact_sheet(out: str, images: Images) -> None:
     save(figure, out)
 
 
-def _write_folder(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
-    """PNG files, in a sub-folder per class when there are labels: what `open_data` reads back. All of them or none."""
+def _places_by_class(labels: np.ndarray | None, n: int) -> list[str]:
+    """000000.png and so on, in a sub-folder per class when there are labels: what `open_data` reads back."""
+    if labels is None:
+        return [f"{index:06d}.png" for index in range(n)]
+    for name in sorted(set(map(str, labels))):
+        if not name or name.startswith((".", "__MACOSX")) or "/" in name or "\\" in name:
+            raise ValueError(f"class {name!r} can't be the name of a folder; choose an --out that ends in .npz")
+    return [f"{label}/{index:06d}.png" for index, label in enumerate(labels)]
+
+
+def _places(origin: Mapping[str, np.ndarray]) -> list[str]:
+    """Where the images that were these files, or rows, go: by the same names, as .png. Of two that would share one, be it by
+    case alone, one keeps its old ending before the new one. ValueError for a name that leads out of a folder.
+    """
+    if "file" in origin:
+        names = [str(name) for name in origin["file"]]
+    else:
+        names = [f"{row:06d}" for row in origin["row"].tolist()]
+        if len(set(names)) < len(names):  # each part has rows of its own
+            names = [f"{split}/{name}" for split, name in zip(origin["split"], names, strict=True)]
+    taken, places = set(), [""] * len(names)
+    for name in names:
+        path = PurePath(name)
+        if not path.name or path.is_absolute() or path.drive or ".." in path.parts or "\0" in name:
+            raise ValueError(f"{name!r} can't be the name of a file in --out; choose one that ends in .npz")
+        taken |= {str(folder).casefold() for folder in path.parents}
+    # Those that can keep their name come first.
+    for index in sorted(range(len(names)), key=lambda index: not names[index].endswith(".png")):
+        stem, suffix = os.path.splitext(names[index])
+        stem = stem if any(map(str.isalpha, suffix)) else names[index]  # 7.0001 is no ending
+        numbered = (f"{names[index]}.{count}.png" for count in itertools.count(2))
+        for place in itertools.chain([f"{stem}.png", f"{names[index]}.png"], numbered):
+            if (key := str(PurePath(place)).casefold()) not in taken:
+                break
+        taken.add(key)
+        places[index] = place
+    return places
+
+
+def _write_folder(folder: Path, images: np.ndarray, places: list[str]) -> None:
+    """PNG files at `places` in the folder. All of them or none."""
     from PIL import Image
 
     from vaekit.pictures.style import as_pixels
@@ -215,17 +286,13 @@ def _write_folder(folder: Path, images: np.ndarray, labels: np.ndarray | None) -
     if images.ndim < 3:
         raise ValueError("tables can't be written as images; choose an --out that ends in .npy")
     folder = check_new_folder(folder)
-    names = [""] * len(images) if labels is None else [str(label) for label in labels]
-    for name in sorted(set(names)):
-        if labels is not None and (not name or name.startswith((".", "__MACOSX")) or "/" in name or "\\" in name):
-            raise ValueError(f"class {name!r} can't be the name of a folder; choose an --out that ends in .npz")
     grey = images.ndim == 3 or images.shape[-1] == 1
     pixels = as_pixels(images.reshape(*images.shape[:3], -1))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
         whole = Path(temporary) / "images"
-        for name in {"", *names}:
-            (whole / name).mkdir(parents=True, exist_ok=True)
-        for index, (name, image) in enumerate(zip(names, pixels, strict=True)):
-            Image.fromarray(image[..., 0] if grey else image).save(whole / name / f"{index:06d}.png")
+        for base in {os.path.dirname(place) for place in places}:
+            (whole / base).mkdir(parents=True, exist_ok=True)
+        for place, image in zip(places, pixels, strict=True):
+            Image.fromarray(image[..., 0] if grey else image).save(whole / place)
         whole.replace(folder)

@@ -20,6 +20,7 @@ from vaekit.data.images import BINARIZE, Decoding, Images
 from vaekit.data.readers import check_decoding
 from vaekit.messages import check_number, filled, first_line
 from vaekit.models.autoencoder import Autoencoder
+from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder, check_finite, is_record, mismatch
 from vaekit.training.loop import SCHEDULES, Plan
 from vaekit.world import PRECISIONS, pick_device
@@ -51,6 +52,7 @@ class Recorded:
     _save_prior: Callable
     _forget_prior: Callable
 
+    @undisturbed
     def save(self, path) -> None:
         """Writes a run folder: run.json, log.jsonl, weights.safetensors, and prior.safetensors where a prior is fitted.
         Raises ValueError where a run is already.
@@ -143,6 +145,7 @@ class Recorded:
                 f"{run.path} can't be resumed with other settings ({differences}); train into a new folder"
             )
 
+    @undisturbed
     def restore(self, run: RunFolder, config: dict, *, prior: bool = True):
         """Becomes the finished run in `run`, with its fitted prior where there is one and unless `prior` is False."""
         tensors, _ = run.weights()

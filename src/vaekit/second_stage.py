@@ -20,9 +20,10 @@ from vaekit.data.images import Images, check_labels, fingerprint
 from vaekit.messages import check_number, first_line
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior, UniformPrior
+from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
 from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior
-from vaekit.world import MOST, check_random_state
+from vaekit.world import MOST, check_random_state, seeded
 
 
 class SecondStage:
@@ -44,6 +45,7 @@ class SecondStage:
     _check_latents: Callable
     _label_index: Callable
 
+    @undisturbed
     def fit_prior(self, X, y=None, **settings):
         """Fits a prior to the latents or codes of X, which `sample` and the ELBO then use. Returns self.
 
@@ -58,6 +60,7 @@ class SecondStage:
             Images(x, labels, classes, "array", fingerprint(x, labels)), PriorSettings(**settings)
         )
 
+    @undisturbed
     def fit_prior_images(self, images: Images, settings: PriorSettings, *, folder: str | None = None):
         """`fit_prior` on `images`, by class where they have labels: what `vaekit fit-prior` calls. Returns self.
 
@@ -125,6 +128,7 @@ class SecondStage:
                 stage.discard()
         return self
 
+    @undisturbed
     def prior_log_prob(self, codes, y=None) -> np.ndarray:
         """Codes as `encode` gives them -> (N,) log p(code), or log p(code|y), in nats under the prior in use."""
         self._check_fitted()
@@ -140,6 +144,7 @@ class SecondStage:
             ]
         return torch.cat(parts).numpy()
 
+    @undisturbed
     def load_prior(self, path):
         """Attaches the prior in the file `path` (a run's prior.safetensors). Returns self.
 
@@ -175,7 +180,8 @@ class SecondStage:
         shares = tensors["class_shares"]
         if (shares < 0).any() or not math.isclose(shares.sum().item(), 1, abs_tol=1e-4):
             raise ValueError(f"{path} is damaged: class_shares must be shares that sum to 1")
-        learned = make_prior(settings, plain, n_classes)
+        with seeded(0):  # what is drawn is replaced
+            learned = make_prior(settings, plain, n_classes)
         learned.load_state_dict(tensors)
         self._attach_prior(learned.to(self.device_).eval(), settings, classes, history, facts)
         return self
@@ -206,6 +212,7 @@ class SecondStage:
         self.prior_settings_, self.prior_classes_ = settings, classes
         self.prior_history_, self.prior_facts_ = history, facts
 
+    @undisturbed
     def with_prior(self, prior: str | None) -> Autoencoder:
         """The module with its prior in use (None), or with the one it was trained with ("plain"); weights are shared."""
         if prior not in (None, "plain"):

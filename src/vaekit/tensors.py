@@ -46,6 +46,11 @@ def gaussian_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_var.exp() - 1.0 - log_var)
 
 
+def widened(x: Tensor) -> Tensor:
+    """What autocast has made narrower as float32; float64 stays what it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def log_mean_exp(x: Tensor, dim: int = 0) -> Tensor:
     """log(mean(exp(x))) along `dim`, without overflow."""
     return torch.logsumexp(x, dim) - math.log(x.shape[dim])

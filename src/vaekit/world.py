@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,8 +70,10 @@ def samples_at_once(module: nn.Module, x: Tensor, y: Tensor | None = None) -> in
     """
     sizes = [1]
 
+    here = threading.get_ident()  # another thread may use the module at the same time
+
     def look(layer, inputs, output):
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) and threading.get_ident() == here:
             sizes.append(output.numel() * output.element_size())
 
     hooks = [layer.register_forward_hook(look) for layer in module.modules() if not list(layer.children())]
@@ -90,10 +93,48 @@ def derive_seed(seed: int, *keys: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+class _Stream:
+    """Torch's stream of random numbers, which all threads draw from. A block of it (reentrant) leaves the stream where it was;
+    of blocks in several threads, the first one in takes note and the last one out puts it back. It may be long, so in it
+    numbers are drawn in shorter blocks of `drawing` or `seeded`, between which other threads draw theirs.
+    """
+
+    def __init__(self):
+        self.turn, self.users, self.fork = threading.RLock(), 0, contextlib.nullcontext()
+
+    def __enter__(self) -> None:
+        with self.turn:
+            if not self.users:
+                self.fork = _forked()
+                self.fork.__enter__()
+            self.users += 1
+
+    def __exit__(self, *_) -> None:
+        with self.turn:
+            self.users -= 1
+            if not self.users:
+                self.fork.__exit__(None, None, None)
+
+
+stream = _Stream()
+
+
+def _forked() -> contextlib.AbstractContextManager:
+    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+
+
+@contextlib.contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Torch's random numbers inside the block come from `seed`, and no other thread draws meanwhile."""
+    with stream.turn:
+        torch.manual_seed(seed)
+        yield
+
+
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's random numbers inside the block come from `seed`; the caller's stream goes on untouched after it."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    """`drawing`, after which the stream goes on where it was."""
+    with stream.turn, _forked():
         torch.manual_seed(seed)
         yield
 
@@ -101,7 +142,7 @@ def seeded(seed: int) -> Iterator[None]:
 def check_random_state(random_state) -> int:
     """scikit-learn's `random_state` (None, an int, a RandomState or a Generator) as one integer seed."""
     if random_state is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
+        return int(np.random.randint(2**31 - 1))  # as in scikit-learn: `np.random.seed` makes two calls alike
     if isinstance(random_state, np.random.RandomState):
         return int(random_state.randint(2**31 - 1))
     if isinstance(random_state, np.random.Generator):

@@ -24,6 +24,7 @@ from vaekit.data.frames import table_header
 from vaekit.data.images import (
     BINARIZE,
     COLOURS,
+    FEWEST,
     PARTS,
     WHOLE,
     Decoding,
@@ -53,6 +54,7 @@ from vaekit.data.sprites import is_dsprites, read_dsprites, sprites
 from vaekit.data.tables import TABLE_SUFFIXES, is_table_file, read_table
 from vaekit.messages import check_number, first_line, nearest, nearest_path
 from vaekit.owned import remove_temporaries, write_atomically
+from vaekit.state import undisturbed
 
 
 class IdxSet(NamedTuple):
@@ -96,6 +98,7 @@ NAMES = ("digits", *IDX_SETS, "sprites")
 SPRITES = 20_000  # images of the generated set, and those taken from the file of dSprites
 
 
+@undisturbed
 def open_data(
     name_or_path,
     split: str = "train",
@@ -163,7 +166,8 @@ def open_data(
         whole = replace(whole, binarize="dynamic") if grey else binarized(whole)
         whole = replace(whole, fingerprint=mark)
     if split == "all":
-        return whole
+        enough = published or len(whole) >= FEWEST
+        return replace(whole, part_of=_part_of(whole, published, split_seed)) if enough else whole
     parts = published or split_indices(whole.y, len(whole), split_seed)
     if split not in parts:
         raise ValueError(
@@ -171,6 +175,14 @@ def open_data(
             "training holds out validation images of its own"
         )
     return replace(whole.take(parts[split]), split=split, split_seed=None if published else split_seed)
+
+
+def _part_of(whole: Images, published: dict[str, slice] | None, split_seed: int) -> np.ndarray:
+    """(N,) int8 places in PARTS."""
+    part_of = np.zeros(len(whole), np.int8)
+    for part, where in (published or split_indices(whole.y, len(whole), split_seed)).items():
+        part_of[where] = PARTS.index(part)
+    return part_of
 
 
 def inputs_of(name_or_path, labels=None) -> list[str]:
@@ -188,6 +200,7 @@ def opening_flags(how: Mapping) -> list[str]:
     return words
 
 
+@undisturbed
 def open_whole(
     name_or_path, decoding: Decoding, *, labels=None, skip_bad: bool = False, drop=(), columns=None
 ) -> tuple[Images, dict[str, slice] | None]:
@@ -443,8 +456,10 @@ def _open_files(
         notes += more
         if np.char.isdecimal(classes).all():
             classes = classes.astype(np.int64)  # so that 10 comes after 9
+    base = os.path.commonpath([os.path.dirname(name) for name in names]) if name else ""
     images, parts = _from_files(
         names,
+        [os.path.relpath(file, base) for file in names] if base else names,
         lambda: (f"{folder / name}" for name in names),
         classes,
         part_of,
@@ -464,8 +479,10 @@ def _open_datasets(
     """What the library `datasets` reads, its splits as parts."""
     found = read_datasets(name, tables)
     part_of = [part for part in found.parts for _ in range(len(found.parts[part]))]
+    rows = np.concatenate([np.arange(len(table)) for table in found.parts.values()])
     return _from_files(
-        [f"{name} {part} row {row}" for part, table in found.parts.items() for row in range(len(table))],
+        [f"{name} {part} row {row}" for part, row in zip(part_of, rows, strict=True)],
+        rows,
         found.sources,
         found.labels,
         part_of if {"train", "test"} <= set(found.parts) else None,
@@ -478,6 +495,7 @@ def _open_datasets(
 
 def _from_files(
     names: list[str],
+    origins: list[str] | np.ndarray,
     sources: Callable[[], Iterable[str | bytes]],
     labels: np.ndarray | None,
     part_of: list[str] | None,
@@ -488,7 +506,9 @@ def _from_files(
     name: str,
     notes: tuple[str, ...] = (),
 ) -> tuple[Images, dict[str, slice] | None]:
-    """Image files, or their bytes, as `Images`, and where the parts lie in it; the files of a part follow each other."""
+    """Image files, or their bytes, as `Images`, and where the parts lie in it; the files of a part follow each other. names are
+    for messages; origins are the files, or int64 rows.
+    """
     y, classes = (None, ()) if labels is None else check_labels(labels, len(names), f"{name}: labels")
     found = decoded(names, sources, y, count=len(names), key=key, decoding=decoding)
     unreadable = list(found.files.unreadable)
@@ -506,6 +526,10 @@ def _from_files(
         files=found.files._replace(skip_bad=skip_bad),
         white=found.white if decoding.white is None else decoding.white,
     )
+    if isinstance(origins, np.ndarray):
+        images = replace(images, rows=np.delete(origins, found.bad))
+    else:
+        images = replace(images, names=np.delete(np.array(origins, dtype=object), found.bad))
     if part_of is None:
         return images, None
     left = np.delete(np.array(part_of), found.bad)
@@ -539,7 +563,8 @@ def _idx_parts(
     elif y.min() < 0 or y.max() >= len(classes):
         raise ValueError(f"{folder}: labels from {y.min()} to {y.max()}, expected 0 to {len(classes) - 1}")
     x, white, notes = _in_8_bits(np.concatenate([train_x, test_x])[..., None], name, white)
-    images = replace(_images(x, y, classes, name), white=white, notes=notes)
+    rows = np.concatenate([np.arange(len(train_x)), np.arange(len(test_x))])
+    images = replace(_images(x, y, classes, name), white=white, notes=notes, rows=rows)
     return images, {"train": slice(0, len(train_x)), "test": slice(len(train_x), None)}
 
 

@@ -45,6 +45,7 @@ from vaekit.data.kinds import HEAD, head_of, words_for
 from vaekit.data.readers import decode
 from vaekit.messages import first_line
 from vaekit.owned import claim, discard
+from vaekit.state import warn
 
 VERSION = 2  # of what `decode` makes of a file, and of the entries
 BATCH = 16  # files that a thread decodes in one go
@@ -226,7 +227,7 @@ def _temporary(entry: Path) -> tuple[Path, bool]:
     except OSError:
         return Path(tempfile.mkdtemp(prefix="vaekit.")), False
     except ValueError as error:
-        warnings.warn(f"decoded images are not kept for the next time: {error}", stacklevel=2)
+        warn(f"decoded images are not kept for the next time: {error}")
         return Path(tempfile.mkdtemp(prefix="vaekit.")), False
 
 

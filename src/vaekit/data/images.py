@@ -14,8 +14,10 @@ import numpy as np
 from vaekit.data.columns import Header, array_header, scaling_problem
 from vaekit.data.frames import frame_library, frame_values, not_finite
 from vaekit.data.given import as_array, refuse_unread
+from vaekit.state import undisturbed
 
 PARTS = ("train", "validation", "test")
+FEWEST = 10  # samples that can be split
 BINARIZE = ("none", "fixed", "dynamic")
 BINARIZE_SEED = 0
 MAPPED_FROM = 2**26  # bytes from which images stay in a memory-mapped file; fewer are read into memory
@@ -117,6 +119,10 @@ class Images:
     files: what the image files were, for data that came as such.
     white: the value of white in the integers that these were, where it was found, or said, to be another than the largest.
     header: what the columns of a table were, where that is known.
+    names: (N,) strings, the files that the images are of, by their paths in the folder; None where they were no files.
+    rows: (N,) int64, which row of its array, table or published part each sample is; None where it is 0 to N - 1.
+    part_of: (N,) int8 places in PARTS, the part that each sample of a whole data set is in; None for a part, and where there
+        are too few to be split.
     """
 
     x: np.ndarray
@@ -132,6 +138,9 @@ class Images:
     files: ImageFiles | None = None
     white: int | None = None
     header: Header | None = None
+    names: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    part_of: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -148,10 +157,21 @@ class Images:
 
     def take(self, indices) -> Images:
         """The images at `indices`; of memory-mapped images nothing is read yet, unless those at the indices are few."""
-        parts = {
-            name: None if part is None else part[indices] for name, part in (("y", self.y), ("factors", self.factors))
-        }
-        return replace(self, x=_take(self.x, indices), **parts)
+        parts = {name: getattr(self, name) for name in ("y", "factors", "names", "part_of")}
+        parts["rows"] = np.arange(len(self)) if self.names is None and self.rows is None else self.rows
+        taken = {name: None if part is None else part[indices] for name, part in parts.items()}
+        return replace(self, x=_take(self.x, indices), **taken)
+
+    def origin(self) -> dict[str, np.ndarray]:
+        """Columns (N,) that tell each sample: `file`, or `row` where they were no files, `label` where there are labels, and
+        `split`.
+        """
+        rows = np.arange(len(self)) if self.rows is None else self.rows
+        columns = {"row": rows} if self.names is None else {"file": self.names}
+        if self.y is not None:
+            columns["label"] = np.asarray(self.classes)[self.y]
+        columns["split"] = np.full(len(self), self.split) if self.part_of is None else np.asarray(PARTS)[self.part_of]
+        return columns
 
 
 def _take(x, indices):
@@ -418,8 +438,10 @@ def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarr
     evenly as its size allows. A class of one image goes to train, which so knows every class; where fewer than ten
     images are left beside those, labels are not looked at. ValueError for fewer than ten images.
     """
-    if n < 10:
-        raise ValueError(f"{n} images are too few to split into train, validation and test; at least 10 are needed")
+    if n < FEWEST:
+        raise ValueError(
+            f"{n} images are too few to split into train, validation and test; at least {FEWEST} are needed"
+        )
     order = np.random.default_rng(seed).permutation(n)
     place = np.arange(n) % 10
     if y is not None:
@@ -462,6 +484,7 @@ def chunks(x: np.ndarray | Rows) -> Iterator[tuple[int, np.ndarray]]:
         yield start, x[start : start + step]
 
 
+@undisturbed
 def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = None) -> dict:
     """What is in a data set, JSON-able, with `problems`: what is wrong with it, in plain words.
 

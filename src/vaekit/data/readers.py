@@ -46,6 +46,7 @@ X_NAMES = (
 Y_NAMES = ("y", *LABEL_COLUMNS, "targets", "classes", "class_labels")
 PART_NAMES = {"train": "train", "training": "train", "test": "test", "val": "validation", "valid": "validation"}
 PART_NAMES["validation"] = "validation"
+ORIGIN = {"names": ("file", "U"), "rows": ("row", "i"), "split": ("split", "U")}  # of a .npz file: column, kind of type
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -110,6 +111,26 @@ def read_npz_parts(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]
         raise ValueError(f"{path} must hold an array named x (and y for labels); its arrays: {found}")
     arrays = _load_numpy(path, wanted=tuple(key for pair in chosen.values() for key in pair if key))
     return {part: (filled(arrays[x]), arrays[y] if y else None) for part, (x, y) in chosen.items()}
+
+
+def read_origin(path: Path, n: int) -> dict[str, np.ndarray]:
+    """What `encode` writes into a .npz file of n samples besides x and y: a column `file` or `row`, and `split`. Arrays of
+    these names that are something else are left aside.
+    """
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+        with np.load(path, allow_pickle=False) as arrays:
+            for name, (column, kind) in ORIGIN.items():
+                if name in arrays.files:
+                    check_unpacked(path, sizes[f"{name}.npy"])
+                    values = arrays[name]
+                    if values.shape == (n,) and values.dtype.kind == kind:
+                        found[column] = values
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is truncated or damaged ({first_line(error)})") from None
+    return found
 
 
 def _choose(shapes: dict[str, tuple[int, ...] | None]) -> dict[str, tuple[str, str | None]] | None:

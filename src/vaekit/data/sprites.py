@@ -155,7 +155,8 @@ def read_dsprites(path, n: int | None = None, seed: int = 0) -> tuple[Images, Fa
         if isinstance(error, ValueError) and str(path) in str(error):
             raise
         raise ValueError(f"{path} is truncated or damaged ({first_line(error)})") from None
-    return _with_labels(x, Factors(values[chosen]), str(path))
+    images, factors = _with_labels(x, Factors(values[chosen]), str(path))
+    return replace(images, rows=chosen), factors
 
 
 def _read_factors(file: IO[bytes], path) -> np.ndarray:

@@ -303,21 +303,24 @@ def _reads_as_number(cell: str, decimal_commas: bool) -> bool:
     return text.lower() not in _MISSING
 
 
+def load_pyarrow(out: str):
+    """The library that writes .parquet; ValueError where it isn't installed."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise ValueError(f"{out} needs the library pyarrow: pip install 'vaekit[datasets]', or write .csv") from None
+    return pyarrow
+
+
 def write_table(path: Path, columns: dict[str | int, np.ndarray]) -> bytes:
     """The columns (N,) as the file at `path` is to hold them, which `read_table` reads back; whole numbers for names are places
     of columns without one.
     """
     if path.suffix.lower() == ".parquet":
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError:
-            raise ValueError(
-                f"{path} needs the library pyarrow: pip install 'vaekit[datasets]', or write .csv"
-            ) from None
+        pyarrow = load_pyarrow(str(path))
         buffer = pyarrow.BufferOutputStream()
         table = pyarrow.table({str(name): column for name, column in columns.items()})
-        parquet.write_table(table, buffer)
+        pyarrow.parquet.write_table(table, buffer)
         return buffer.getvalue().to_pybytes()
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter="\t" if ".tsv" in path.name.lower() else ",", lineterminator="\n")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vaekit.data.images import Images, check_array, check_arrays, label_column
 from vaekit.messages import check_number, filled
+from vaekit.state import undisturbed
 from vaekit.tensors import Term
 from vaekit.training.loop import Data, Plan, to_input, train
 from vaekit.world import derive_seed, seeded
@@ -120,6 +121,7 @@ def _cross_entropy(nats: Tensor, step: int) -> dict[str, Term]:
     return {"cross_entropy": Term(nats)}
 
 
+@undisturbed
 def classifier_accuracy(
     labelled: Labelled,
     test: Labelled,
@@ -161,6 +163,7 @@ def classifier_accuracy(
     return (classifier.classify(pairs["test"].x) == pairs["test"].y).double().mean().item()
 
 
+@undisturbed
 def classification_accuracy_score(samples: Labelled, test: Labelled, *, seed: int = 0, steps: int = STEPS) -> float:
     """CAS (Ravuri & Vinyals 2019): accuracy on real test images of the fixed classifier, trained on samples alone.
 
@@ -169,6 +172,7 @@ def classification_accuracy_score(samples: Labelled, test: Labelled, *, seed: in
     return classifier_accuracy(samples, test, seed=seed, steps=steps)
 
 
+@undisturbed
 def augmentation_gain(
     fit_and_sample: Mapping[str, FitAndSample],
     train: Images,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vaekit.evaluation.likelihood import ACTIVE
+from vaekit.state import undisturbed
 from vaekit.world import derive_seed
 
 BINS = 20  # of a latent's histogram, as in Locatello et al. 2019
@@ -33,6 +34,7 @@ class Dci(NamedTuple):
     test: int
 
 
+@undisturbed
 def disentanglement(codes, factors, *, seed: int = 0) -> dict:
     """Every score of codes (N, D) and factors (N, F), JSON-able, with `samples`: how many rows, votes or points each is of.
 
@@ -68,6 +70,7 @@ def disentanglement(codes, factors, *, seed: int = 0) -> dict:
 # ---- the mutual information gap ------------------------------------------------------------------------------------
 
 
+@undisturbed
 def mig(codes, factors, *, bins: int = BINS) -> float:
     """Mutual information gap (Chen et al. 2018, eq. 6): the mean over factors v of (I(z_a; v) - I(z_b; v)) / H(v), z_a and z_b
     the latents that tell most and second most of v. In [0, 1]; about 0 by chance.
@@ -115,6 +118,7 @@ def _entropy(p: np.ndarray, axis: int | None = None) -> np.ndarray | float:
 # ---- disentanglement, completeness, informativeness ----------------------------------------------------------------
 
 
+@undisturbed
 def dci(codes, factors, *, seed: int = 0) -> Dci:
     """Disentanglement, completeness and informativeness (Eastwood & Williams 2018, section 2), by a random forest a factor.
 
@@ -151,6 +155,7 @@ def dci(codes, factors, *, seed: int = 0) -> Dci:
     return Dci(*scores, float(np.mean(right)), len(train), len(test))
 
 
+@undisturbed
 def importance_scores(importance) -> tuple[float, float]:
     """Disentanglement and completeness of an importance matrix R (D latents, F factors), entries >= 0; each in [0, 1].
 
@@ -187,6 +192,7 @@ def _log_loss(forest, codes: np.ndarray, v: np.ndarray) -> float:
 # ---- separated attribute predictability ----------------------------------------------------------------------------
 
 
+@undisturbed
 def sap(codes, factors) -> float:
     """Separated attribute predictability (Kumar, Sattigeri & Balakrishnan 2018, section 3): the mean over factors of S_a - S_b,
     S being how well one latent alone predicts the factor, a and b the best and second best latent.
@@ -236,6 +242,7 @@ def _threshold_accuracy(counts: np.ndarray) -> float:
 # ---- scores of groups that share a factor --------------------------------------------------------------------------
 
 
+@undisturbed
 def factorvae_score(
     codes, factors, *, group: int = GROUP, votes: int = VOTES, collapsed: float = ACTIVE, seed: int = 0
 ) -> float:
@@ -294,6 +301,7 @@ def _halves(n: int, seed: int) -> list[np.ndarray]:
     return np.array_split(np.random.default_rng(derive_seed(seed, "halves")).permutation(n), 2)
 
 
+@undisturbed
 def betavae_score(codes, factors, *, pairs: int = GROUP, points: int = VOTES, seed: int = 0) -> float:
     """beta-VAE score (Higgins et al. 2017, section 3): in [0, 1]; by chance about 1 / F. Forgiving: a rotated code may reach 1.
 

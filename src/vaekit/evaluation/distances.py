@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.state import undisturbed
+
 ENTRIES = 2**21  # of a block of a distance matrix: 16 MiB
 
 
@@ -26,6 +28,7 @@ class PrecisionRecall(NamedTuple):
     coverage: float
 
 
+@undisturbed
 def frechet_distance(features, other) -> float:
     """Frechet distance between two sets of features (N, F) and (M, F), >= 0: |m - m'|^2 + tr(C + C' - 2 (C C')^1/2) of their
     means and covariances (Heusel et al. 2017, eq. 6, there of an Inception network's features: FID).
@@ -44,6 +47,7 @@ def frechet_distance(features, other) -> float:
     return max(distance.item(), 0.0)
 
 
+@undisturbed
 def kernel_distance(
     features, other, *, seed: int = 0, subsets: int = 100, size: int | None = None
 ) -> tuple[float, float]:
@@ -89,6 +93,7 @@ def _cubed(a: Tensor, b: Tensor) -> Tensor:
     return (a @ b.T).div_(a.shape[1]).add_(1).pow_(3)
 
 
+@undisturbed
 def precision_recall_density_coverage(real, fake, k: int = 5) -> PrecisionRecall:
     """How `fake` features (M, F) lie among `real` ones (N, F), each point in a ball that reaches its k-th nearest neighbour of
     its own set.

@@ -3,7 +3,6 @@ or Inception's, measure samples against real images; and near copies of training
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from vaekit.data.images import Images, check_arrays, is_mapped
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, precision_recall_density_coverage
 from vaekit.messages import check_number, first_line
 from vaekit.owned import claim, remove_temporaries
+from vaekit.state import undisturbed, warn
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import read_tensors, write_tensors
 from vaekit.training.loop import Data, Mapped, Plan, to_input, train
@@ -66,12 +66,14 @@ class Judge(nn.Module):
             x = _shifted(x)
         return F.cross_entropy(self.head(self.body(x)), y, reduction="none")
 
+    @undisturbed
     @torch.inference_mode()
     def embed(self, x) -> Tensor:
         """(N, H, W, C) stored images, 8-bit or floats in [0, 1] -> (N, 128) features."""
         self.eval()
         return torch.cat([self.body(to_input(part)) for part in torch.as_tensor(x).split(BATCH)])
 
+    @undisturbed
     @torch.inference_mode()
     def classify(self, x: Tensor) -> Tensor:
         """(N, H, W, C) stored images, 8-bit or floats in [0, 1] -> (N,) int64 class indices."""
@@ -92,6 +94,7 @@ def _cross_entropy(nats: Tensor, step: int) -> dict[str, Term]:
     return {"cross_entropy": Term(nats)}
 
 
+@undisturbed
 def get_judge(train_images: Images, test_images: Images, *, verbose: bool = False) -> tuple[Judge, float]:
     """The judge of a labelled data set and its accuracy on `test_images`, from the user's cache or trained now.
 
@@ -127,10 +130,11 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
         remove_temporaries(path.parent, days=1)
         write_tensors(path, judge.state_dict(), facts)
     except (OSError, ValueError) as error:
-        warnings.warn(f"the judge could not be kept for the next time ({first_line(error)})", stacklevel=2)
+        warn(f"the judge could not be kept for the next time ({first_line(error)})")
     return judge, accuracy
 
 
+@undisturbed
 def class_consistency(judge: Judge, x, y) -> float:
     """The share of images (N, H, W, C) that the judge takes for the class y (N,) they were asked to be."""
     judged = judge.classify(torch.as_tensor(x))
@@ -140,6 +144,7 @@ def class_consistency(judge: Judge, x, y) -> float:
 Embed = Callable[[np.ndarray], Tensor]  # images (N, H, W, C), 8-bit or floats in [0, 1] -> features (N, F)
 
 
+@undisturbed
 def inception_features(path: str | Path | None = None) -> Embed | None:
     """The 2,048 features before the last layer of torchvision's Inception v3; None unless its weights are on disk and
     torchvision is installed. Nothing is downloaded.
@@ -169,6 +174,7 @@ def inception_features(path: str | Path | None = None) -> Embed | None:
     network.eval()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
+    @undisturbed
     @torch.inference_mode()
     def embed(x) -> Tensor:
         features = []
@@ -192,6 +198,7 @@ def pick_features(judge: Judge, path: str | Path | None = None) -> tuple[Embed, 
     return judge.embed, "features of a small classifier trained on this data: comparable only under the same classifier"
 
 
+@undisturbed
 def measure_samples(embed: Embed, samples, real, reference, *, seed: int = 0) -> dict:
     """How near samples are to real images in the features of `embed`, and how near real images are themselves.
 
@@ -235,6 +242,7 @@ class CopyCheck(NamedTuple):
     distance: np.ndarray
 
 
+@undisturbed
 def copy_check(
     samples, train, held_out, *, embed: Embed | None = None, reference: int = 5000, seed: int = 0
 ) -> CopyCheck:

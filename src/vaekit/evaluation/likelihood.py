@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from vaekit.models.objectives import distortion_and_rate, log_weights
 from vaekit.parts.latents import independent_noise
 from vaekit.parts.likelihoods import DiscretizedLogisticLikelihood, describe_likelihood
 from vaekit.parts.quantizers import VectorQuantizer, usage
+from vaekit.state import undisturbed
 from vaekit.tensors import bits_per_dim, gaussian_kl
 from vaekit.training.loop import Data
 from vaekit.world import derive_seed, seeded
@@ -20,6 +22,7 @@ ROWS = 2000  # images times draws that are decoded at once
 ACTIVE = 0.01  # variance of the posterior mean above which a latent is active (Burda, Grosse & Salakhutdinov 2016)
 
 
+@undisturbed
 @torch.inference_mode()
 def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -> dict:
     """Averages over all images of `data`, the model in eval mode.
@@ -93,6 +96,14 @@ def _collapse(active: int, latents: int) -> str:
     return f"partial: {latents - active} of {latents} latents carry nothing of the image"
 
 
+@undisturbed
+def tail_shares(scores, reference) -> np.ndarray:
+    """(N,) for each of `scores` (N,), the share of `reference` (M,) that is as low or lower; of NaN it is 0."""
+    scores = np.nan_to_num(np.asarray(scores, np.float64), nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    return np.searchsorted(np.sort(reference), scores, side="right") / len(reference)
+
+
+@undisturbed
 def aggregate_kl_at_least(mean: Tensor, variance: Tensor) -> float:
     """What KL[q(z) || N(0, I)] is at least, in nats, for the aggregate posterior q(z) = 1/N sum_n q(z|x_n) of moments
     (N, D): how far the codes that the decoder was trained on lie from those that it is sampled with.
@@ -107,6 +118,7 @@ def aggregate_kl_at_least(mean: Tensor, variance: Tensor) -> float:
     return 0.5 * (covariance.trace() + centre.square().sum() - len(centre) - torch.logdet(covariance)).item()
 
 
+@undisturbed
 @torch.inference_mode()
 def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0) -> dict:
     """-log p(x) in nats per image by importance sampling from q(z|x): -log 1/k sum_i p(x, z_i) / q(z_i|x) (Burda et al. 2016,
@@ -152,6 +164,7 @@ def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0
     return result
 
 
+@undisturbed
 @torch.inference_mode()
 def posterior(model: Autoencoder, data: Data, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Mean (N, D) of q(z|x), or of q(z|x, y) for a conditional model, and a draw (N, D) from it, for each image; on the CPU."""

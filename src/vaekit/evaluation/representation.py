@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data.images import check_arrays, check_labels, label_column
+from vaekit.state import undisturbed
 from vaekit.world import derive_seed
 
 LIMIT = 10_000  # images of a set that a representation is measured on
@@ -28,6 +29,7 @@ LEAST_ERROR = 1e-10  # mean squared error that counts as none: 100 dB
 PIXELS = 2**20  # of the images that are compared at once
 
 
+@undisturbed
 def measure_representation(train_codes, train_y, codes, y, *, train_x, x, seed: int = 0) -> dict:
     """How well classes can be told from latents, from as many principal components of the images, and from their pixels.
 
@@ -75,6 +77,7 @@ def measure_representation(train_codes, train_y, codes, y, *, train_x, x, seed: 
     return result | {"probe_converged": converged}
 
 
+@undisturbed
 def class_independence(codes, y, *, seed: int = 0) -> dict:
     """Do latents (N, D) tell of the class? Accuracies of two probes by 5-fold cross-validation, against chance.
 
@@ -114,6 +117,7 @@ def class_independence(codes, y, *, seed: int = 0) -> dict:
     return result | {"probe_converged": converged}
 
 
+@undisturbed
 def reconstruction_quality(x, reconstructed) -> dict:
     """How like their originals reconstructions are, images (N, H, W) or (N, H, W, C), 8-bit or floats in [0, 1], of one shape.
 

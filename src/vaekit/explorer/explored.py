@@ -24,6 +24,7 @@ from vaekit.estimators import LABELS, MODELS
 from vaekit.evaluation.likelihood import ACTIVE, evaluate, posterior
 from vaekit.parts.priors import AutoregressivePrior
 from vaekit.report.doctor import Diagnosis
+from vaekit.state import undisturbed
 from vaekit.world import seeded
 
 POINTS = 2000  # images on the map
@@ -45,6 +46,7 @@ class Explored:
     Raises ValueError for a model of tables and for images that don't fit.
     """
 
+    @undisturbed
     def __init__(self, model: Estimator, images: Images, name: str, diagnoses: Sequence[Diagnosis] = ()):
         check_explorable(model, images, name)
         self.model, self.name, self.lock = model, name, threading.Lock()
@@ -67,6 +69,7 @@ class Explored:
 
     # ---- what the page shows from the start ----------------------------------------------------------------------
 
+    @undisturbed
     def facts(self) -> dict:
         """What the page needs to draw itself; the sliders' latents come in the order of their KL, the largest first."""
         label = {cls: LABELS[key] for key, cls in MODELS.items()}[type(self.model)]
@@ -123,6 +126,7 @@ class Explored:
 
     # ---- what the page asks --------------------------------------------------------------------------------------
 
+    @undisturbed
     def decode(self, *, code=None, point=None, label=None) -> dict:
         """A code, or a place on the map, decoded -> {code, point, image}; the rest of the latent space is at the average
         there, and a VQ-VAE takes the nearest codes.
@@ -133,6 +137,7 @@ class Explored:
             vector = self.centre + _numbers("point", point, (2,)) @ self.axes
             return self._shown(self._nearest(vector), label)
 
+    @undisturbed
     def encode(self, *, picture: np.ndarray, label=None) -> dict:
         """A picture (H, W, C) uint8 encoded -> {code, point, image: its reconstruction, label, mse}. The class of a conditional
         model is inferred where none is given.
@@ -146,6 +151,7 @@ class Explored:
             error = float(np.square(rebuilt / 255 - picture / 255).mean())
             return {**self._placed(code, rebuilt), "label": label, "mse": error, "input": data_url(picture)}
 
+    @undisturbed
     def between(self, *, a=None, b=None, label=None) -> dict:
         """Two codes -> {frames: [{code, image}, ...]}, along the line between them. Vectors of a VQ-VAE are decoded without
         snapping; the code of a frame is then the nearest one.
@@ -162,6 +168,7 @@ class Explored:
                 ]
             }
 
+    @undisturbed
     def sample(self, *, code=None, start=0, label=None, temperature=1.0, seed=0) -> dict:
         """A draw from the prior -> {code, point, image}. Given a code grid, cells before `start` (in reading order) stay and
         those from there on are drawn, each knowing all before it.
@@ -185,6 +192,7 @@ class Explored:
                 drawn = self.model.model_.prior.sample(1, y, temperature, **choices)
             return self._shown(drawn[0].cpu().numpy(), label)
 
+    @undisturbed
     def choices(self, *, code=None, cell=None, label=None) -> dict:
         """Other codes for a cell -> {choices: [{value, probability, code, image}, ...]}: under the prior the likeliest given
         the cells before it, or, without a prior, those nearest in the codebook, with probability None. The present one is

@@ -28,6 +28,7 @@ from starlette.routing import Route
 from vaekit.data.images import Images
 from vaekit.explorer.explored import Explored, as_picture, as_png, background, read_picture
 from vaekit.pictures.style import CLASSES
+from vaekit.state import undisturbed
 
 PAGE = Path(__file__).parent / "page"
 FILES = {
@@ -228,6 +229,7 @@ def listen(host: str, port: int) -> socket.socket:
     raise ValueError(f"ports {port} to {last} of {host} are all taken; choose another with --port")
 
 
+@undisturbed
 def serve(
     runs: Sequence[Explored], images: Images, *, host: str, port: int, browser: bool, say: Callable[[str], None]
 ) -> None:

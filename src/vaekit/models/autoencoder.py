@@ -11,7 +11,7 @@ from vaekit.parts.latents import Draw, Latent, Trace
 from vaekit.parts.likelihoods import Likelihood
 from vaekit.parts.priors import Prior, StandardNormalPrior
 from vaekit.parts.quantizers import VectorQuantizer, usage
-from vaekit.tensors import Term, gaussian_kl
+from vaekit.tensors import Term, gaussian_kl, widened
 
 
 class Autoencoder(nn.Module):
@@ -59,7 +59,7 @@ class Autoencoder(nn.Module):
         if samples > 1:
             repeat = [samples] + [1] * (x.dim() - 1)
             x, y = x.repeat(repeat), None if y is None else y.repeat(samples)
-        out = self.decoder(flat, y).float()
+        out = widened(self.decoder(flat, y))
         nll = -self.likelihood.log_prob(out, x).view(samples, batch)
         log_p = self.prior.log_prob(draw.code.flatten(0, 1), y).view(samples, batch)
         scale = self.likelihood.penalty_scale() if draw.penalties else 1.0
@@ -80,7 +80,7 @@ class Autoencoder(nn.Module):
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """x (B, C, H, W) -> the mode of q(z|x): posterior means (B, D), or code indices (B, h, w) int64."""
         self._check_labels(y)
-        return self.latent(self.encoder(x, y)).mode
+        return self.latent(self.encoder(x, y), 0).mode  # no draws: they would take random numbers from the caller
 
     def decode(self, code: Tensor, y: Tensor | None = None) -> Tensor:
         """Codes (N, D) or (N, h, w) -> the mean of p(x|z), (N, C, H, W); in [0, 1] for images."""
@@ -89,7 +89,7 @@ class Autoencoder(nn.Module):
     def decode_embedded(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Decoder inputs (N, D[, h, w]) -> the mean of p(x|z), (N, C, H, W), without snapping to a codebook."""
         self._check_labels(y)
-        mean = self.likelihood.mean(self.decoder(z, y).float())
+        mean = self.likelihood.mean(widened(self.decoder(z, y)))
         return mean.clamp(0, 1) if self.images else mean
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:

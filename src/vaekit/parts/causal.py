@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.parts.networks import Condition
+from vaekit.tensors import widened
 
 
 class CausalNetwork(Protocol):
@@ -371,7 +372,7 @@ def start_alike(network: CausalNetwork, vectors: Tensor) -> None:
 
 def log_prob(network: CausalNetwork, codes: Tensor, y: Tensor | None = None) -> Tensor:
     """Codes (N, h, w) -> (N,) nats, the sum over positions of log p(code_i | the codes before it)."""
-    return -F.cross_entropy(network(codes, y).float(), codes, reduction="none").flatten(1).sum(1)
+    return -F.cross_entropy(widened(network(codes, y)), codes, reduction="none").flatten(1).sum(1)
 
 
 @torch.no_grad()
@@ -397,7 +398,7 @@ def generate(
     """
     height, width = network.grid
     device = next(network.parameters()).device
-    noise = torch.rand(height * width, n, device=device)
+    noise = torch.rand(height * width, n, device=device, dtype=torch.float32)
     codes = torch.zeros(n, height, width, dtype=torch.int64, device=device)
     if given is not None:
         if known is None:
@@ -414,7 +415,7 @@ def generate(
         else:
             logits = network(codes, y)[:, :, row, column]
         if not keep:
-            codes[:, row, column] = _draw(logits.float() / temperature, noise[position], top_k, top_p)
+            codes[:, row, column] = _draw(widened(logits) / temperature, noise[position], top_k, top_p)
     return codes
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from vaekit.tensors import Term, gaussian_log_prob
+from vaekit.tensors import Term, gaussian_log_prob, widened
 
 
 class Draw(NamedTuple):
@@ -34,7 +34,9 @@ class Trace(NamedTuple):
 
 
 class Latent(Protocol):
-    """What `Autoencoder` asks of a latent; `features` is how many channels it wants of the encoder."""
+    """What `Autoencoder` asks of a latent; `features` is how many channels it wants of the encoder. Of 0 samples only
+    the mode is wanted, and no random number is drawn.
+    """
 
     features: int
 
@@ -61,7 +63,7 @@ class GaussianLatent(nn.Module):
 
     def forward(self, h: Tensor, samples: int = 1) -> Draw:
         """h (B, 2D), mean and log-variance side by side -> Draw of `samples` draws."""
-        mean, log_var = h.float().chunk(2, dim=1)
+        mean, log_var = widened(h).chunk(2, dim=1)
         # Beyond these the posterior is a point or a plane to float32; the clamp keeps exp() finite.
         log_var = log_var.clamp(-20.0, 10.0)
         images = len(mean) if self.training or self.independent else 1

@@ -70,7 +70,7 @@ class GaussianLikelihood(nn.Module):
         location = self._location(out)
         if self.learned and self.training:
             with torch.no_grad():
-                error = (location.detach() - x).square().mean().float()
+                error = (location.detach() - x).square().mean().to(self.variance.dtype)
                 self.variance.lerp_(error.clamp(min=1e-6), self.momentum)
         # A copy, since the next batch changes the buffer in place while this graph may still be alive.
         log_var = self.variance.log()

@@ -37,7 +37,7 @@ class StandardNormalPrior(nn.Module):
 
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """(n, D) draws; temperature scales the standard deviation."""
-        return temperature * torch.randn(n, self.latent_dim, device=self.anchor.device)
+        return temperature * torch.randn(n, self.latent_dim, device=self.anchor.device, dtype=self.anchor.dtype)
 
 
 class UniformPrior(nn.Module):
@@ -53,7 +53,7 @@ class UniformPrior(nn.Module):
     def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor:
         """(..., h, w) -> (...) nats: the constant -h*w*log K."""
         nats = -math.prod(self.grid) * math.log(self.n_codes)
-        return torch.full(code.shape[:-2], nats, device=code.device)
+        return torch.full(code.shape[:-2], nats, device=code.device, dtype=self.anchor.dtype)
 
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """(n, h, w) int64 draws; temperature changes nothing, since every code is equally likely."""
@@ -135,7 +135,7 @@ class MixturePrior(LearnedPrior):
         """temperature scales each component's standard deviations."""
         group = torch.zeros(n, dtype=torch.int64, device=self.means.device) if y is None else y
         component = torch.multinomial(self.log_weights.exp()[group], 1)[:, 0]
-        noise = torch.randn(n, self.latent_dim, 1, device=self.means.device)
+        noise = torch.randn(n, self.latent_dim, 1, device=self.means.device, dtype=self.means.dtype)
         transposed = self.precision_cholesky[group, component].mT
         offset = torch.linalg.solve_triangular(transposed, noise, upper=False)[..., 0]
         return self.means[group, component] + temperature * offset
@@ -188,7 +188,8 @@ class FlowPrior(LearnedPrior):
 
     def _sample(self, n: int, y: Tensor | None, temperature: float) -> Tensor:
         """temperature scales the standard deviation of the base distribution."""
-        return self.transport(temperature * torch.randn(n, self.latent_dim, device=self.scale.device), y)
+        noise = torch.randn(n, self.latent_dim, device=self.scale.device, dtype=self.scale.dtype)
+        return self.transport(temperature * noise, y)
 
     def transport(self, noise: Tensor, y: Tensor | None = None) -> Tensor:
         """noise (N, D) from N(0, I) -> z (N, D): the couplings backwards."""

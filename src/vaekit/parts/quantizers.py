@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from vaekit.messages import first_line
 from vaekit.parts.latents import Draw
-from vaekit.tensors import Term, straight_through
+from vaekit.state import warn
+from vaekit.tensors import Term, straight_through, widened
 
 CHUNK = 4096  # vectors compared at once, at most
 SCORES = 2**21  # held at once on a CPU: few enough for its caches, enough that threads seldom wait for each other
@@ -57,7 +57,7 @@ def _kernel(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
         reason = "its results differ"
     except Exception as error:  # for want of a compiler, or on a GPU that Triton does not know
         reason = first_line(error)
-    warnings.warn(f"codes are looked up without the Triton kernel, which fails on {device}: {reason}", stacklevel=2)
+    warn(f"codes are looked up without the Triton kernel, which fails on {device}: {reason}")
     return None
 
 
@@ -189,7 +189,7 @@ class VectorQuantizer(nn.Module):
         """Starts the codebook from encoder outputs h (N, D, h, w), before the first step (unless init="uniform")."""
         if self.init == "uniform":
             return
-        vectors = h.movedim(1, -1).reshape(-1, self.features).float()
+        vectors = widened(h).movedim(1, -1).reshape(-1, self.features)
         if len(vectors) < self.n_codes:  # fewer vectors than codes: repeat them, a little apart
             vectors = vectors.repeat(-(-self.n_codes // len(vectors)), 1)
             vectors = vectors + 1e-3 * vectors.std().clamp(min=1e-3) * torch.randn_like(vectors)
@@ -202,7 +202,7 @@ class VectorQuantizer(nn.Module):
     def forward(self, h: Tensor, samples: int = 1) -> Draw:
         """h (B, D, h, w) -> Draw; quantisation is deterministic, so `samples` draws are the same."""
         batch, dim, height, width = h.shape
-        z_e = h.float()
+        z_e = widened(h)
         vectors = z_e.movedim(1, -1).reshape(-1, dim)  # (B*h*w, D)
         index = nearest_code(vectors.detach(), self.codebook.detach())
         quantised = F.embedding(index, self.codebook)  # (B*h*w, D)
@@ -222,7 +222,7 @@ class VectorQuantizer(nn.Module):
             z.expand(samples, *z.shape),
             code.expand(samples, *code.shape),
             code,
-            torch.zeros(samples, batch, device=h.device),
+            z_e.new_zeros(samples, batch),
             None,
             penalties,
         )

@@ -33,6 +33,7 @@ from vaekit.report.doctor import examine
 from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, traverse
 from vaekit.report.measure import PER_CLASS, label_names, measure_run, pick
 from vaekit.report.page import Picture, write_page
+from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.prior import PriorSettings
 from vaekit.training.progress import describe_seconds
@@ -46,6 +47,7 @@ TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
 Say = Callable[[str], None]
 
 
+@undisturbed
 def compare(
     data: str,
     out: str,

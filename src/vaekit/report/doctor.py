@@ -22,6 +22,7 @@ from vaekit.evaluation.generation import Judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.messages import in_rows
 from vaekit.report.measure import judge_as_asked, pick
+from vaekit.state import undisturbed
 
 LOOKED_AT = 2000  # images of each part, at most
 PER_CLASS = 50  # samples of each class that the judge sees
@@ -80,6 +81,7 @@ class Patient(NamedTuple):
         return shlex.join(words)
 
 
+@undisturbed
 def examine(
     estimator: Estimator,
     train: Images,

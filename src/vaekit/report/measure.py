@@ -30,6 +30,7 @@ from vaekit.messages import filled
 from vaekit.owned import write_atomically
 from vaekit.pictures.figures import neighbours
 from vaekit.pictures.style import save
+from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder
 
 PER_CLASS = 100  # samples per class that the judge sees
@@ -38,6 +39,7 @@ NLL_IMAGES, NLL_DRAWS = 2000, 50
 FULL_NLL_DRAWS = 500
 
 
+@undisturbed
 def measure_run(
     estimator: Estimator,
     train: Images,
@@ -179,6 +181,7 @@ def _generation_in_full(estimator: Estimator, train: Images, test: Images, folde
     return found
 
 
+@undisturbed
 def judge_as_asked(estimator: Estimator, test: Images, judge: Judge, per_class: int) -> tuple[float, int] | None:
     """The share of samples that the judge takes for the class asked for, and of how many, `per_class` of each; None where no
     class is known to both the model and the data.

@@ -36,6 +36,7 @@ from vaekit.messages import in_rows
 from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
+from vaekit.state import undisturbed
 from vaekit.training.loop import TrainingFailed
 from vaekit.world import pick_device
 
@@ -93,6 +94,7 @@ class Advice(NamedTuple):
     reason: str
 
 
+@undisturbed
 def sweep(
     data: str,
     out: str,

@@ -28,7 +28,7 @@ from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder, is_record, mismatch
 from vaekit.training.compiled import compiled
 from vaekit.training.progress import describe_seconds, reporting
-from vaekit.world import autocast, derive_seed, samples_at_once, seeded
+from vaekit.world import autocast, derive_seed, drawing, samples_at_once, seeded, stream
 
 SCHEDULES = ("cosine", "constant")
 CHECK_EVERY = 50  # steps between looks at the device: non-finite terms, the clock, a request to stop
@@ -180,17 +180,17 @@ def train(
     if folder:
         folder.write_log(history)
     with (
-        seeded(0),
+        stream,
         reporting(title, steps=plan.steps, done=step, epochs=epochs, verbose=verbose) as report,
         _deferred_signals(enabled=folder is not None) as stop,
         closing(folder) if folder else nullcontext(),
     ):
         if step == 0:
-            torch.manual_seed(derive_seed(plan.seed, "prime"))
-            _prime(module, data, plan)
+            with drawing(derive_seed(plan.seed, "prime")):
+                _prime(module, data, plan)
         if step < plan.steps and verbose:
-            torch.manual_seed(derive_seed(plan.seed, "rehearsal"))
-            seconds = rehearse(module, objective, data, plan) * (plan.steps - step)
+            with drawing(derive_seed(plan.seed, "rehearsal")):
+                seconds = rehearse(module, objective, data, plan) * (plan.steps - step)
             left = f"{plan.steps - step} steps of {batch_size} images to go, about {describe_seconds(seconds)}"
             report.say(in_rows(left, data.log_det is not None))
         good = saved or _snapshot(state, optimizer, step, sums, best, history)
@@ -208,10 +208,9 @@ def train(
                 saved = None
                 seconds_before = sums["seconds"] if sums else 0.0
                 epoch_clock = time.perf_counter()
-            torch.manual_seed(derive_seed(plan.seed, "noise", step))
-            x, y = next(batches)
             try:
-                with autocast(device, plan.precision):
+                with drawing(derive_seed(plan.seed, "noise", step)), autocast(device, plan.precision):
+                    x, y = next(batches)
                     terms = objective(forward(x, y), step)
                 loss = total(terms)
                 optimizer.zero_grad(set_to_none=True)
@@ -318,9 +317,9 @@ def validate(state: nn.Module, module: nn.Module, objective: Objective, data: Da
     sums: dict[str, Tensor] = {}
     size = data.at_once(module)
     for start in range(0, len(data), size):
-        torch.manual_seed(derive_seed(plan.seed, "validation"))
-        x, y = data.batch(slice(start, start + size))
-        terms = objective(module(x, y), plan.steps)
+        with drawing(derive_seed(plan.seed, "validation")):
+            x, y = data.batch(slice(start, start + size))
+            terms = objective(module(x, y), plan.steps)
         for name, term in terms.items():
             value = term.value.sum().float()
             sums[name] = sums.get(name, 0.0) + value
