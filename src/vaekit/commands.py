@@ -368,8 +368,8 @@ class Encode(Source):
     run_folder: Folder
     """The trained run."""
     out: str
-    """z.npy; z.npz with x the latents, y the labels, names the files (or rows), and split; .csv, .tsv (.gz, too) or .parquet with
-    columns file (or row), label, split, z0, z1, ..."""
+    """z.npy; z.npz with x the latents, y the labels, names the files (or rows), and split; .csv, .tsv (.gz, too) or .parquet
+    with columns file (or row), label, split, z0, z1, ..."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     split: Split = "test"

@@ -565,11 +565,11 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             return
         top = 255 if images.x.dtype == np.uint8 else 1
         if words := darkness(brightest(images.x, top / DARK + 1e-9), top):
-            warnings.warn(f"images are {words}", stacklevel=4)
+            warn(f"images are {words}")
 
     def _warn_about_columns(self, images: Images) -> None:
         if images.is_table and self.scaling == "standard" and (badly := scaling_problem(images.x, images.header)):
-            warnings.warn(f"{images.name} has columns that are {badly}", stacklevel=4)
+            warn(f"{images.name} has columns that are {badly}")
 
     # ---- using a fitted model ----------------------------------------------------------------------------------
 
@@ -755,10 +755,9 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         white = self._x_layout["white"]
         x = check_array(X, white=white)
         if white == 255 and x.ndim == 4 and x.dtype == np.uint8 and brightest(x, 2) == 1:
-            warnings.warn(
+            warn(
                 "X holds the integers 0 and 1 alone, and they are taken for 0 and 1 of 255, as the model was fitted on 8-bit "
-                "images: if 1 is white, pass X * 255, or booleans",
-                stacklevel=4,
+                "images: if 1 is white, pass X * 255, or booleans"
             )
         return x if x.shape[1:] == self.image_shape_ else self._in_shape(x, as_array(X).shape)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 from vaekit.data.columns import Header, array_header, scaling_problem
 from vaekit.data.frames import frame_library, frame_values, not_finite
 from vaekit.data.given import as_array, refuse_unread
-from vaekit.state import undisturbed
+from vaekit.state import undisturbed, warn
 
 PARTS = ("train", "validation", "test")
 FEWEST = 10  # samples that can be split
@@ -226,10 +225,9 @@ def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
             )
         return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
     if x.ndim == 3 and x.shape[2] in (3, 4) and min(x.shape[:2]) >= 8:
-        warnings.warn(
+        warn(
             f"{name} of shape {x.shape} is read as {len(x)} grey images of {x.shape[1]}x{x.shape[2]} pixels; if it is one "
-            f"picture in colour, pass a batch: {name}[None]",
-            stacklevel=3,
+            f"picture in colour, pass a batch: {name}[None]"
         )
     x = x[..., None] if x.ndim == 3 else x
     if not 1 <= x.shape[3] <= 4:
@@ -292,10 +290,9 @@ def _black_and_white(x: np.ndarray, name: str, white: int | None) -> np.ndarray:
     if white == 255 or brightest(x, 2) != 1:
         return x
     if white is None:
-        warnings.warn(
+        warn(
             f"{name} holds the integers 0 and 1 alone: they are taken for black and white (floats, {name} / 255, would be "
-            "all but black)",
-            stacklevel=4,
+            "all but black)"
         )
     return x * np.uint8(255)
 
