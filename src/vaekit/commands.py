@@ -130,17 +130,30 @@ class Data:
 class Train(Source):
     """Train a model; what `make_train` adds is the model with its fields."""
 
+    data: str | None = None  # type: ignore[assignment]
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images (required,
+    except with --finish)."""
     out: str
     """The run folder to make."""
     resume: bool = False
-    """Go on with the run in --out; a finished one is left as it is, none there starts fresh."""
+    """Go on with the run in --out; none there starts fresh. With other --epochs than the run's it ends after these, and a
+    finished one goes on beyond its end, by a new schedule; else a finished one is left as it is."""
+    finish: bool = False
+    """End the unfinished run in --out where it is, with the weights of its last checkpoint: the best ones under early stopping.
+    Neither data nor a model's fields are needed."""
     time_budget: float | None = None
-    """Seconds the training may take; shortens the run to fit."""
+    """Seconds the training may take, of this command where it goes on with a run. A run that would take longer is made shorter,
+    and ends where it is when they are over."""
     log: Literal["tensorboard"] | None = None
     """Where to keep the log besides log.jsonl: tensorboard writes RUN/tensorboard."""
 
     def run(self) -> None:
         model = self.model  # type: ignore[attr-defined]
+        if self.finish:
+            self._finish(type(model))
+            return
+        if self.data is None:
+            raise ValueError("train needs --data, what to train on; only --finish goes without")
         model.verbose = True
         images = self.open("train")
         # Only early stopping looks at validation images, and data with a published split has no such part.
@@ -155,9 +168,23 @@ class Train(Source):
             time_budget=self.time_budget,
             log=self.log,
         )
-        last = model.history_[-1]
+        self._tell(model)
+
+    def _finish(self, model_class: type) -> None:
+        from vaekit.files import finish
+
+        config = RunFolder(self.out).model_config()
+        if config["class"] != model_class.__name__:
+            raise ValueError(f"{self.out} holds a {config['class']}, not a {model_class.__name__}")
+        self._tell(finish(self.out))
+
+    def _tell(self, model) -> None:
+        """What was done, which is not always what was planned."""
+        steps, asked = model.facts_["plan"], filled(model.filled_in().epochs)
         chosen = ", ".join(
-            f"{name} {output.plain(value)}" for name, value in model.resolved_.items() if value is not None
+            f"{name} {output.plain(value)}"
+            for name, value in model.resolved_.items()
+            if value is not None and name != "epochs"
         )
         print(f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps ({chosen})")
         print(f"objective {last['objective']:.5g} in the last epoch; the run is in {self.out}")

@@ -13,14 +13,53 @@ from vaekit.world import pick_device
 
 def load(path, device: str | None = None, prior: bool = True) -> Estimator:
     """The fitted estimator in the run folder `path`, as `save` or `vaekit train` left it, or in the Hugging Face repository
-    "hf://user/name" or "hf://user/name@revision", as `push_to_hub` did: see `vaekit.hub.download`.
+    "hf://user/name" or "hf://user/name@revision", as `push_to_hub` did: see `vaekit.hub.download`. A run that is not finished
+    is loaded as of its last checkpoint, with a warning that says how far it is; nothing is written, and a process that trains it
+    is not disturbed.
 
     device: where to put it; None is the device it was asked to train on ("auto" picks again on this machine), or, with a
         warning, whatever "auto" picks where this machine lacks that one.
     prior: False leaves a fitted prior aside, as `vaekit fit-prior` does, which replaces it.
-    Raises FileNotFoundError where there is no folder, ValueError for one that is unfinished, damaged or newer.
+    Raises FileNotFoundError where there is no folder, ValueError for one that has no checkpoint yet, is damaged or newer.
     """
     run = RunFolder(download(path) if is_address(path) else path)
+    model = _load(run, device, prior)
+    if model.unfinished_:
+        warnings.warn(
+            f"{run.path} is not finished: {model.unfinished_}, as of its last checkpoint",
+            stacklevel=2,
+        )
+    return model
+
+
+def load_finished(path, doing: str, prior: bool = True) -> Estimator:
+    """`load` for what needs weights that stay as they are. Raises ValueError, which names what one is `doing`, for others."""
+    run = RunFolder(download(path) if is_address(path) else path)
+    model = _load(run, None, prior)
+    if model.unfinished_:
+        raise ValueError(
+            f"{run.path} is not finished ({model.unfinished_}), and {doing} needs weights that stay as they are: go on with "
+            "`vaekit train ... --resume`, or end it where it is with `vaekit train ... --finish`"
+        )
+    return model
+
+
+def finish(path) -> Estimator:
+    """Ends the run in the folder `path` where it is: its weights are those of the last checkpoint, the best ones under early
+    stopping. A finished one is left as it is. Returns it as `load` does.
+
+    Raises ValueError where there is no checkpoint yet, or another process trains the run.
+    """
+    run = RunFolder(path)
+    run.model_config()
+    with run.locked():
+        model = _load(run, None, True)
+        if model.unfinished_:
+            model.end(run)
+    return model
+
+
+def _load(run: RunFolder, device: str | None, prior: bool) -> Estimator:
     config = run.model_config()
     classes = {cls.__name__: cls for cls in MODELS.values()}
     try:
@@ -40,7 +79,7 @@ def load(path, device: str | None = None, prior: bool = True) -> Estimator:
             warnings.warn(
                 f"{run.path} is of a model on device {estimator.device!r}, which this machine lacks: loaded on {str(here)!r} "
                 "(load(path, device=...) chooses another)",
-                stacklevel=2,
+                stacklevel=3,
             )
             estimator.device = "auto"
     return estimator.restore(run, config, prior=prior)

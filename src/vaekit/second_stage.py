@@ -21,7 +21,7 @@ from vaekit.data.images import Images, check_labels, fingerprint
 from vaekit.messages import check_number, first_line
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior, UniformPrior
-from vaekit.training.checkpoint import RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
+from vaekit.training.checkpoint import CLOCK, RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
 from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior
 from vaekit.world import MOST, check_random_state
 
@@ -281,10 +281,11 @@ class SecondStage:
             )
 
     def _save_prior(self, run: RunFolder) -> None:
+        """Writes prior.safetensors; what the clock said stays out of it, so that equal priors are equal files."""
         state = {
             "settings": asdict(self.prior_settings_),
             "identity": self._prior_identity(self.prior_classes_),
-            "history": self.prior_history_,
+            "history": [{k: v for k, v in record.items() if k not in CLOCK} for record in self.prior_history_],
             "facts": self.prior_facts_,
             "version": __version__,
         }
