@@ -17,8 +17,15 @@ from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Decoding, split_indices
 from vaekit.messages import check_number, filled, nearest
+from vaekit.training.checkpoint import RunFolder
+from vaekit.training.plan import describe_place
 from vaekit.training.prior import PriorSettings
 
+ENDED_BY = {  # in the words of a line's end; of a training that came to the end of its plan there is nothing to say
+    "patience": ", stopped early",
+    "budget": ", ended by the time budget",
+    "finish": ", ended there",
+}
 Split = Literal["train", "validation", "test", "all"]
 MOST_IN_A_PICTURE = 2500
 Folder = Annotated[str, tyro.conf.Positional]
@@ -180,13 +187,18 @@ class Train(Source):
 
     def _tell(self, model) -> None:
         """What was done, which is not always what was planned."""
-        steps, asked = model.facts_["plan"], filled(model.filled_in().epochs)
+        last, filled_in = model.history_[-1], model.filled_in()
+        per_epoch = model.steps_per_epoch(model.facts_["data"]["images"])
+        place = describe_place(last["step"], filled_in.epochs * per_epoch, per_epoch)
+        why = ENDED_BY.get((model.facts_.get("ended") or {}).get("because"), "")
         chosen = ", ".join(
             f"{name} {output.plain(value)}"
             for name, value in model.resolved_.items()
             if value is not None and name != "epochs"
         )
-        print(f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps ({chosen})")
+        print(
+            f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps, {place}{why} ({chosen})"
+        )
         print(f"objective {last['objective']:.5g} in the last epoch; the run is in {self.out}")
 
 
@@ -209,16 +221,18 @@ class FitPrior(Source):
     settings: Annotated[PriorSettings, tyro.conf.arg(name="")] = field(default_factory=PriorSettings)
     per_class: bool = True
     """A prior for each class where the data has labels, so that samples can be asked for by class."""
+    time_budget: float | None = None
+    """Seconds the fitting may take, of this command where it goes on with one; it ends where it is when they are over."""
 
     def run(self) -> None:
-        from vaekit.files import load
+        from vaekit.files import load_finished
         from vaekit.hub import is_address
 
         if is_address(self.run_folder):
             raise ValueError(
                 f"a prior is written into a run folder: vaekit.load({self.run_folder!r}).save('FOLDER') makes one of this model"
             )
-        model = load(self.run_folder, prior=False)
+        model = load_finished(self.run_folder, "a prior", prior=False)
         images = self.open_for(model, "train")
         if not self.per_class:
             if model.conditional:
@@ -227,7 +241,7 @@ class FitPrior(Source):
                 )
             images = replace(images, y=None)
         model.verbose = True
-        model.fit_prior_images(images, self.settings, folder=self.run_folder)
+        model.fit_prior_images(images, self.settings, folder=self.run_folder, time_budget=self.time_budget)
         facts = model.prior_facts_
         print(f"{model.prior_name}, in {self.run_folder}/prior.safetensors")
         rates = {
@@ -398,7 +412,9 @@ class Reconstruct(Source):
 
 @dataclass(kw_only=True)
 class Evaluate(Source):
-    """A trained model's numbers on held-out data; also written to RUN/evaluation.json, unless RUN is on the Hub."""
+    """A trained model's numbers on held-out data; also written to RUN/evaluation.json, unless RUN is on the Hub, or not
+    finished.
+    """
 
     run_folder: Folder
     """The trained run."""
@@ -426,7 +442,8 @@ class Evaluate(Source):
         judge, accuracy = (None, None)
         if self.judge and images.y is not None and not images.is_table:
             judge, accuracy = get_judge(train, self.open_for(model, "test"), verbose=True)
-        folder = None if is_address(self.run_folder) else Path(self.run_folder)
+        # What is measured of weights that will change is kept by nobody.
+        folder = None if is_address(self.run_folder) or model.unfinished_ else Path(self.run_folder)
         entry = measure_run(model, train, images, folder, judge=judge, judge_accuracy=accuracy, full=self.full)
         output.print_table(f"{self.run_folder} on {self.data} ({images.split}, nats per image)", entry)
 
@@ -474,7 +491,7 @@ class Push:
     """A file with an access token; None is the one that `hf auth login` or HF_TOKEN left."""
 
     def run(self) -> None:
-        from vaekit.files import load
+        from vaekit.files import load_finished
         from vaekit.hub import check_repo_id
 
         check_repo_id(self.repo_id)
@@ -483,7 +500,7 @@ class Push:
             if not Path(self.token_file).is_file():
                 raise FileNotFoundError(f"no token file at {self.token_file}")
             token = Path(self.token_file).read_text().strip()
-        model = load(self.run_folder)
+        model = load_finished(self.run_folder, "what others read")
         evaluated = (Path(self.run_folder) / "evaluation.json").exists()
         url = model.push_to_hub(
             self.repo_id,
@@ -513,6 +530,8 @@ class Trainings(Source):
     """Of every model: conv, resnet, mlp or wang2023."""
     device: str = "auto"
     """auto, cpu, cuda."""
+    time_budget: float | None = None
+    """Seconds the whole command may take: what is still to be trained shares them, and is made shorter where they are few."""
 
     def shared(self) -> dict:
         """Keywords of both `compare` and `sweep`."""
@@ -523,6 +542,7 @@ class Trainings(Source):
             "epochs": self.epochs,
             "architecture": self.architecture,
             "device": self.device,
+            "time_budget": self.time_budget,
             "say": lambda text: print(text, flush=True),
             **self.how(),
         }

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -49,8 +48,10 @@ from vaekit.training.loop import (
     Objective,
     affordable,
     best_epoch,
+    check_time_budget,
     make_optimizer,
     out_of_patience,
+    start_clock,
     to_input,
     train,
 )
@@ -296,9 +297,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
     def _fit(self, images: Images, *, validation=None, run=None, resume=False, same_epochs=False, time_budget=None):
         self.check(images)
         seed = check_random_state(self.random_state)
-        if time_budget is not None and not 0 < time_budget < math.inf:
-            raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
-        deadline = None if time_budget is None else time.monotonic() + time_budget
+        check_time_budget(time_budget)
         recorded = self._check_resumable(run, images, resume) if run and run.started else None
         if recorded:
             seed = recorded["seed"]
@@ -310,7 +309,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             with run.locked():
                 run.tidy()
             free = time_budget is None and not same_epochs
-            at, goal = self._goal(run, recorded, self._per_epoch(len(images)), free=free)
+            at, goal = self._goal(run, recorded, self.steps_per_epoch(len(images)), free=free)
             if run.finished and goal == at:
                 return self.restore(run, recorded)
         device = pick_device(self.device)
@@ -320,6 +319,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self._forget_prior()
         self.unfinished_ = None
         self.model_ = self._make_module(seed).to(device)
+        deadline = start_clock(time_budget)
         with run.locked() if run else nullcontext():
             if recorded:
                 objective, plan = self._go_on(run, recorded, images, data, at, goal, deadline)
@@ -356,7 +356,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
 
     def _begin(self, images: Images, data: Data, seed: int, deadline: float | None) -> tuple[Objective, Plan]:
         """Objective and plan of a new training, which `deadline` may make shorter than its epochs."""
-        per_epoch, device = self._per_epoch(len(data)), self.device_
+        per_epoch, device = self.steps_per_epoch(len(data)), self.device_
         epochs = filled(self.filled_in().epochs)
         objective, plan = self.filled_in()._course(epochs * per_epoch, seed, per_epoch, device)
         self.facts_ = self._facts(images, seed, device, plan)
@@ -376,8 +376,9 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         """Objective and plan of the training in `run`, which is at the step `at` and is to end at `goal`: as it was planned, or
         from `at` on by a plan of its own, which run.json then records. A finished run becomes one that can be gone on with.
         """
-        finished, plan, per_epoch = run.finished, self._recorded_plan(run, recorded), self._per_epoch(len(data))
+        finished, plan, per_epoch = run.finished, self._recorded_plan(run, recorded), self.steps_per_epoch(len(data))
         seed, before = recorded["seed"], plan
+        self.facts_ = self._facts(images, seed, self.device_, plan)
         objective, _ = self.filled_in()._course(goal, seed, per_epoch, self.device_)
         anew = filled(self.filled_in().warmup_steps) if finished else 0
         if finished or goal != plan.steps:
@@ -398,11 +399,12 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
             self.resolved_ = kept | rise
             objective, fresh = self.filled_in()._course(plan.steps, seed, per_epoch, self.device_)
             plan = replace(plan, patience_from=fresh.patience_from)
-            here, there = describe_place(at, plan, len(data)).split(" of ")
+            here, there = describe_place(at, plan.steps, per_epoch).split(" of ")
             self._say(f"a new schedule from {here} on, to its end at epoch {there}{why}")
-        self.facts_ = self._facts(images, seed, self.device_, plan)
-        self.facts_["earlier_plans"] = recorded.get("earlier_plans", []) + ([] if plan == before else [asdict(before)])
+        self.facts_["earlier_plans"] = recorded.get("earlier_plans", [])
         if plan != before:
+            self.facts_["plan"] = asdict(plan)
+            self.facts_["earlier_plans"] = [*self.facts_["earlier_plans"], asdict(before)]
             run.start(self._config())
         if finished:
             history = run.history()
@@ -422,7 +424,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         if self.verbose:
             Lines(self._title, 0).say(text)
 
-    def _per_epoch(self, n: int) -> int:
+    def steps_per_epoch(self, n: int) -> int:
         """Steps in an epoch of n images."""
         return max(1, n // min(filled(self.filled_in().batch_size), n))
 

@@ -43,6 +43,7 @@ class Recorded:
     _objective_state: dict = {}  # noqa: RUF012
     has_prior: bool
     filled_in: Callable[[], Any]
+    steps_per_epoch: Callable[[int], int]
     load_prior: Callable
     _x_layout: dict[str, bool]
     _mean: np.ndarray
@@ -177,7 +178,9 @@ class Recorded:
             if notes:
                 plan = read_plan(config["plan"])
                 check_notes({"rollbacks": 0, **notes}, plan)
-                self.unfinished_ = describe_place(notes["step"], plan, config["data"]["images"])
+                self.unfinished_ = describe_place(
+                    notes["step"], plan.steps, self.steps_per_epoch(config["data"]["images"])
+                )
                 self.facts_["ended"] = {"step": notes["step"], "because": "checkpoint"}
         except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {first_line(error)}") from None

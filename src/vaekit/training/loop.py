@@ -152,7 +152,7 @@ def train(
         closing(folder) if folder else nullcontext(),
     ):
         if saved and step < plan.steps:
-            report.say(f"Going on from {describe_place(step, plan, len(data))}")
+            report.say(f"Going on from {describe_place(step, plan.steps, per_epoch)}")
         if step == 0:
             torch.manual_seed(derive_seed(plan.seed, "prime"))
             _prime(module, data, plan)
@@ -166,7 +166,7 @@ def train(
         forward = compiled(module, report.say) if plan.compile and device.type in ("cpu", "cuda") else module
         if forward is not module and step < plan.steps:
             report.say("compiling the training step, which takes up to a minute")
-        over = out_of_patience(plan, history)
+        late, over = False, out_of_patience(plan, history)
         while step < plan.steps and not over:
             epoch, place = divmod(step - plan.first, per_epoch)
             if place == 0 or sums is None or saved:
@@ -249,6 +249,8 @@ def train(
                 checkpoint_cost = last_saved - started
                 epoch_clock += checkpoint_cost  # an epoch's seconds are those of its steps
             stop.obey()
+        if late and step < plan.steps:
+            report.say(f"the time budget is over: it ends at {describe_place(step, plan.steps, per_epoch)}")
         if plan.patience is not None and best is not None:
             module.load_state_dict(best["weights"])
             report.say(f"kept the weights of epoch {best['epoch']}, the best on the validation images")
@@ -261,6 +263,21 @@ def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Adam:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     device = parameters[0].device
     return torch.optim.Adam(parameters, lr=plan.learning_rate, betas=plan.betas, fused=device.type != "mps")
+
+
+def start_clock(time_budget: float | None) -> float | None:
+    """The deadline of a training that may take `time_budget` seconds from now on: a reading of `time.monotonic`."""
+    if time_budget is None:
+        return None
+    import torch._dynamo  # noqa: F401  (the first optimizer of a process does, which takes seconds that are no training's)
+
+    return time.monotonic() + time_budget
+
+
+def check_time_budget(time_budget: float | None) -> None:
+    """Raises ValueError for what is no time."""
+    if time_budget is not None and not 0 < time_budget < math.inf:
+        raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
 
 
 def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, deadline: float) -> int:

@@ -99,8 +99,6 @@ def read_plan(found: dict) -> Plan:
     return plan
 
 
-def describe_place(step: int, plan: Plan, images: int) -> str:
-    """How far a training on `images` images is: "epoch 18 of 50", with a decimal within an epoch."""
-    per_epoch = max(1, images // min(plan.batch_size, images))
-    done, all_told = (round(steps / per_epoch, 1) for steps in (step, plan.steps))
-    return f"epoch {done:g} of {all_told:g}"
+def describe_place(step: int, steps: int, per_epoch: int) -> str:
+    """How far a training of `steps` steps is: "epoch 18 of 50", with a decimal within an epoch."""
+    return f"epoch {round(step / per_epoch, 1):g} of {round(steps / per_epoch, 1):g}"
