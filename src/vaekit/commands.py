@@ -18,13 +18,12 @@ from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Decoding, split_indices
 from vaekit.messages import check_number, filled, nearest
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.plan import describe_place
 from vaekit.training.prior import PriorSettings
 
 ENDED_BY = {  # in the words of a line's end; of a training that came to the end of its plan there is nothing to say
     "patience": ", stopped early",
     "budget": ", ended by the time budget",
-    "finish": ", ended there",
+    "finish": ", ended by --finish",
 }
 Split = Literal["train", "validation", "test", "all"]
 MOST_IN_A_PICTURE = 2500
@@ -187,9 +186,7 @@ class Train(Source):
 
     def _tell(self, model) -> None:
         """What was done, which is not always what was planned."""
-        last, filled_in = model.history_[-1], model.filled_in()
-        per_epoch = model.steps_per_epoch(model.facts_["data"]["images"])
-        place = describe_place(last["step"], filled_in.epochs * per_epoch, per_epoch)
+        last, place = model.history_[-1], model.describe_end()
         why = ENDED_BY.get((model.facts_.get("ended") or {}).get("because"), "")
         chosen = ", ".join(
             f"{name} {output.plain(value)}"
@@ -500,7 +497,7 @@ class Push:
             if not Path(self.token_file).is_file():
                 raise FileNotFoundError(f"no token file at {self.token_file}")
             token = Path(self.token_file).read_text().strip()
-        model = load_finished(self.run_folder, "what others read")
+        model = load_finished(self.run_folder, "a model that others load")
         evaluated = (Path(self.run_folder) / "evaluation.json").exists()
         url = model.push_to_hub(
             self.repo_id,

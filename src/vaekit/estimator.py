@@ -340,9 +340,9 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 title=self._title,
                 verbose=self.verbose,
             )
-            done = self.history_[-1]["step"]
-            patient = done < plan.steps and out_of_patience(plan, self.history_)
-            because = "plan" if done == plan.steps else "patience" if patient else "budget"
+            done, asked = self.history_[-1]["step"], filled(self.filled_in().epochs) * self.steps_per_epoch(len(data))
+            patient = out_of_patience(plan, self.history_)
+            because = "plan" if done == asked else "patience" if patient else "budget"
             self.facts_["ended"] = {"step": done, "because": because}
             self._trainer = objective, None
             self._objective_state = objective_state(_state(objective))
@@ -423,6 +423,11 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
     def _say(self, text: str) -> None:
         if self.verbose:
             Lines(self._title, 0).say(text)
+
+    def describe_end(self) -> str:
+        """How far the training came, of the epochs that were asked for: "epoch 18 of 50"."""
+        per_epoch = self.steps_per_epoch(self.facts_["data"]["images"])
+        return describe_place(self.history_[-1]["step"], filled(self.filled_in().epochs) * per_epoch, per_epoch)
 
     def steps_per_epoch(self, n: int) -> int:
         """Steps in an epoch of n images."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from vaekit.messages import check_number, filled
@@ -66,6 +69,28 @@ class Plan:
 def _cosine(step: int, steps: int) -> float:
     """Half a wave, from 1 at step 0 to 0 at `steps`."""
     return 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+
+
+class Budget:
+    """Seconds that several trainings share: what one leaves over goes to those after it.
+
+    weights: of all of them, such as their numbers of epochs. deadline: a reading of `time.monotonic` that none is to pass; None
+    is no budget at all.
+    """
+
+    def __init__(self, seconds: float, weights: Iterable[float], deadline: float | None):
+        self.seconds, self.left, self.deadline = seconds, sum(weights), deadline
+
+    @contextmanager
+    def share(self, weight: float) -> Iterator[float | None]:
+        """What the next training may take; it is never nothing, so that each is trained a little."""
+        began = time.monotonic()
+        if self.deadline is None or not weight:
+            yield None
+            return
+        yield max(0.001, min(self.seconds * weight / self.left, self.deadline - began))
+        self.seconds -= time.monotonic() - began
+        self.left -= weight
 
 
 def read_plan(found: dict) -> Plan:
