@@ -39,6 +39,7 @@ FLOORS = [
         "training.checkpoint",
         "training.progress",
         "training.compiled",
+        "training.plan",
         "training.loop",
         "training.prior",
         "training",

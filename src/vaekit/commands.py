@@ -20,8 +20,14 @@ from vaekit.data.images import COLOURS, PARTS, WHOLE, Decoding, SizesDiffer, lis
 from vaekit.data.tables import TABLE_SUFFIXES, load_pyarrow, read_table
 from vaekit.messages import check_number, filled, in_rows, nearest, nearest_path
 from vaekit.owned import check_file, check_folder
+from vaekit.training.checkpoint import RunFolder
 from vaekit.training.prior import PriorSettings
 
+ENDED_BY = {  # in the words of a line's end; of a training that came to the end of its plan there is nothing to say
+    "patience": ", stopped early",
+    "budget": ", ended by the time budget",
+    "finish": ", ended by --finish",
+}
 Split = Literal["train", "validation", "test", "all"]
 MOST_IN_A_PICTURE = 2500
 MOST_COLUMNS = 30  # of a table, that `data` prints
@@ -206,17 +212,30 @@ class Data:
 class Train(Source):
     """Train a model; what `make_train` adds is the model with its fields."""
 
+    data: str | None = None  # type: ignore[assignment]
+    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images (required,
+    except with --finish)."""
     out: str
     """The run folder to make."""
     resume: bool = False
-    """Go on with the run in --out; a finished one is left as it is, none there starts fresh."""
+    """Go on with the run in --out; none there starts fresh. With other --epochs than the run's it ends after these, and a
+    finished one goes on beyond its end, by a new schedule; else a finished one is left as it is."""
+    finish: bool = False
+    """End the unfinished run in --out where it is, with the weights of its last checkpoint: the best ones under early stopping.
+    Neither data nor a model's fields are needed."""
     time_budget: float | None = None
-    """Seconds the training may take; shortens the run to fit."""
+    """Seconds the training may take, of this command where it goes on with a run. A run that would take longer is made shorter,
+    and ends where it is when they are over."""
     log: Literal["tensorboard"] | None = None
     """Where to keep the log besides log.jsonl: tensorboard writes RUN/tensorboard."""
 
     def run(self) -> None:
         model = self.model  # type: ignore[attr-defined]
+        if self.finish:
+            self._finish(type(model))
+            return
+        if self.data is None:
+            raise ValueError("train needs --data, what to train on; only --finish goes without")
         check_folder(self.out, "run", inputs=self.inputs())
         model.verbose = True
         images = self.open("train")
@@ -231,11 +250,28 @@ class Train(Source):
             time_budget=self.time_budget,
             log=self.log,
         )
-        last = model.history_[-1]
+        self._tell(model)
+
+    def _finish(self, model_class: type) -> None:
+        from vaekit.files import finish
+
+        config = RunFolder(self.out).model_config()
+        if config["class"] != model_class.__name__:
+            raise ValueError(f"{self.out} holds a {config['class']}, not a {model_class.__name__}")
+        self._tell(finish(self.out))
+
+    def _tell(self, model) -> None:
+        """What was done, which is not always what was planned."""
+        last, place = model.history_[-1], model.describe_end()
+        why = ENDED_BY.get((model.facts_.get("ended") or {}).get("because"), "")
         chosen = ", ".join(
-            f"{name} {output.plain(value)}" for name, value in model.resolved_.items() if value is not None
+            f"{name} {output.plain(value)}"
+            for name, value in model.resolved_.items()
+            if value is not None and name != "epochs"
         )
-        print(f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps ({chosen})")
+        print(
+            f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps, {place}{why} ({chosen})"
+        )
         print(f"objective {last['objective']:.5g} in the last epoch; the run is in {self.out}")
 
 
@@ -258,9 +294,11 @@ class FitPrior(Source):
     settings: Annotated[PriorSettings, tyro.conf.arg(name="")] = field(default_factory=PriorSettings)
     per_class: bool = True
     """A prior for each class where the data has labels, so that samples can be asked for by class."""
+    time_budget: float | None = None
+    """Seconds the fitting may take, of this command where it goes on with one; it ends where it is when they are over."""
 
     def run(self) -> None:
-        from vaekit.files import load
+        from vaekit.files import load_finished
         from vaekit.hub import is_address
         from vaekit.second_stage import stage_of
 
@@ -268,7 +306,7 @@ class FitPrior(Source):
             raise ValueError(
                 f"a prior is written into a run folder: vaekit.load({self.run_folder!r}).save('FOLDER') makes one of this model"
             )
-        model = load(self.run_folder, prior=False)
+        model = load_finished(self.run_folder, "a prior", prior=False)
         stage_of(self.run_folder)  # before the data is opened, which may take its time
         images = self.open_for(model, "train")
         if not self.per_class:
@@ -278,7 +316,7 @@ class FitPrior(Source):
                 )
             images = replace(images, y=None)
         model.verbose = True
-        model.fit_prior_images(images, self.settings, folder=self.run_folder)
+        model.fit_prior_images(images, self.settings, folder=self.run_folder, time_budget=self.time_budget)
         facts = model.prior_facts_
         print(f"{model.prior_name}, in {self.run_folder}/prior.safetensors")
         rates = {
@@ -573,7 +611,9 @@ class Score(Source):
 
 @dataclass(kw_only=True)
 class Evaluate(Source):
-    """A trained model's numbers on held-out data; also written to RUN/evaluation.json, unless RUN is on the Hub."""
+    """A trained model's numbers on held-out data; also written to RUN/evaluation.json, unless RUN is on the Hub, or not
+    finished.
+    """
 
     run_folder: Folder
     """The trained run."""
@@ -597,7 +637,8 @@ class Evaluate(Source):
         judge, accuracy = (None, None)
         if self.judge and images.y is not None and not images.is_table:
             judge, accuracy = get_judge(train, self.open_for(model, "test"), verbose=True)
-        folder = None if is_address(self.run_folder) else Path(self.run_folder)
+        # What is measured of weights that will change is kept by nobody.
+        folder = None if is_address(self.run_folder) or model.unfinished_ else Path(self.run_folder)
         entry = measure_run(model, train, images, folder, judge=judge, judge_accuracy=accuracy, full=self.full)
         rows = images.is_table
         title = in_rows(f"{images.split}, nats per image", rows)
@@ -647,7 +688,7 @@ class Push:
     """A file with an access token; None is the one that `hf auth login` or HF_TOKEN left."""
 
     def run(self) -> None:
-        from vaekit.files import load
+        from vaekit.files import load_finished
         from vaekit.hub import check_repo_id
 
         check_repo_id(self.repo_id)
@@ -656,7 +697,7 @@ class Push:
             if not Path(self.token_file).is_file():
                 raise FileNotFoundError(f"no token file at {self.token_file}")
             token = Path(self.token_file).read_text().strip()
-        model = load(self.run_folder)
+        model = load_finished(self.run_folder, "a model that others load")
         evaluated = (Path(self.run_folder) / "evaluation.json").exists()
         url = model.push_to_hub(
             self.repo_id,
@@ -686,6 +727,8 @@ class Trainings(Source):
     """Of every model: conv, resnet, mlp or wang2023."""
     device: str = "auto"
     """auto, cpu, cuda."""
+    time_budget: float | None = None
+    """Seconds the whole command may take: what is still to be trained shares them, and is made shorter where they are few."""
 
     def shared(self) -> dict:
         """Keywords of both `compare` and `sweep`."""
@@ -696,6 +739,7 @@ class Trainings(Source):
             "epochs": self.epochs,
             "architecture": self.architecture,
             "device": self.device,
+            "time_budget": self.time_budget,
             "say": lambda text: print(text, flush=True),
             **self.how(),
         }

@@ -49,10 +49,24 @@ from vaekit.parts.quantizers import VectorQuantizer
 from vaekit.recorded import Recorded, count_parameters
 from vaekit.second_stage import SecondStage
 from vaekit.state import undisturbed, unwarned, warn
-from vaekit.training.checkpoint import RunFolder
+from vaekit.training.checkpoint import RunFolder, objective_state
 from vaekit.training.compiled import pays
 from vaekit.training.events import LOGS, Events
-from vaekit.training.loop import SCHEDULES, Data, Mapped, Objective, Plan, make_optimizer, rehearse, to_input, train
+from vaekit.training.loop import (
+    Data,
+    Mapped,
+    Objective,
+    affordable,
+    best_epoch,
+    check_time_budget,
+    make_optimizer,
+    out_of_patience,
+    start_clock,
+    to_input,
+    train,
+)
+from vaekit.training.plan import SCHEDULES, Plan, describe_place
+from vaekit.training.progress import Lines
 from vaekit.world import FEWEST, MOST, PRECISIONS, check_random_state, derive_seed, pick_device, samples_at_once, seeded
 
 SCORE_SEED = 2023  # of the fixed noise in score_samples
@@ -270,14 +284,19 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         validation: Images | None = None,
         folder: str | None = None,
         resume: bool = False,
+        same_epochs: bool = False,
         time_budget: float | None = None,
         log: str | None = None,
     ):
         """Trains on `images`, in a run folder when `folder` is given: what `vaekit train` calls. Returns self.
 
         validation: held-out images; with early stopping and without them, `validation_fraction` of `images` is held out.
-        resume: goes on from the folder's last checkpoint; without it a folder that holds a run is refused.
-        time_budget: seconds; shortens the run to fit, by an estimate from a few steps.
+        resume: goes on from the folder's last checkpoint; without it a folder that holds a run is refused. `epochs` may be
+            others than the run's: it then ends after these, a finished one goes on beyond its end, and what was made of its
+            weights (a fitted prior, evaluation.json) is removed. The learning rate follows a new schedule from there on.
+        same_epochs: other epochs than the run's are refused, and a finished run is left as it is.
+        time_budget: seconds, of this call. A run that would take longer, by an estimate from a few steps, is made shorter, and
+            ends where it is when they are over.
         log: "tensorboard" keeps the folder's log in folder/tensorboard, too.
         """
         if log is not None and log not in LOGS:
@@ -289,57 +308,50 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self._check_names(images, reset=True)
         self._x_layout = _layout(images.x, 255 if images.x.dtype == np.uint8 else None)
         events = Events(Path(folder) / log) if folder and log else None
+        run = RunFolder(folder, events) if folder else None
         return self._fit(
-            images, validation=validation, folder=folder, resume=resume, time_budget=time_budget, events=events
+            images, validation=validation, run=run, resume=resume, same_epochs=same_epochs, time_budget=time_budget
         )
 
-    def _fit(self, images: Images, *, validation=None, folder=None, resume=False, time_budget=None, events=None):
-        run = RunFolder(folder, events) if folder else None
+    def _fit(self, images: Images, *, validation=None, run=None, resume=False, same_epochs=False, time_budget=None):
         if run:
             run.check()
         self.check(images)
         seed = check_random_state(self.random_state)
-        if time_budget is not None and not 0 < time_budget < math.inf:
-            raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
+        check_time_budget(time_budget)
         recorded = self._check_resumable(run, images, resume) if run and run.started else None
         if recorded:
             seed = recorded["seed"]
         self._take_in(images)
         images, validation = self._hold_out(images, validation, seed)
-        steps = self._recorded_plan(run, recorded).steps if run and recorded else None
-        self.resolved_ = self._resolve(len(images), table=images.is_table, steps=steps)
-        if run and recorded:
-            self._check_same_fields(run, recorded)
+        self.resolved_ = self._resolve(len(images), table=images.is_table)
+        if recorded:
+            self._check_same_fields(run, recorded, images, same_epochs)
             with run.locked():
                 run.tidy()
-            if run.finished:
+            free = time_budget is None and not same_epochs
+            at, goal = self._goal(run, recorded, self.steps_per_epoch(len(images)), free=free)
+            if run.finished and goal == at:
                 return self.restore(run, recorded)
         device = pick_device(self.device)
         data = self.on_device(images, device)
         held = None if validation is None else self.on_device(validation, device)
-        resolved = self.filled_in()
-        self._warn_about_likelihood(filled(resolved.likelihood), images)
+        self._warn_about_likelihood(filled(self.filled_in().likelihood), images)
         self._warn_about_scale(images)
         self._warn_about_columns(images)
-        per_epoch = max(1, len(data) // min(filled(resolved.batch_size), len(data)))
         self._forget_prior()
+        self.unfinished_ = None
         self.model_ = self._make_module(seed).to(device)
-        steps = steps or filled(resolved.epochs) * per_epoch
-        objective, plan = resolved._course(steps, seed, per_epoch, device)
-        if run and recorded:
-            plan = self._recorded_plan(run, recorded)
-        elif time_budget is not None:
-            with seeded(derive_seed(seed, "rehearsal")):
-                affordable = int(0.9 * time_budget / rehearse(self.model_, objective, data, plan))
-            steps = max(1, min(steps, affordable))
-            self.resolved_ = self._resolve(len(images), table=images.is_table, steps=steps)
-            objective, plan = self.filled_in()._course(steps, seed, per_epoch, device)
-        self.facts_ = self._facts(images, seed, device, plan)
+        deadline = start_clock(time_budget)
         with run.locked() if run else nullcontext():
-            if run and not recorded:
-                if run.started:
-                    raise ValueError(f"{run.path} was begun by another process meanwhile; choose another folder")
-                run.start(self._config())
+            if recorded:
+                objective, plan = self._go_on(run, recorded, images, data, at, goal, deadline)
+            elif run and run.started:
+                raise ValueError(f"{run.path} was begun by another process meanwhile; choose another folder")
+            else:
+                objective, plan = self._begin(images, data, seed, deadline)
+                if run:
+                    run.start(self._config())
             self.history_ = train(
                 self.model_,
                 objective,
@@ -347,17 +359,102 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 plan,
                 validation=held,
                 folder=run,
-                title=f"{type(self).__name__} seed {seed}",
+                deadline=deadline,
+                title=self._title,
                 verbose=self.verbose,
             )
+            done, asked = self.history_[-1]["step"], filled(self.filled_in().epochs) * self.steps_per_epoch(len(data))
+            patient = out_of_patience(plan, self.history_)
+            because = "plan" if done == asked else "patience" if patient else "budget"
+            self.facts_["ended"] = {"step": done, "because": because}
             self._trainer = objective, None
+            self._objective_state = objective_state(_state(objective))
             self.n_parameters_ = count_parameters(self.model_)
             if run:
                 run.start(self._config())
-                run.finish(self.model_.state_dict())
-        if events:
-            events.show(self._pictures(images), step=self.history_[-1]["step"])
+                run.finish(self.model_.state_dict(), self._objective_state)
+        if run and run.events:
+            run.events.show(self._pictures(images), step=self.history_[-1]["step"])
         return self
+
+    def _begin(self, images: Images, data: Data, seed: int, deadline: float | None) -> tuple[Objective, Plan]:
+        """Objective and plan of a new training, which `deadline` may make shorter than its epochs."""
+        per_epoch, device = self.steps_per_epoch(len(data)), self.device_
+        epochs = filled(self.filled_in().epochs)
+        objective, plan = self.filled_in()._course(epochs * per_epoch, seed, per_epoch, device)
+        self.facts_ = self._facts(images, seed, device, plan)
+        if deadline is not None:
+            with seeded(derive_seed(seed, "rehearsal")):
+                fits = affordable(self.model_, objective, data, plan, deadline)
+            if fits < plan.steps:
+                self._say(f"the time budget is enough for {fits:,} of {plan.steps:,} steps")
+                self.resolved_ = self._resolve(len(data), table=images.is_table, steps=fits)
+                objective, plan = self.filled_in()._course(fits, seed, per_epoch, device)
+                self.facts_["plan"] = asdict(plan)
+        return objective, plan
+
+    def _go_on(
+        self, run: RunFolder, recorded: dict, images: Images, data: Data, at: int, goal: int, deadline: float | None
+    ) -> tuple[Objective, Plan]:
+        """Objective and plan of the training in `run`, which is at the step `at` and is to end at `goal`: as it was planned, or
+        from `at` on by a plan of its own, which run.json then records. A finished run becomes one that can be gone on with.
+        """
+        finished, plan, per_epoch = run.finished, self._recorded_plan(run, recorded), self.steps_per_epoch(len(data))
+        seed, before = recorded["seed"], plan
+        self.facts_ = self._facts(images, seed, self.device_, plan)
+        objective, _ = self.filled_in()._course(goal, seed, per_epoch, self.device_)
+        anew = filled(self.filled_in().warmup_steps) if finished else 0
+        if finished or goal != plan.steps:
+            plan = before.towards(goal, at, anew=anew)
+        why = ""
+        if deadline is not None and at < goal:
+            with seeded(derive_seed(seed, "rehearsal")):
+                fits = affordable(self.model_, objective, data, plan, deadline)
+            if fits < goal - at:
+                plan = before.towards(at + fits, at, anew=anew)
+                plan = replace(plan, compile=plan.compile and pays(filled(self.filled_in().architecture), fits))
+                why = f": the time budget is enough for {fits:,} of {goal - at:,} steps"
+        if plan != before:
+            # A rise of the rate's weight that was to be a part of the training stays one.
+            kept = self.resolved_
+            shorter = self._resolve(len(data), table=images.is_table, steps=plan.steps)
+            rise = {name: min(kept[name], shorter[name]) for name in ("rate_warmup_epochs",) if name in kept}
+            self.resolved_ = kept | rise
+            objective, fresh = self.filled_in()._course(plan.steps, seed, per_epoch, self.device_)
+            plan = replace(plan, patience_from=fresh.patience_from)
+            here, there = describe_place(at, plan.steps, per_epoch).split(" of ")
+            self._say(f"a new schedule from {here} on, to its end at epoch {there}{why}")
+        self.facts_["earlier_plans"] = recorded.get("earlier_plans", [])
+        if plan != before:
+            self.facts_["plan"] = asdict(plan)
+            self.facts_["earlier_plans"] = [*self.facts_["earlier_plans"], asdict(before)]
+            run.start(self._config())
+        if finished:
+            history = run.history()
+            best = best_epoch(plan, history) if plan.patience is not None else None
+            removed = ", ".join(run.reopen(_state(objective), history, best))
+            self._say(
+                "a finished run keeps no moments of its optimizer, which begin anew"
+                + (f"; removed, since its weights change: {removed}" if removed else "")
+            )
+        return objective, plan
+
+    @property
+    def _title(self) -> str:
+        return f"{type(self).__name__} seed {self.facts_['seed']}"
+
+    def _say(self, text: str) -> None:
+        if self.verbose:
+            Lines(self._title, 0).say(text)
+
+    def describe_end(self) -> str:
+        """How far the training came, of the epochs that were asked for: "epoch 18 of 50"."""
+        per_epoch = self.steps_per_epoch(self.facts_["data"]["images"])
+        return describe_place(self.history_[-1]["step"], filled(self.filled_in().epochs) * per_epoch, per_epoch)
+
+    def steps_per_epoch(self, n: int) -> int:
+        """Steps in an epoch of n images."""
+        return max(1, n // min(filled(self.filled_in().batch_size), n))
 
     def _take_in(self, images: Images) -> None:
         """What the data says of itself: shape, a table's standardisation, the classes and how frequent they are."""
@@ -391,6 +488,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 "images": len(images),
             },
             "plan": asdict(plan),
+            "earlier_plans": [],
         }
 
     @undisturbed
@@ -915,6 +1013,11 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _state(objective: Objective) -> dict[str, Tensor]:
+    """What an objective has learned; {} of one that learns nothing."""
+    return objective.state_dict() if isinstance(objective, nn.Module) else {}
 
 
 def _index(X):

@@ -13,13 +13,48 @@ from vaekit.world import pick_device
 @undisturbed
 def load(path, device: str | None = None, prior: bool = True) -> Estimator:
     """The fitted estimator in the run folder `path`, as `save` or `vaekit train` left it, or in the Hugging Face repository
-    "hf://user/name" or "hf://user/name@revision", as `push_to_hub` did: see `vaekit.hub.download`.
+    "hf://user/name" or "hf://user/name@revision", as `push_to_hub` did: see `vaekit.hub.download`. A run that is not finished
+    is loaded as of its last checkpoint, with a warning that says how far it is; nothing is written, and a process that trains
+    it is not disturbed.
 
     device: where to put it; None is the device it was asked to train on ("auto" picks again on this machine), or, with a
         warning, whatever "auto" picks where this machine lacks that one.
     prior: False leaves a fitted prior aside, as `vaekit fit-prior` does, which replaces it.
-    Raises FileNotFoundError where there is no folder, ValueError for one that is unfinished, damaged or newer.
+    Raises FileNotFoundError where there is no folder, ValueError for one that has no checkpoint yet, is damaged or newer.
     """
+    model = _load(path, device, prior)
+    if model.unfinished_:
+        warn(f"{path} is not finished: {model.unfinished_}, as of its last checkpoint")
+    return model
+
+
+def load_finished(path, doing: str, prior: bool = True) -> Estimator:
+    """`load` for what needs weights that stay as they are. Raises ValueError, which names what one is `doing`, for others."""
+    model = _load(path, None, prior)
+    if model.unfinished_:
+        raise ValueError(
+            f"{path} is not finished ({model.unfinished_}), and {doing} needs weights that stay as they are: go on with "
+            "`vaekit train ... --resume`, or end it where it is with `vaekit train ... --finish`"
+        )
+    return model
+
+
+def finish(path) -> Estimator:
+    """Ends the run in the folder `path` where it is: its weights are those of the last checkpoint, the best ones under early
+    stopping. A finished one is left as it is. Returns it as `load` does.
+
+    Raises ValueError where there is no checkpoint yet, or another process trains the run.
+    """
+    run = RunFolder(path)
+    run.model_config()
+    with run.locked():
+        model = _load(path, None, True)
+        if model.unfinished_:
+            model.end(run)
+    return model
+
+
+def _load(path, device: str | None, prior: bool) -> Estimator:
     run = RunFolder(download(path) if is_address(path) else path)
     config = run.model_config()
     classes = {cls.__name__: cls for cls in MODELS.values()}

@@ -284,8 +284,9 @@ def _model_facts(estimator) -> dict[str, str]:
 
 
 def _training_facts(estimator) -> dict[str, str]:
-    facts, filled, plan = estimator.facts_, estimator.filled_in(), estimator.facts_["plan"]
-    data = facts["data"]
+    facts, plan = estimator.facts_, estimator.facts_["plan"]
+    data, per_epoch = facts["data"], estimator.steps_per_epoch(facts["data"]["images"])
+    steps = estimator.history_[-1]["step"] if estimator.history_ else plan["steps"]
     rows = {
         "data": _escape(data["name"]),
         "images" if len(estimator.image_shape_) > 1 else "rows": f"{data['images']:,}",
@@ -295,7 +296,7 @@ def _training_facts(estimator) -> dict[str, str]:
     if data["binarize"] != "none":
         rows["pixels"] = f"black or white, drawn by intensity ({data['binarize']})"
     rows |= {
-        "length": f"{plan['steps']:,} steps of {plan['batch_size']}, {filled.epochs} epochs",
+        "length": f"{steps:,} steps of {plan['batch_size']}, {round(steps / per_epoch, 1):g} epochs",
         "optimizer": f"Adam, learning rate {plan['learning_rate']:g} ({plan['schedule']}, {plan['warmup']} steps of warm-up)",
         "precision": plan["precision"],
         "seed": str(facts["seed"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Callable
@@ -18,12 +17,16 @@ from vaekit import __version__
 from vaekit.data.columns import Columns, check_numbers
 from vaekit.data.images import BINARIZE, Decoding, Images
 from vaekit.data.readers import check_decoding
-from vaekit.messages import check_number, filled, first_line
+from vaekit.messages import check_number, first_line
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.state import undisturbed
-from vaekit.training.checkpoint import RunFolder, check_finite, is_record, mismatch
-from vaekit.training.loop import SCHEDULES, Plan
-from vaekit.world import PRECISIONS, pick_device
+from vaekit.training.checkpoint import RunFolder, check_finite, mismatch
+from vaekit.training.loop import check_notes, history_so_far, out_of_patience
+from vaekit.training.plan import Plan, describe_place, read_plan
+from vaekit.world import pick_device
+
+# What a training ended by: its plan, patience, its time budget, being told to; "checkpoint" is of one that has not.
+ENDINGS = ("plan", "patience", "budget", "finish", "checkpoint")
 
 # What runs of earlier versions don't say of their data.
 DATA_DEFAULTS = {"binarize": "none", "decoding": None, "skip_bad": False, "labels": None}
@@ -40,8 +43,12 @@ class Recorded:
     resolved_: dict
     facts_: dict
     history_: list[dict]
+    epochs: int | None
+    unfinished_: str | None = None  # how far the run is that this was loaded from, where that is not finished
+    _objective_state: dict = {}  # noqa: RUF012
     has_prior: bool
     filled_in: Callable[[], Any]
+    steps_per_epoch: Callable[[int], int]
     load_prior: Callable
     _x_layout: dict
     columns_: Columns
@@ -61,7 +68,7 @@ class Recorded:
         run = RunFolder(path)
         if run.started:
             raise ValueError(f"{path} already holds a run; choose another folder")
-        run.write(self._config(), self.history_, self._weights())
+        run.write(self._config(), self.history_, self._weights(), self._objective_state)
         if self.has_prior:
             self._save_prior(run)
 
@@ -108,66 +115,99 @@ class Recorded:
 
     def _recorded_plan(self, run: RunFolder, recorded: dict) -> Plan:
         try:
-            plan = Plan(**{**recorded["plan"], "betas": tuple(recorded["plan"]["betas"])})
-            for name in ("steps", "batch_size", "warmup", "patience_from", "seed", "first", "learning_rate"):
-                filled(getattr(plan, name))
-                low = 0 if name in ("steps", "batch_size", "learning_rate") else None
-                check_number(name, getattr(plan, name), whole=name != "learning_rate", above=low)
-            check_number("patience", plan.patience, whole=True)
-            check_number("gradient_clip", plan.gradient_clip, above=0)
-            if len(plan.betas) != 2 or not all(0 <= beta < 1 for beta in plan.betas):
-                raise ValueError(f"betas {plan.betas!r:.40}")
-            if (
-                type(plan.compile) is not bool
-                or plan.precision not in tuple(PRECISIONS)
-                or plan.schedule not in SCHEDULES
-            ):
-                raise ValueError(
-                    f"precision {plan.precision!r:.40}, schedule {plan.schedule!r:.40}, compile {plan.compile!r:.40}"
-                )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{run.config_file} is damaged: its plan is none ({error})") from None
-        return plan
+            return read_plan(recorded["plan"])
+        except ValueError as error:
+            raise ValueError(f"{run.config_file} is damaged: {error}") from None
 
-    def _check_same_fields(self, run: RunFolder, recorded: dict) -> None:
-        """Raises ValueError where the fields, filled in, differ from those of the run. A field that the run's vaekit did not
-        know yet may have its default only.
+    def _check_same_fields(self, run: RunFolder, recorded: dict, images: Images, same_epochs: bool) -> None:
+        """Raises ValueError where the fields, filled in, differ from those of the run; what it filled in then is taken over. A
+        field that the run's vaekit did not know yet may have its default only. The epochs may be others, or not be said,
+        unless `same_epochs`: see `_goal`.
         """
         asked = json.loads(json.dumps(self.settings()))
+        self.resolved_ |= {name: value for name, value in recorded["resolved"].items() if name in self.resolved_}
         mine, theirs = {**asked, **self.resolved_}, {**recorded["fields"], **recorded["resolved"]}
         for field in fields(self):
             if field.name not in theirs:
                 theirs[field.name] = mine[field.name] if asked[field.name] == field.default else field.default
-        changed = [name for name in mine if name not in ("verbose", "device", "compile") and mine[name] != theirs[name]]
+        free = ("verbose", "device", "compile", *(() if same_epochs else ("epochs",)))
+        changed = [name for name in mine if name not in free and mine[name] != theirs[name]]
         if changed:
             differences = ", ".join(f"{name} {theirs[name]} -> {mine[name]}" for name in changed)
             raise ValueError(
                 f"{run.path} can't be resumed with other settings ({differences}); train into a new folder"
             )
+        if "epochs" in self.resolved_:
+            self.resolved_["epochs"] = theirs["epochs"]
+        try:
+            self.filled_in().check(images)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {first_line(error)}") from None
+
+    def _goal(self, run: RunFolder, recorded: dict, per_epoch: int, *, free: bool) -> tuple[int, int]:
+        """The step that a run is at, and the one to train it to. That is the end of the epochs that are asked for, or as it was
+        planned where none are; an end that came before by patience stays one, and so does any unless `free`.
+        Raises ValueError where more has been done than is asked for.
+        """
+        plan, history = self._recorded_plan(run, recorded), run.history()
+        if run.finished:
+            done = history[-1]["step"] if history else plan.steps
+        else:
+            done = run.checkpoint_step()
+        before = {**recorded["fields"], **recorded["resolved"]}["epochs"]
+        patient = run.finished and out_of_patience(plan, history)
+        if self.epochs is None or (self.epochs == before and (patient or not free)):
+            return done, done if run.finished else plan.steps
+        goal = self.epochs * per_epoch
+        if goal < done:
+            at = f"{round(done / per_epoch, 1):g}"
+            remedy = "" if run.finished else ", or end it where it is with --finish"
+            raise ValueError(
+                f"{run.path} has done {at} epochs already, got epochs={self.epochs}: ask for more to go on with it{remedy}"
+            )
+        return done, goal
 
     @undisturbed
     def restore(self, run: RunFolder, config: dict, *, prior: bool = True):
-        """Becomes the finished run in `run`, with its fitted prior where there is one and unless `prior` is False."""
-        tensors, _ = run.weights()
+        """Becomes the run in `run`, with its fitted prior where there is one and unless `prior` is False. One that is not
+        finished is taken as of its last checkpoint, and `unfinished_` says where that is: "epoch 18 of 50".
+        """
+        tensors, self._objective_state, notes = run.weights()
+        self.unfinished_ = None
         try:
             self._take_over(config)
             with torch.device("meta"):
                 difference = mismatch(tensors, self._make_module(0))
+            if notes:
+                plan = read_plan(config["plan"])
+                check_notes({"rollbacks": 0, **notes}, plan)
+                self.unfinished_ = describe_place(
+                    notes["step"], plan.steps, self.steps_per_epoch(config["data"]["images"])
+                )
+                self.facts_["ended"] = {"step": notes["step"], "because": "checkpoint"}
         except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
             raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {first_line(error)}") from None
         if difference:
             raise ValueError(f"{run.path} is damaged: run.json and the weights do not fit together ({difference})")
-        check_finite(run.weights_file, tensors)
+        check_finite(run.weights_file if notes is None else run.checkpoint_file, tensors)
         self.model_ = self._make_module(0)
         self.model_.load_state_dict(tensors)
         self.model_.to(pick_device(self.device)).eval()
         self.__dict__.pop("_trainer", None)
-        self.history_ = list(itertools.takewhile(is_record, run.log()))
+        self.history_ = run.history() if notes is None else history_so_far(notes)
         self.n_parameters_ = count_parameters(self.model_)
         self._forget_prior()
         if prior and run.prior_file.exists():
             self.load_prior(run.prior_file)
         return self
+
+    def end(self, run: RunFolder) -> None:
+        """Makes the unfinished `run`, which this is as `restore` left it, a finished one, with the weights that are here."""
+        self.facts_["ended"]["because"] = "finish"
+        run.write_log(self.history_)
+        run.start(self._config())
+        run.finish(self.model_.state_dict(), self._objective_state)
+        self.unfinished_ = None
 
     def _take_over(self, config: dict) -> None:
         """What run.json says of a fitted model, held against what `fit` would have written."""
@@ -183,8 +223,9 @@ class Recorded:
         ):
             raise ValueError(f"layout must say channel_axis, eight_bit and white, got {layout!r:.80}")
         _check_opened(config["data"])
+        _check_ended(config)
         self.image_shape_, self.resolved_, self._x_layout = tuple(shape), config["resolved"], layout
-        known = ("seed", "device", "threads", "processor", "torch", "data", "plan")
+        known = ("seed", "device", "threads", "processor", "torch", "data", "plan", "earlier_plans", "ended")
         self.facts_ = {key: config[key] for key in known if key in config}
         # In the order of the file; runs of earlier versions have not all entries.
         self.facts_["data"] = config["data"] | {
@@ -220,6 +261,17 @@ def _check_opened(data: dict) -> None:
     if decoding is not None:
         check_number("resize", Decoding(**decoding).resize, whole=True, above=0)
         check_decoding(Decoding(**decoding))
+
+
+def _check_ended(config: dict) -> None:
+    """Raises ValueError where what run.json says of the end of a training, and of plans before the last, is no such thing. Runs
+    that have not ended, and those of earlier versions, say nothing.
+    """
+    for plan in config.get("earlier_plans", []):
+        read_plan(plan)
+    ended = config.get("ended")
+    if ended is not None and (type(ended["step"]) is not int or ended["because"] not in ENDINGS):
+        raise ValueError(f"ended must say at which step, and one of {', '.join(ENDINGS)}, got {ended!r:.80}")
 
 
 def count_parameters(module: Autoencoder) -> int:

@@ -21,7 +21,8 @@ from vaekit.messages import check_number, first_line
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior, UniformPrior
 from vaekit.state import undisturbed
-from vaekit.training.checkpoint import RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
+from vaekit.training.checkpoint import CLOCK, RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
+from vaekit.training.loop import check_time_budget, start_clock
 from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior
 from vaekit.world import MOST, check_random_state, seeded
 
@@ -46,10 +47,11 @@ class SecondStage:
     _label_index: Callable
 
     @undisturbed
-    def fit_prior(self, X, y=None, **settings):
+    def fit_prior(self, X, y=None, *, time_budget: float | None = None, **settings):
         """Fits a prior to the latents or codes of X, which `sample` and the ELBO then use. Returns self.
 
         y: labels make the prior class-conditional, p(z|y); a conditional model needs them.
+        time_budget: seconds the fitting may take; it is made shorter to fit, and ends where it is when they are over.
         settings: the fields of `PriorSettings`, such as prior="flow", epochs=20, layers=15, channels=128.
         Afterwards: `prior_history_` (a record per epoch: `rate` in nats per image), `prior_facts_` (rates of held-out images
         under it and under simpler priors), `prior_settings_`, `prior_classes_`.
@@ -57,17 +59,31 @@ class SecondStage:
         x = self._check_input(X)
         labels, classes = (None, ()) if y is None else check_labels(y, len(x))
         return self.fit_prior_images(
-            Images(x, labels, classes, "array", fingerprint(x, labels)), PriorSettings(**settings)
+            Images(x, labels, classes, "array", fingerprint(x, labels)),
+            PriorSettings(**settings),
+            time_budget=time_budget,
         )
 
     @undisturbed
-    def fit_prior_images(self, images: Images, settings: PriorSettings, *, folder: str | None = None):
+    def fit_prior_images(
+        self,
+        images: Images,
+        settings: PriorSettings,
+        *,
+        folder: str | None = None,
+        time_budget: float | None = None,
+    ):
         """`fit_prior` on `images`, by class where they have labels: what `vaekit fit-prior` calls. Returns self.
 
         folder: the model's run folder; the prior is written there, a prior before it replaced, and a training that was
         interrupted gone on with.
+        time_budget: seconds, of this call.
         """
         self._check_fitted()
+        check_time_budget(time_budget)
+        deadline = start_clock(time_budget)
+        if folder and not RunFolder(folder).finished:
+            raise ValueError(f"{folder} holds no finished run, and a prior is fitted to weights that stay as they are")
         if images.x.shape[1:] != self.image_shape_:
             raise ValueError(
                 f"{images.name} has samples of shape {images.x.shape[1:]}, but the model was fitted on {self.image_shape_}"
@@ -99,7 +115,8 @@ class SecondStage:
             if stage:
                 if stage.path.exists() and not _is_of(stage, identity):
                     stage.discard()
-                stage.start({"identity": identity})
+                if not stage.started:
+                    stage.start({"identity": identity})
             try:
                 learned, history, found = fit_prior(
                     plain,
@@ -109,6 +126,7 @@ class SecondStage:
                     classes=() if classes is None else list(classes),
                     seed=seed,
                     folder=stage,
+                    deadline=deadline,
                     verbose=self.verbose,
                 )
             except ValueError:
@@ -287,10 +305,11 @@ class SecondStage:
             )
 
     def _save_prior(self, run: RunFolder) -> None:
+        """Writes prior.safetensors; what the clock said stays out of it, so that equal priors are equal files."""
         state = {
             "settings": asdict(self.prior_settings_),
             "identity": self._prior_identity(self.prior_classes_),
-            "history": self.prior_history_,
+            "history": [{k: v for k, v in record.items() if k not in CLOCK} for record in self.prior_history_],
             "facts": self.prior_facts_,
             "version": __version__,
         }

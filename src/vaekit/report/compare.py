@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -35,6 +36,8 @@ from vaekit.report.measure import PER_CLASS, label_names, measure_run, pick
 from vaekit.report.page import Picture, write_page
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder
+from vaekit.training.loop import check_time_budget, start_clock
+from vaekit.training.plan import Budget
 from vaekit.training.prior import PriorSettings
 from vaekit.training.progress import describe_seconds
 
@@ -43,6 +46,10 @@ BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
 SHOWN = 10  # test images in pictures of reconstructions
 COLUMNS = 20  # classes in a picture of samples by class
 TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
+
+# Of a time budget: for trainings and for priors; the rest is for measuring and drawing. Epochs of the models in two dimensions,
+# and of the sweeps, in parts of the others'.
+TRAINING, PRIORS, PLANAR, SWEEP = 0.5, 0.15, 0.5, 0.25
 
 Say = Callable[[str], None]
 
@@ -60,6 +67,7 @@ def compare(
     sweeps: bool = False,
     priors: bool = True,
     device: str = "auto",
+    time_budget: float | None = None,
     command: str = "",
     verbose: bool = True,
     say: Say = print,
@@ -70,9 +78,12 @@ def compare(
     epochs, architecture: for all models; None lets each model choose. sweeps: also the loss against the latent
     dimension and against beta (one seed, a quarter of the epochs). priors: also a prior for the latents or codes of each
     model, per class where there are labels. how: keywords of `open_data`, such as resize. Returns what results.json holds.
+    time_budget: seconds for all of it. Half of them are for what is still to be trained, alike for each model, and what one
+    leaves over goes to the rest; a part is for priors, and the rest for measuring and drawing, which take what they take.
     Runs that are finished under `out` are kept, unfinished ones go on; other settings there raise ValueError.
     """
-    started = datetime.now(UTC)
+    check_time_budget(time_budget)
+    started, deadline, shortened = datetime.now(UTC), start_clock(time_budget), []
     folder_out = Path(out)
     check_folder(folder_out, "report", inputs=inputs_of(data, how.get("labels")))
     train, test = (open_data(data, split, **how) for split in ("train", "test"))
@@ -92,8 +103,14 @@ def compare(
     def make(name: str, seed: int, **settings) -> Estimator:
         return MODELS[name](**{**common, "epochs": epochs, **settings}, random_state=seed)
 
-    def run(folder: str, name: str, seed: int, **settings) -> Estimator:
-        return make(name, seed, **settings).fit_images(train, folder=str(folder_out / "runs" / folder), resume=True)
+    def run(folder: str, name: str, seed: int, *, weight: float = 1.0, **settings) -> Estimator:
+        path, model = folder_out / "runs" / folder, make(name, seed, **settings)
+        with budget.share(0.0 if RunFolder(path).finished else weight) as seconds:
+            model.fit_images(train, folder=str(path), resume=True, same_epochs=True, time_budget=seconds)
+        if (model.facts_.get("ended") or {}).get("because") == "budget":
+            shortened.append(f"{folder} ({model.describe_end()})")
+            say(f"{folder}: ended by the time budget, {model.describe_end()}")
+        return model
 
     for name in models:  # before the judge, which takes its time
         make(name, random_state).check(train)
@@ -101,14 +118,23 @@ def compare(
     with locked(folder_out, "report"):
         remove_temporaries(folder_out / "figures")
         judge, judge_accuracy = get_judge(train, test, verbose=verbose) if train.y is not None else (None, None)
+        seconds = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        todo = [
+            weight
+            for path, weight in _trainings(models, seeds, random_state, sweeps)
+            if not RunFolder(folder_out / "runs" / path).finished
+        ]
+        budget = Budget(TRAINING * seconds, todo, deadline)
+        budget_of_priors = Budget(PRIORS * seconds, [1.0] * len(models) * seeds, deadline)
         entries, first, closer = [], {}, []
         for seed in range(random_state, random_state + seeds):
             for name in models:
                 estimator = run(f"{name}-seed{seed}", name, seed)
                 first.setdefault(name, estimator)
                 folder = folder_out / "runs" / f"{name}-seed{seed}"
-                if priors and not estimator.has_prior:
-                    estimator.fit_prior_images(train, PriorSettings(), folder=str(folder))
+                with budget_of_priors.share(1.0) as seconds:
+                    if priors and not estimator.has_prior:
+                        estimator.fit_prior_images(train, PriorSettings(), folder=str(folder), time_budget=seconds)
                 RunFolder(folder / "prior", kind="prior").discard()  # of a process that was killed having fitted it
                 entry = measure_run(estimator, train, test, folder, judge=judge, judge_accuracy=judge_accuracy)
                 entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
@@ -134,7 +160,7 @@ def compare(
         }
         planar_epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 2)
         planar = {
-            name: run(f"{name}-d2", name, random_state, latent_dim=2, epochs=planar_epochs)
+            name: run(f"{name}-d2", name, random_state, weight=PLANAR, latent_dim=2, epochs=planar_epochs)
             for name in models
             if name != "vqvae"
         }
@@ -153,7 +179,9 @@ def compare(
             },
             "protocol": {
                 "command": command
-                or _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, how),
+                or _command(
+                    data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, time_budget, how
+                ),
                 "vaekit": __version__,
                 "torch": torch.__version__,
                 "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
@@ -161,7 +189,7 @@ def compare(
                 "date": started.isoformat(timespec="seconds"),
                 "seeds": seeds,
                 "posterior draws": entries[0]["draws"],
-                "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train),
+                "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train, shortened),
                 "models": {LABELS[name]: {**first[name].settings(), **first[name].resolved_} for name in models},
                 "priors": {
                     LABELS[name]: asdict(first[name].prior_settings_) for name in models if first[name].has_prior
@@ -176,7 +204,9 @@ def compare(
         return results
 
 
-def _command(data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, how: dict) -> str:
+def _command(
+    data, out, models, seeds, random_state, epochs, architecture, sweeps, priors, time_budget, how: dict
+) -> str:
     """What would do the same on the command line."""
     words = ["vaekit", "compare", "--data", data, "--out", out, "--models", ",".join(models), "--seeds", seeds]
     words += ["--random-state", random_state]
@@ -184,10 +214,21 @@ def _command(data, out, models, seeds, random_state, epochs, architecture, sweep
     words += ["--architecture", architecture] if architecture is not None else []
     words += ["--sweeps"] if sweeps else []
     words += [] if priors else ["--no-priors"]
+    words += ["--time-budget", time_budget] if time_budget is not None else []
     return shlex.join([*map(str, words), *opening_flags(how)])
 
 
-def _notes(judge_accuracy: float | None, planar_epochs: int, sweep_results: dict, train: Images) -> list[str]:
+def _trainings(models: Sequence[str], seeds: int, first: int, sweeps: bool) -> list[tuple[str, float]]:
+    """The folders of all trainings of a comparison, and the share of each in a time budget, by its epochs."""
+    found = [(f"{name}-seed{seed}", 1.0) for seed in range(first, first + seeds) for name in models]
+    found += [(f"{name}-d2", PLANAR) for name in models if name != "vqvae"]
+    found += [(f"sweep-latent-{d}", SWEEP) for d in LATENT_DIMS if sweeps and "vae" in models]
+    return found + [(f"sweep-beta-{beta}", SWEEP) for beta in BETAS if sweeps and "bvae" in models]
+
+
+def _notes(
+    judge_accuracy: float | None, planar_epochs: int, sweep_results: dict, train: Images, shortened: list[str]
+) -> list[str]:
     notes = [
         f"The 2-D latent spaces and the manifold are of models with latent_dim=2, trained for {planar_epochs} epochs."
     ]
@@ -200,6 +241,8 @@ def _notes(judge_accuracy: float | None, planar_epochs: int, sweep_results: dict
         notes.append(f"The sweeps train one seed for {sweep_results['epochs']} epochs each.")
     if train.split_seed is not None:
         notes.append("The 10 % validation part was not used.")
+    if shortened:
+        notes.append(f"Trainings that a time budget ended before all epochs were done: {', '.join(shortened)}.")
     return notes
 
 
@@ -209,7 +252,7 @@ def _sweep(run, test: Images, first: dict[str, Estimator], seed: int) -> dict:
     found: dict = {"epochs": epochs}
 
     def measure(folder: str, name: str, **settings) -> dict:
-        estimator = run(folder, name, seed, epochs=epochs, **settings)
+        estimator = run(folder, name, seed, weight=SWEEP, epochs=epochs, **settings)
         result = evaluate(estimator.model_, estimator.on_device(test, estimator.device_), draws=2)
         return {key: result[key] for key in ("mse", "distortion", "rate", "elbo")}
 

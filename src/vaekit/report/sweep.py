@@ -13,8 +13,10 @@ import os
 import signal
 import statistics
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -32,18 +34,19 @@ from vaekit.estimators import BetaVAE
 from vaekit.evaluation.generation import get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
-from vaekit.messages import in_rows
+from vaekit.messages import filled, in_rows
 from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
 from vaekit.state import undisturbed
-from vaekit.training.loop import TrainingFailed
+from vaekit.training.loop import TrainingFailed, check_time_budget, start_clock
 from vaekit.world import pick_device
 
 MEASURED = ("images", "draws", "mse", "distortion", "rate", "elbo", "elbo_se", "active_units", "aggregate_kl_at_least")
 SAMPLES = 2000  # that are compared with held-out images, at most
 PROBED = 5000  # training images that a probe learns from, at most
 SEED = 2023  # of what is measured
+TRAINING = 0.75  # of a time budget; the rest is for measuring
 ELBOW = 0.05  # of the ELBO's span over the grid: a larger latent space has to gain more than that
 
 Say = Callable[[str], None]
@@ -108,6 +111,7 @@ def sweep(
     likelihood: str | None = None,
     device: str = "auto",
     jobs: int | None = None,
+    time_budget: float | None = None,
     say: Say = print,
     **how,
 ) -> dict:
@@ -117,7 +121,10 @@ def sweep(
     epochs, architecture, likelihood: as for a model; None lets it choose. how: keywords of `open_data`, such as resize.
     jobs: processes at once; None is one a core, at most 8, and one on a GPU. Points that were measured before are kept and
     count too, unfinished trainings go on; other settings in `out` raise ValueError.
+    time_budget: seconds for all of it, shared out evenly over the points that are to be trained, so that these compare.
     """
+    check_time_budget(time_budget)
+    deadline = start_clock(time_budget)
     grid = Grid(
         data=data,
         latent_dims=tuple(sorted(set(latent_dims))),
@@ -138,11 +145,18 @@ def sweep(
     for point in points:
         _model(grid, point).check(train)
     with locked(folder, "sweep"):
-        return _sweep(grid, points, train, held, folder, jobs, say)
+        return _sweep(grid, points, train, held, folder, jobs, deadline, say)
 
 
 def _sweep(
-    grid: Grid, points: list[Point], train: Images, held: Images, folder: Path, jobs: int | None, say: Say
+    grid: Grid,
+    points: list[Point],
+    train: Images,
+    held: Images,
+    folder: Path,
+    jobs: int | None,
+    deadline: float | None,
+    say: Say,
 ) -> dict:
     """Trains and measures what is not in the folder yet; what `sweep` returns."""
     records = _measured_before(folder / "sweep.json", grid, train)
@@ -155,17 +169,30 @@ def _sweep(
     if missing:
         say(f"{len(missing)} of {len(points)} trainings to go, {at_once} at a time")
 
-    def keep(point: Point, record: dict) -> None:
+    def share(left: int) -> float | None:
+        """Seconds for the next of `left` trainings."""
+        if deadline is None:
+            return None
+        return max(0.001, TRAINING * (deadline - time.monotonic()) / math.ceil(left / at_once))
+
+    alike = share(max(1, len(missing)))
+
+    def next_share(left: int) -> float | None:
+        """Of what every point gets, so that points compare; less only where measuring took more than was kept for it."""
+        return None if alike is None else min(alike, filled(share(left)))
+
+    def keep(point: Point, record: dict, place: str | None) -> None:
         records[point.folder] = record
         _write(folder / "sweep.json", grid, train, held, records)
         say(
             f"{len(records)}/{len(points)}: latent_dim {point.latent_dim}, beta {point.beta:g}, seed {point.seed}: "
             f"ELBO {record['elbo']:.2f}, rate {record['rate']:.2f}, {record['active_units']} active"
+            + (f"; ended by the time budget, {place}" if place else "")
         )
 
     if at_once == 1:
-        for point in missing:
-            keep(point, _train_and_measure(grid, point, str(folder)))
+        for index, point in enumerate(missing):
+            keep(point, *_train_and_measure(grid, point, str(folder), next_share(len(missing) - index)))
     else:
         # A process a training: fresh ones, since a forked copy of a process with threads may stand still for ever.
         threads = max(1, cores // at_once)
@@ -173,9 +200,14 @@ def _sweep(
         ended, alive = context.Pipe(duplex=False)
         with ProcessPoolExecutor(at_once, context, _begin, (threads, ended)) as pool:
             try:
-                begun = {pool.submit(_in_worker, grid, point, str(folder)): point for point in missing}
-                for done in as_completed(begun):
-                    keep(begun[done], done.result())
+                waiting, begun = list(missing), {}
+                while waiting or begun:
+                    while waiting and len(begun) < at_once:
+                        seconds = next_share(len(waiting))
+                        point = waiting.pop(0)
+                        begun[pool.submit(_in_worker, grid, point, str(folder), seconds)] = point
+                    for done in wait_for(begun, return_when=FIRST_COMPLETED).done:
+                        keep(begun.pop(done), *done.result())
             except BrokenProcessPool:
                 raise TrainingFailed(
                     "a process of the sweep was killed, perhaps because memory is too small for "
@@ -301,23 +333,28 @@ def _begin(threads: int, ended: Connection) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _in_worker(grid: Grid, point: Point, out: str) -> dict:
+def _in_worker(grid: Grid, point: Point, out: str, seconds: float | None) -> tuple[dict, str | None]:
     """`_train_and_measure`; SIGTERM, which a training turns into SystemExit, ends the process and not just this point."""
     try:
-        return _train_and_measure(grid, point, out)
+        return _train_and_measure(grid, point, out, seconds)
     except SystemExit:
         os._exit(1)
 
 
-def _train_and_measure(grid: Grid, point: Point, out: str) -> dict:
-    """One point of the grid, in its run folder: its record in sweep.json."""
+def _train_and_measure(grid: Grid, point: Point, out: str, seconds: float | None) -> tuple[dict, str | None]:
+    """One point of the grid, in its run folder, trained for so many seconds: its record in sweep.json, and how far it came
+    where the time ended it.
+    """
     train, held = grid.open()
-    model = _model(grid, point).fit_images(train, folder=str(Path(out) / "runs" / point.folder), resume=True)
+    model = _model(grid, point)
+    folder = str(Path(out) / "runs" / point.folder)
+    model.fit_images(train, folder=folder, resume=True, same_epochs=True, time_budget=seconds)
+    place = model.describe_end() if (model.facts_.get("ended") or {}).get("because") == "budget" else None
     found = evaluate(model.model_, model.on_device(held, model.device_))
     record = {**point._asdict(), **{name: found[name] for name in MEASURED}}
     record["seconds"] = sum(epoch["seconds"] for epoch in model.history_)
     if held.y is None or train.y is None or not can_probe(train.y):
-        return record
+        return record, place
     some = train.take(np.sort(np.random.default_rng(SEED).permutation(len(train))[:PROBED]))
     codes, known = model.transform(held), model.transform(some)
     probes = measure_representation(known, some.y, codes, held.y, train_x=some.x, x=held.x, seed=SEED)
@@ -329,7 +366,7 @@ def _train_and_measure(grid: Grid, point: Point, out: str) -> dict:
         samples = model.sample(n, random_state=SEED)
         distances = measure_samples(embed, samples.reshape(n, *held.image_shape), held.x, some.x[:n], seed=SEED)
         record |= {key: distances[key] for key in ("frechet", "frechet_floor", "samples")}
-    return record
+    return record, place
 
 
 def _measured_before(file: Path, grid: Grid, train: Images) -> dict[str, dict]:

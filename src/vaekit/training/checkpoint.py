@@ -3,7 +3,7 @@
     run.json                         class, fields, version, seed, data fingerprint: written first
     log.jsonl                        one record per epoch
     checkpoint.safetensors           while training, and `checkpoint.previous.safetensors`, the one before it
-    weights.safetensors              at the end; then the checkpoints are gone
+    weights.safetensors              at the end; then the checkpoints are gone, until the run is gone on with beyond it
     prior.safetensors                once a prior is fitted; `prior/` is that training's folder while it lasts
     .vaekit, .vaekit.lock            whose folder it is, and who writes there: see `vaekit.owned`
     tensorboard/                     the log once more, where it was asked for: see `vaekit.training.events`
@@ -17,6 +17,7 @@ would have written before it is used: `RunFolder.model_config`, `mismatch`, `che
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Iterable
@@ -29,7 +30,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
 from torch import Tensor, nn
 
-from vaekit.messages import nearest_path
+from vaekit.messages import first_line, nearest_path
 from vaekit.owned import check_folder, claim, discard, locked, write_atomically
 from vaekit.training.events import Events
 
@@ -60,6 +61,7 @@ ENTRIES = {  # of a model's run.json, and their types
     "data": (dict,),
     "plan": (dict,),
 }
+MADE_OF_WEIGHTS = ("evaluation.json", "neighbours.png")  # of a run, besides the prior
 RECORD = {  # what every epoch's record has, besides the terms of its model
     "epoch": (int,),
     "step": (int,),
@@ -67,6 +69,7 @@ RECORD = {  # what every epoch's record has, besides the terms of its model
     "seconds": (int, float),
     "images_per_second": (int, float),
 }
+CLOCK = ("seconds", "seconds_total", "images_per_second")  # what is not alike in the records of two equal trainings
 DATA_ENTRIES = {
     "name": (str,),
     "fingerprint": (str,),
@@ -87,11 +90,23 @@ def digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], state: dict | None = None) -> None:
-    """Writes tensors and a JSON-able `state` to a safetensors file, atomically and with a checksum of both."""
+    """Writes tensors and a JSON-able `state` to a safetensors file, atomically and with a checksum of both. What is equal gives
+    files that are equal, byte for byte.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"state": json.dumps(state or {})}
     data = format_safetensors(plain, {**metadata, "sha256": digest(plain, metadata)})
-    write_atomically(path, data)
+    write_atomically(path, _in_order(data))
+
+
+def _in_order(data: bytes) -> bytes:
+    """A safetensors file with the entries of its header in order: the library writes those of the metadata in a random one. The
+    header is 8 bytes that hold its length, and JSON that is filled up with spaces to a multiple of 8.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return b"".join([len(header).to_bytes(8, "little"), header, memoryview(data)[end:]])
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -109,6 +124,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{path} is damaged or truncated ({error})") from None
     except RecursionError:
         raise ValueError(f"{path} is damaged: its header is nested too deeply") from None
+    except FileNotFoundError:  # renamed or removed by the process that trains this run
+        raise ValueError(f"{path} is missing") from None
     if digest(tensors, metadata) != expected:
         raise ValueError(f"{path} is damaged: its contents do not match its checksum")
     if not isinstance(state, dict):
@@ -153,8 +170,10 @@ def _all_numbers(values: Iterable) -> bool:
 
 def is_record(record) -> bool:
     """Whether `record` is one of an epoch, as the training writes it: finite numbers, and none lacks."""
-    return isinstance(record, dict) and all(
-        type(record.get(name)) in kinds and -1e300 < record[name] < 1e300 for name, kinds in RECORD.items()
+    return (
+        isinstance(record, dict)
+        and _all_numbers(record.values())
+        and all(type(record.get(name)) in kinds and -1e300 < record[name] < 1e300 for name, kinds in RECORD.items())
     )
 
 
@@ -250,11 +269,11 @@ class RunFolder:
             raise ValueError(f"{self.config_file} is damaged: {error}") from None
         return config
 
-    def write(self, config: dict, records: list[dict], tensors: dict[str, Tensor]) -> None:
-        """A finished run at once; run.json, which makes a folder a run, comes last."""
+    def write(self, config: dict, records: list[dict], tensors: dict[str, Tensor], state: dict) -> None:
+        """A finished run at once, as `finish` has it; run.json, which makes a folder a run, comes last."""
         claim(self.path, self.kind)
         write_atomically(self.log_file, "".join(json.dumps(record) + "\n" for record in records))
-        write_tensors(self.weights_file, tensors)
+        write_tensors(self.weights_file, tensors, state)
         self.start(config)
 
     def append(self, record: dict) -> None:
@@ -280,6 +299,10 @@ class RunFolder:
                 break
             records.append(record)
         return records
+
+    def history(self) -> list[dict]:
+        """The records of the log that are of epochs, up to one that is not."""
+        return list(itertools.takewhile(is_record, self.log()))
 
     def write_log(self, records: list[dict]) -> None:
         """Makes these the records of log.jsonl: a run that goes on writes the later ones again, and a machine that crashed may
@@ -319,16 +342,81 @@ class RunFolder:
             raise ValueError("no checkpoint can be read: " + "; ".join(damage) + "; start again in a new folder")
         return None
 
-    def finish(self, tensors: dict[str, Tensor]) -> None:
-        """Writes the final weights and removes the checkpoints."""
-        write_tensors(self.weights_file, tensors)
+    def checkpoint_step(self) -> int:
+        """How many steps the newest checkpoint has done; 0 where there is none yet."""
+        saved = self.load_checkpoint()
+        step = saved[1].get("step") if saved else 0
+        if type(step) is not int or step < 0:
+            raise ValueError(
+                f"the checkpoint is of another model, or damaged (step {step!r:.40}); start again in a new folder"
+            )
+        return step
+
+    def finish(self, tensors: dict[str, Tensor], state: dict | None = None) -> None:
+        """Writes the final weights, with a JSON-able `state` of the objective, and removes the checkpoints."""
+        write_tensors(self.weights_file, tensors, state)
         self.checkpoint_file.unlink(missing_ok=True)
         self.previous_file.unlink(missing_ok=True)
 
-    def weights(self) -> tuple[dict[str, Tensor], dict]:
-        """The final weights. Raises ValueError where the run is unfinished or the file is damaged."""
-        if not self.weights_file.is_file():
+    def reopen(self, objective: dict[str, Tensor], history: list[dict], best: dict | None) -> list[str]:
+        """Makes the finished run, whose records are `history`, one that can be gone on with: its weights become a checkpoint
+        without an optimizer's moments. Removes what was made of them before, and returns the names of that.
+
+        objective: the state of the objective as it is built, for a run that kept none. best: the record of the epoch that the
+        weights are of, where the best ones were kept.
+        """
+        weights, state = read_tensors(self.weights_file)
+        kept = state.get("objective", {})
+        try:
+            objective = {
+                name: torch.tensor(kept.get(name, tensor.tolist()), dtype=tensor.dtype).reshape(tensor.shape)
+                for name, tensor in objective.items()
+            }
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{self.weights_file} is damaged: its state is none ({first_line(error)})") from None
+        tensors = {f"state.model.{name}": tensor for name, tensor in weights.items()}
+        tensors |= {f"state.objective.{name}": tensor for name, tensor in objective.items()}
+        last = history[-1]
+        notes = {"step": last["step"], "history": history, "rollbacks": last.get("rollbacks", 0)}
+        notes["seconds_total"] = last.get("seconds_total", 0.0)
+        if best:
+            tensors |= {f"best.{name}": tensor for name, tensor in weights.items()}
+            notes |= {"best_epoch": best["epoch"], "best_value": best["validation_objective"]}
+        write_tensors(self.checkpoint_file, tensors, notes)
+        removed = [file for file in (self.prior_file, *map(self.path.joinpath, MADE_OF_WEIGHTS)) if file.is_file()]
+        for file in (*removed, self.weights_file):
+            file.unlink()
+        return [file.name for file in removed]
+
+    def weights(self) -> tuple[dict[str, Tensor], dict, dict | None]:
+        """The weights as they stand: the final ones, or those of the newest checkpoint (the best ones that it holds, where the
+        best are kept); the objective's state, as `finish` takes it; and the checkpoint's notes, None of a finished run.
+
+        Writes nothing; a process that trains the run meanwhile is not disturbed, and does not disturb.
+        Raises ValueError where there is no checkpoint yet, or a file is damaged.
+        """
+        saved = None
+        for again in (True, False):  # a checkpoint may give way to the final weights while one looks, or these to it
+            try:
+                if self.weights_file.is_file():
+                    return *read_tensors(self.weights_file), None
+                saved = self.load_checkpoint()
+                break
+            except ValueError:
+                if not again:
+                    raise
+        if saved is None:
             raise ValueError(
-                f"{self.path} is not finished: it has no weights yet; go on with `vaekit train ... --resume`"
+                f"{self.path} is not finished: it has no weights yet, and no checkpoint; go on with `vaekit train ... --resume`"
             )
-        return read_tensors(self.weights_file)
+        tensors, notes = saved
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+        return part("best.") or part("state.model."), objective_state(part("state.objective.")), notes
+
+
+def objective_state(tensors: dict[str, Tensor]) -> dict:
+    """What an objective has learned, as the JSON-able state of a file of weights; {} of one that learns nothing."""
+    return {"objective": {name: tensor.tolist() for name, tensor in tensors.items()}} if tensors else {}

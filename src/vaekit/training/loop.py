@@ -27,52 +27,18 @@ from vaekit.messages import first_line, in_rows
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder, is_record, mismatch
 from vaekit.training.compiled import compiled
+from vaekit.training.plan import Plan, describe_place
 from vaekit.training.progress import describe_seconds, reporting
 from vaekit.world import autocast, derive_seed, drawing, samples_at_once, seeded, stream
 
-SCHEDULES = ("cosine", "constant")
 CHECK_EVERY = 50  # steps between looks at the device: non-finite terms, the clock, a request to stop
 CHECKPOINT_SECONDS = 60.0  # the longest that a long epoch goes without a checkpoint
-REHEARSAL_STEPS = 4
+REHEARSAL_STEPS, REHEARSAL_SECONDS = 4, 2.0  # fewer steps where they take longer
 ROLLBACKS = 3  # times that a training goes back, with half the learning rate, before it gives up
 
 
 class TrainingFailed(RuntimeError):
     """Training stopped on a non-finite number, or for want of memory; the message says where, and what to try."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What decides the weights besides module, objective and data. JSON-able: run.json records it.
-
-    steps: optimizer steps in all. batch_size: images per step. learning_rate: the peak of the schedule.
-    schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
-    gradient_clip: the largest norm of the whole gradient, or None.
-    compile: whether the module's passes are compiled, which changes results by rounding alone.
-    first: steps done before this training, by an earlier one that it goes on with.
-    patience: epochs without a better validation objective before an early stop, or None; epochs that end before the step
-        `patience_from` don't count, since there the objective is not yet the one asked for.
-    """
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    schedule: str = "cosine"
-    warmup: int = 0
-    betas: tuple[float, float] = (0.9, 0.999)
-    gradient_clip: float | None = None
-    patience: int | None = None
-    patience_from: int = 0
-    precision: str = "float32"
-    compile: bool = False
-    seed: int = 0
-    first: int = 0
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of step first, first + 1, ..., steps - 1."""
-        warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        decay = 0.5 * (1 + math.cos(math.pi * step / self.steps)) if self.schedule == "cosine" else 1.0
-        return self.learning_rate * warm * decay
 
 
 class Mapped:
@@ -144,12 +110,14 @@ def train(
     validation: Data | None = None,
     folder: RunFolder | None = None,
     adam: torch.optim.Adam | None = None,
+    deadline: float | None = None,
     title: str = "training",
     verbose: bool = False,
 ) -> list[dict]:
     """Trains `module` in place and returns its history: one record per epoch, every term's mean over its images.
 
     adam: the optimizer of the training that this one goes on with, from `make_optimizer`; None starts anew.
+    deadline: a reading of `time.monotonic`; once it is past, the training ends where it is, after one step at least.
     With a `folder`, it goes on from the newest checkpoint there, appends to its log and checkpoints as it goes.
     When a term or a weight stops being finite, it goes back to the end of the last epoch, or to the checkpoint it began with,
     and on with half the learning rate, at most 3 times; records from then on count these as `rollbacks`. Then it raises
@@ -172,7 +140,7 @@ def train(
         try:
             step, sums, best, history = _restore(saved, state, optimizer, device)
             before, rollbacks = saved[1]["seconds_total"], saved[1].get("rollbacks", 0)
-            _check_notes({"rollbacks": 0, **saved[1]}, plan)
+            check_notes({"rollbacks": 0, **saved[1]}, plan)
         except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"the checkpoint is of another model, or damaged ({first_line(error)}); start again in a new folder"
@@ -185,10 +153,12 @@ def train(
         _deferred_signals(enabled=folder is not None) as stop,
         closing(folder) if folder else nullcontext(),
     ):
+        if saved and step < plan.steps:
+            report.say(f"Going on from {describe_place(step, plan.steps, per_epoch)}")
         if step == 0:
             with drawing(derive_seed(plan.seed, "prime")):
                 _prime(module, data, plan)
-        if step < plan.steps and verbose:
+        if step < plan.steps and verbose and deadline is None:  # which is held, whatever a rehearsal says
             with drawing(derive_seed(plan.seed, "rehearsal")):
                 seconds = rehearse(module, objective, data, plan) * (plan.steps - step)
             left = f"{plan.steps - step} steps of {batch_size} images to go, about {describe_seconds(seconds)}"
@@ -199,7 +169,8 @@ def train(
         forward = compiled(module, report.say) if plan.compile and device.type in ("cpu", "cuda") else module
         if forward is not module and step < plan.steps:
             report.say("compiling the training step, which takes up to a minute")
-        while step < plan.steps and not _out_of_patience(plan, best, history):
+        late, over = False, out_of_patience(plan, history)
+        while step < plan.steps and not over:
             epoch, place = divmod(step - plan.first, per_epoch)
             if place == 0 or sums is None or saved:
                 order = _order(plan.seed, epoch, len(data), device)[: per_epoch * batch_size]
@@ -234,7 +205,8 @@ def train(
             step += 1
             report.step()
 
-            end_of_epoch = (step - plan.first) % per_epoch == 0 or step == plan.steps
+            late = deadline is not None and time.monotonic() >= deadline
+            end_of_epoch = (step - plan.first) % per_epoch == 0 or step == plan.steps or late
             if not (end_of_epoch or stop.requested or step % CHECK_EVERY == 0):
                 continue
             if failure := _find_failure(bad, list(terms), state, step, plan):
@@ -260,6 +232,7 @@ def train(
                         best = _better(best, record, module)
                 record["seconds_total"] = before + time.perf_counter() - clock
                 history.append(record)
+                over = late or out_of_patience(plan, history)
                 if folder:
                     folder.append(record)
                 report.epoch(record)
@@ -269,12 +242,17 @@ def train(
             if folder and (due or stop.requested):
                 started = time.monotonic()
                 tensors, notes = good if end_of_epoch else _snapshot(state, optimizer, step, sums, best, history)
-                spent = before + time.perf_counter() - clock
-                folder.save_checkpoint(tensors, notes | {"seconds_total": spent, "rollbacks": rollbacks})
+                spent = {"seconds_total": before + time.perf_counter() - clock}
+                if not end_of_epoch:  # the epoch so far, for who looks at the run as it stands
+                    record = _record(epoch + 1, step, terms, sums, batch_size, plan, module, rollbacks) | spent
+                    notes = notes | {"record": record}
+                folder.save_checkpoint(tensors, notes | spent | {"rollbacks": rollbacks})
                 last_saved = time.monotonic()
                 checkpoint_cost = last_saved - started
                 epoch_clock += checkpoint_cost  # an epoch's seconds are those of its steps
             stop.obey()
+        if late and step < plan.steps:
+            report.say(f"the time budget is over: it ends at {describe_place(step, plan.steps, per_epoch)}")
         if plan.patience is not None and best is not None:
             module.load_state_dict(best["weights"])
             report.say(f"kept the weights of epoch {best['epoch']}, the best on the validation images")
@@ -287,6 +265,29 @@ def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Adam:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     device = parameters[0].device
     return torch.optim.Adam(parameters, lr=plan.learning_rate, betas=plan.betas, fused=device.type != "mps")
+
+
+def start_clock(time_budget: float | None) -> float | None:
+    """The deadline of a training that may take `time_budget` seconds from now on: a reading of `time.monotonic`."""
+    if time_budget is None:
+        return None
+    import torch._dynamo  # noqa: F401  (the first optimizer of a process does, which takes seconds that are no training's)
+
+    return time.monotonic() + time_budget
+
+
+def check_time_budget(time_budget: float | None) -> None:
+    """Raises ValueError for what is no time."""
+    if time_budget is not None and not 0 < time_budget < math.inf:
+        raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
+
+
+def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, deadline: float) -> int:
+    """Steps that can be done before `deadline`, a reading of `time.monotonic`, by a rehearsal; one at least. A tenth of the
+    time is kept for what is no step.
+    """
+    seconds = rehearse(module, objective, data, plan)
+    return max(1, int(0.9 * (deadline - time.monotonic()) / seconds))
 
 
 def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
@@ -304,6 +305,8 @@ def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) ->
         optimizer.step()
         loss.item()
         times.append(time.perf_counter() - started)
+        if sum(times) > REHEARSAL_SECONDS:
+            break
     return sorted(times)[len(times) // 2]
 
 
@@ -391,8 +394,19 @@ def _too_large(module: nn.Module, objective: Objective, data: Data, plan: Plan) 
     return "training stopped: not even a batch of one fits into memory; choose a smaller model or smaller images"
 
 
-def _out_of_patience(plan: Plan, best: dict | None, history: list[dict]) -> bool:
-    return plan.patience is not None and best is not None and history[-1]["epoch"] - best["epoch"] >= plan.patience
+def best_epoch(plan: Plan, history: list[dict]) -> dict | None:
+    """The record of the epoch with the best validation objective, of those that count."""
+    counted = [
+        record for record in history if record["step"] >= plan.patience_from and "validation_objective" in record
+    ]
+    return min(counted, key=lambda record: record["validation_objective"], default=None)
+
+
+def out_of_patience(plan: Plan, history: list[dict]) -> bool:
+    """Whether too many epochs since the plan's turn have not been better than the best."""
+    if plan.patience is None or (best := best_epoch(plan, history)) is None:
+        return False
+    return sum(record["step"] > max(best["step"], plan.turn) for record in history) >= plan.patience
 
 
 def _better(best: dict | None, record: dict, module: nn.Module) -> dict:
@@ -453,7 +467,12 @@ def _restore(saved, state, optimizer, device) -> tuple[int, dict | None, dict | 
     return notes["step"], sums, best, list(notes["history"])
 
 
-def _check_notes(notes: dict, plan: Plan) -> None:
+def history_so_far(notes: dict) -> list[dict]:
+    """The records in a checkpoint's notes, that of an epoch which was not over then among them."""
+    return [*notes["history"], *([notes["record"]] if "record" in notes else [])]
+
+
+def check_notes(notes: dict, plan: Plan) -> None:
     """Raises ValueError where the notes of a checkpoint are not those of a training by `plan`."""
     numbers = {"step": (int,), "rollbacks": (int,), "seconds_total": (int, float)}
     numbers |= {"count": (int,), "seconds": (int, float)} if "count" in notes else {}
@@ -463,7 +482,7 @@ def _check_notes(notes: dict, plan: Plan) -> None:
             raise ValueError(f"{name} is {notes[name]!r:.40}")
     if not plan.first <= notes["step"] <= plan.steps or not 0 <= notes["rollbacks"] <= ROLLBACKS:
         raise ValueError(f"step {notes['step']} of {plan.steps}, {notes['rollbacks']} times gone back")
-    if not all(map(is_record, notes["history"])) or (notes["step"] == plan.steps and not notes["history"]):
+    if not all(map(is_record, history_so_far(notes))) or (notes["step"] == plan.steps and not notes["history"]):
         raise ValueError("its history is none")
 
 

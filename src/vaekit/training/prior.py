@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, Mi
 from vaekit.tensors import Term, gaussian_log_prob
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.compiled import pays
-from vaekit.training.loop import Data, Plan, train
+from vaekit.training.loop import Data, affordable, train
+from vaekit.training.plan import Plan, read_plan
+from vaekit.training.progress import Lines
 from vaekit.world import PRECISIONS, derive_seed, fast_bfloat16, seeded
 
 FOR_CODES = ("pixelcnn", "transformer")
@@ -155,12 +158,13 @@ def fit_prior(
     classes: Sequence,
     seed: int,
     folder: RunFolder | None = None,
+    deadline: float | None = None,
     verbose: bool = False,
 ) -> tuple[LearnedPrior, list[dict], dict]:
     """A prior for the codes that `model` gives to the images of `data`; the model is not changed.
 
     labels: (N,) int64 indices of `classes`, which are empty for a prior without classes. settings: resolved ones. folder: of
-        this second stage, to go on from.
+        this second stage, which has a run.json, to go on from. deadline: a reading of `time.monotonic`, see `train`.
     Returns the prior, its history (a record per epoch, `rate` in nats per image), and what else was found: the rates of the
     held-out images, `validation_rate` under it and those under simpler priors.
     """
@@ -190,7 +194,7 @@ def fit_prior(
     if settings.prior == "gmm":
         assert isinstance(prior, MixturePrior)
         with seeded(derive_seed(seed, "draws")):
-            _fit_gmm(prior, train_part, classes, derive_seed(seed, "gmm") % 2**31)
+            _fit_gmm(prior, train_part, classes, derive_seed(seed, "gmm") % 2**31, deadline)
     else:
         fitting = _fitting(settings, prior, model, data, labels, kept, seed)
         per_epoch = max(1, len(train_part) // filled(settings.batch_size))
@@ -207,6 +211,10 @@ def fit_prior(
             compile=filled(settings.compile),
             seed=seed,
         )
+        title = f"{NAMES[filled(settings.prior)]} prior"
+        plan = _plan_to_follow(
+            plan, settings, fitting, train_part, folder, deadline, Lines(title, 0) if verbose else None
+        )
         history = train(
             fitting,
             _rate,
@@ -214,7 +222,8 @@ def fit_prior(
             plan,
             validation=held_part,
             folder=folder,
-            title=f"{NAMES[filled(settings.prior)]} prior",
+            deadline=deadline,
+            title=title,
             verbose=verbose,
         )
         if isinstance(fitting, _VampRate):
@@ -228,6 +237,35 @@ def fit_prior(
             rates = {"rate": _mean_rate(rate, train_part), "validation_rate": found["validation_rate"]}
             history = [{"epoch": 1, "step": 0, "objective": rates["rate"], **rates}]
     return prior, history, found
+
+
+def _plan_to_follow(
+    plan: Plan,
+    settings: PriorSettings,
+    fitting: nn.Module,
+    data: Codes,
+    folder: RunFolder | None,
+    deadline: float | None,
+    lines: Lines | None,
+) -> Plan:
+    """`plan`, or that of the training in `folder` which is gone on with, made shorter where the time is not enough. The folder
+    then records it.
+    """
+    config = folder.config() if folder else {}
+    recorded = read_plan(config["plan"]) if "plan" in config else plan
+    at, goal = folder.checkpoint_step() if folder else 0, plan.steps if deadline is None else recorded.steps
+    chosen = recorded if goal == recorded.steps else recorded.towards(goal, at)
+    if deadline is not None and at < goal:
+        with seeded(derive_seed(plan.seed, "rehearsal")):
+            fits = affordable(fitting, _rate, data, chosen, deadline)
+        if fits < goal - at:
+            chosen = recorded.towards(at + fits, at)
+            chosen = replace(chosen, compile=chosen.compile and pays(filled(settings.prior), fits))
+            if lines:
+                lines.say(f"the time budget is enough for {fits:,} of {goal - at:,} steps")
+    if folder and ("plan" not in config or chosen != recorded):
+        folder.start({**config, "plan": asdict(chosen)})
+    return chosen
 
 
 @torch.no_grad()
@@ -341,7 +379,7 @@ def _draw(moments: Tensor) -> tuple[Tensor, Tensor]:
     return z, gaussian_log_prob(z, mean, log_var).sum(1)
 
 
-def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int) -> None:
+def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int, deadline: float | None = None) -> None:
     """scikit-learn's mixture, full covariances, on one posterior draw per image; one mixture for each class.
 
     Each covariance counts D + 1 images of the pooled one, that of all components, besides its own: n images that are fewer
@@ -364,7 +402,8 @@ def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int) -> 
             warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out rate tells how good it is
             mixture = GaussianMixture(
                 prior.components, covariance_type="full", reg_covar=1e-3, max_iter=100, random_state=seed
-            ).fit(group)
+            )
+            _iterate(mixture, group, deadline)
         weights = np.asarray(mixture.weights_)
         prior.log_weights[index] = torch.from_numpy(np.log(np.maximum(weights, 1e-12)))
         prior.means[index] = torch.from_numpy(np.asarray(mixture.means_))
@@ -374,6 +413,19 @@ def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int) -> 
     pooled, extra = (n * covariance).sum((0, 1)) / n.sum(), prior.latent_dim + 1
     cholesky = np.linalg.cholesky((n * covariance + extra * pooled) / (n + extra))
     prior.precision_cholesky.copy_(torch.from_numpy(np.linalg.inv(cholesky)).mT)
+
+
+def _iterate(mixture, z: np.ndarray, deadline: float | None) -> None:
+    """`mixture.fit(z)`, iteration by iteration where a `deadline`, a reading of `time.monotonic`, may cut it short."""
+    if deadline is None:
+        mixture.fit(z)
+        return
+    most = mixture.max_iter
+    mixture.set_params(max_iter=1, warm_start=True)
+    for _ in range(most):
+        mixture.fit(z)
+        if mixture.converged_ or time.monotonic() >= deadline:
+            break
 
 
 def _mean_rate(rate: nn.Module, data: Codes) -> float:

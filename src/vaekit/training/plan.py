@@ -1,0 +1,129 @@
+"""What decides a training's weights besides module, objective and data, and how it changes where it is to end elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from vaekit.messages import check_number, filled
+from vaekit.world import PRECISIONS
+
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """JSON-able: run.json records it, and a training that goes on follows it, so that it ends as an unbroken one.
+
+    steps: optimizer steps in all. batch_size: images per step. learning_rate: the peak of the schedule.
+    schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
+    gradient_clip: the largest norm of the whole gradient, or None.
+    compile: whether the module's passes are compiled, which changes results by rounding alone.
+    first: steps done before this training, by an earlier one that it goes on with.
+    patience: epochs without a better validation objective before an early stop, or None; epochs that end before the step
+        `patience_from` don't count, since there the objective is not yet the one asked for.
+    turn: the step at which the schedule begins, rise included, at `height` times the peak: see `towards`.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    schedule: str = "cosine"
+    warmup: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip: float | None = None
+    patience: int | None = None
+    patience_from: int = 0
+    precision: str = "float32"
+    compile: bool = False
+    seed: int = 0
+    first: int = 0
+    turn: int = 0
+    height: float = 1.0
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of step first, first + 1, ..., steps - 1."""
+        warm = min(1.0, (max(0, step - self.turn) + 1) / self.warmup) if self.warmup else 1.0
+        return self.learning_rate * warm * (self._height_at(step) if self.schedule == "cosine" else 1.0)
+
+    def _height_at(self, step: int) -> float:
+        """Of the cosine, in parts of the peak."""
+        return self.height * _cosine(max(0, step - self.turn), self.steps - self.turn)
+
+    def towards(self, steps: int, at: int, *, anew: int = 0) -> Plan:
+        """This plan, made to end after `steps` steps from the step `at` on. The learning rate begins there where it is, or
+        where that of a training of `steps` steps would be if that is higher, and falls to zero at the new end.
+
+        anew: steps of linear rise, for an optimizer whose moments begin at nothing.
+        """
+        left = (steps - at) // 5  # no rise takes more of what is left
+        if at < self.turn + self.warmup:  # nothing but a part of the rise has been done
+            return replace(self, steps=steps, warmup=min(self.warmup, at - self.turn + left))
+        height = max(self._height_at(at), _cosine(at, steps))
+        return replace(self, steps=steps, turn=at, height=height, warmup=min(anew, left))
+
+
+def _cosine(step: int, steps: int) -> float:
+    """Half a wave, from 1 at step 0 to 0 at `steps`."""
+    return 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+
+
+class Budget:
+    """Seconds that several trainings share: what one leaves over goes to those after it.
+
+    weights: of all of them, such as their numbers of epochs. deadline: a reading of `time.monotonic` that none is to pass; None
+    is no budget at all.
+    """
+
+    def __init__(self, seconds: float, weights: Iterable[float], deadline: float | None):
+        self.seconds, self.left, self.deadline = seconds, sum(weights), deadline
+
+    @contextmanager
+    def share(self, weight: float) -> Iterator[float | None]:
+        """What the next training may take; it is never nothing, so that each is trained a little."""
+        began = time.monotonic()
+        if self.deadline is None or not weight:
+            yield None
+            return
+        yield max(0.001, min(self.seconds * weight / self.left, self.deadline - began))
+        self.seconds -= time.monotonic() - began
+        self.left -= weight
+
+
+def read_plan(found: dict) -> Plan:
+    """The plan that `dataclasses.asdict` made of one. Raises ValueError for what a training can't follow."""
+    try:
+        plan = Plan(**{**found, "betas": tuple(found["betas"])})
+        for name in (
+            "steps",
+            "batch_size",
+            "warmup",
+            "patience_from",
+            "seed",
+            "first",
+            "turn",
+            "learning_rate",
+            "height",
+        ):
+            filled(getattr(plan, name))
+            low = 0 if name in ("steps", "batch_size", "learning_rate") else None
+            check_number(name, getattr(plan, name), whole=name not in ("learning_rate", "height"), above=low)
+        check_number("patience", plan.patience, whole=True)
+        check_number("gradient_clip", plan.gradient_clip, above=0)
+        if len(plan.betas) != 2 or not all(0 <= beta < 1 for beta in plan.betas):
+            raise ValueError(f"betas {plan.betas!r:.40}")
+        if type(plan.compile) is not bool or plan.precision not in tuple(PRECISIONS) or plan.schedule not in SCHEDULES:
+            raise ValueError(
+                f"precision {plan.precision!r:.40}, schedule {plan.schedule!r:.40}, compile {plan.compile!r:.40}"
+            )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"its plan is none ({error})") from None
+    return plan
+
+
+def describe_place(step: int, steps: int, per_epoch: int) -> str:
+    """How far a training of `steps` steps is: "epoch 18 of 50", with a decimal within an epoch."""
+    return f"epoch {round(step / per_epoch, 1):g} of {round(steps / per_epoch, 1):g}"
