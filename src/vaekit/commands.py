@@ -292,7 +292,7 @@ class Sample:
         check_number("n", self.n, whole=True, above=0)
         check_number("random_state", self.random_state, whole=True)
         output.check_kind(self.out, ".png", ".npy", ".npz")
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         prior = "plain" if self.plain_prior else None
         classes = model.sampling_classes(prior)
         for flag, used in (("--per-class", self.per_class), ("--label", self.label is not None)):
@@ -368,7 +368,7 @@ class Decode:
         from vaekit.files import load
 
         output.check_kind(self.out, ".png", ".npy", ".npz")
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         if self.label is not None and not model.conditional:
             raise ValueError(
                 f"{self.run_folder} holds a {type(model).__name__}, which is unconditional: --label needs a CVAE"
@@ -402,7 +402,7 @@ class Reconstruct(Source):
 
         check_number("n", self.n, whole=True, above=0)
         output.check_kind(self.out, ".png", ".npy", ".npz")
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
         images = images.take(np.arange(min(n, len(images))))
@@ -438,7 +438,7 @@ class Evaluate(Source):
         from vaekit.hub import is_address
         from vaekit.report.measure import check_history, measure_run
 
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         images, train = self.open_for(model, self.split), self.open_for(model, "train")
         check_history(model, self.run_folder)
         judge, accuracy = (None, None)
@@ -635,7 +635,7 @@ class Doctor(Source):
         from vaekit.report.doctor import examine
         from vaekit.report.measure import check_history
 
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         source = replace(self, data=self.data or model.facts_["data"]["name"])
         train, test = source.open_for(model, "train"), source.open_for(model, "test")
         check_history(model, self.run_folder)
@@ -684,7 +684,7 @@ class Explore(Source):
             raise ValueError("vaekit explore needs the extra `explore`: pip install 'vaekit[explore]'") from None
         if not self.run_folders:
             raise ValueError("explore needs a trained run: vaekit explore RUN")
-        models = [load(folder) for folder in self.run_folders]
+        models = [load(folder).in_pixels() for folder in self.run_folders]
         name = self.data or models[0].facts_["data"]["name"]
         if name == "array":
             raise ValueError(f"{self.run_folders[0]} was fitted on an array: say with --data whose images to show")
