@@ -60,13 +60,15 @@ class Source:
         as_then = trained_on or {}
         decoding = as_then.get("decoding") or {}
         at_home = self.data == as_then.get("name")
+        # What a run doesn't say of white is the largest value that a file's bits hold, and 255 in arrays.
+        white = None if trained_on is None else decoding.get("white", WHOLE if decoding else 255)
         return {
             "split_seed": self.split_seed or 0,
             "resize": self.resize or decoding.get("resize"),
             "fit": self.fit or decoding.get("fit", "crop"),
             "background": self.background or decoding.get("background", "white"),
             "colour": self.colour or decoding.get("colour"),
-            "white": self.white or decoding.get("white", None if trained_on is None else WHOLE),
+            "white": self.white or white,
             "labels": self.labels or (as_then.get("labels") if at_home else None),
             "skip_bad": self.skip_bad or as_then.get("skip_bad", False),
             "binarize": self.binarize or as_then.get("binarize", "none"),
@@ -90,8 +92,7 @@ class Source:
         ):
             colour = next((colour for colour, mode in COLOURS.items() if len(mode) == wanted[2]), None)
             images = self._open_for(model, split, colour=colour)
-        if split not in ("train", "all"):
-            self.say(images)
+        self.say(images)
         if images.image_shape != wanted:
             remedy = ""
             if images.files is not None and len(wanted) == 3 and wanted[0] == wanted[1] and self.resize is None:
@@ -113,13 +114,16 @@ class Source:
         return as_then if as_then.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
 
     def say(self, images: Images) -> None:
-        """Prints what a person should be told of the data, on standard error."""
+        """Prints what a person should be told of the data, on standard error, once."""
         notes = list(images.notes)
         if images.files is not None and images.files.unreadable:
             unreadable = images.files.unreadable
             notes.append(f"images that can't be read, left out: {len(unreadable)} ({listed(list(unreadable))})")
+        said = self.__dict__.setdefault("_said", set())
         for note in notes:
-            print(f"vaekit: {note}", file=sys.stderr)
+            if note not in said:
+                said.add(note)
+                print(f"vaekit: {note}", file=sys.stderr)
 
 
 @dataclass(kw_only=True)

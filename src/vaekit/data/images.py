@@ -177,7 +177,7 @@ def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
         )
     refuse_unread(X, name)
     x = as_array(X, name)
-    if is_frame(X) and x.dtype.kind not in "biuf":
+    if is_frame(X):
         refuse_columns(X, name)
     if x.dtype.kind == "O":
         try:

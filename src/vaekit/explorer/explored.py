@@ -344,7 +344,8 @@ def find_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def read_picture(data: bytes, shape: tuple[int, ...], white: int | None = None) -> np.ndarray:
     """An image file's bytes -> (H, W, C) uint8 of `shape`, the middle cut out where the proportions differ; read as
-    `open_data` reads image files. white: the run's own value of white. Raises ValueError for what is no image, damaged, or too large.
+    `open_data` reads image files. white: the run's own value of white. Raises ValueError for what is no image, damaged, or
+    too large.
     """
     height, width, channels = shape
     try:
