@@ -74,13 +74,15 @@ class Source:
         as_then = trained_on or {}
         decoding = as_then.get("decoding") or {}
         at_home = self.data == as_then.get("name")
+        # What a run doesn't say of white is the largest value that a file's bits hold, and 255 in arrays.
+        white = None if trained_on is None else decoding.get("white", WHOLE if decoding else 255)
         return {
             "split_seed": self.split_seed or 0,
             "resize": self.resize or decoding.get("resize"),
             "fit": self.fit or decoding.get("fit", "crop"),
             "background": self.background or decoding.get("background", "white"),
             "colour": self.colour or decoding.get("colour"),
-            "white": self.white or decoding.get("white", None if trained_on is None else WHOLE),
+            "white": self.white or white,
             "labels": self.labels or (as_then.get("labels") if at_home else None),
             "skip_bad": self.skip_bad or as_then.get("skip_bad", False),
             "binarize": self.binarize or as_then.get("binarize", "none"),
@@ -109,8 +111,7 @@ class Source:
         ):
             colour = next((colour for colour, mode in COLOURS.items() if len(mode) == wanted[2]), None)
             images = self._open_for(model, split, colour=colour)
-        if split not in ("train", "all"):
-            self.say(images)
+        self.say(images)
         if images.image_shape != wanted:
             remedy = ""
             if images.files is not None and len(wanted) == 3 and wanted[0] == wanted[1] and self.resize is None:
@@ -135,13 +136,16 @@ class Source:
         return images if images.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
 
     def say(self, images: Images) -> None:
-        """Prints what a person should be told of the data, on standard error."""
+        """Prints what a person should be told of the data, on standard error, once."""
         notes = list(images.notes)
         if images.files is not None and images.files.unreadable:
             unreadable = images.files.unreadable
             notes.append(f"images that can't be read, left out: {len(unreadable)} ({listed(list(unreadable))})")
+        said = self.__dict__.setdefault("_said", set())
         for note in notes:
-            print(f"vaekit: {note}", file=sys.stderr)
+            if note not in said:
+                said.add(note)
+                print(f"vaekit: {note}", file=sys.stderr)
 
 
 @dataclass(kw_only=True)
@@ -364,7 +368,7 @@ class Sample:
         check_number("n", self.n, whole=True, above=0)
         check_number("random_state", self.random_state, whole=True)
         output.check_out(self.out, *SAMPLE_SUFFIXES, overwrite=self.overwrite)
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         prior = "plain" if self.plain_prior else None
         classes = model.sampling_classes(prior)
         for flag, used in (("--per-class", self.per_class), ("--label", self.label is not None)):
@@ -452,7 +456,7 @@ class Decode:
         from vaekit.files import load
 
         output.check_out(self.out, *SAMPLE_SUFFIXES, inputs=[self.codes], overwrite=self.overwrite)
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         if self.label is not None and not model.conditional:
             raise ValueError(
                 f"{self.run_folder} holds a {type(model).__name__}, which is unconditional: --label needs a CVAE"
@@ -495,7 +499,7 @@ class Reconstruct(Source):
 
         check_number("n", self.n, whole=True, above=0)
         output.check_out(self.out, *SAMPLE_SUFFIXES, inputs=self.inputs(), overwrite=self.overwrite)
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
         if n < len(images):
@@ -631,7 +635,7 @@ class Evaluate(Source):
         from vaekit.hub import is_address
         from vaekit.report.measure import check_history, measure_run
 
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         images, train = self.open_for(model, self.split), self.open_for(model, "train")
         check_history(model, self.run_folder)
         judge, accuracy = (None, None)
@@ -837,7 +841,7 @@ class Doctor(Source):
         from vaekit.report.doctor import examine
         from vaekit.report.measure import check_history
 
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         source = replace(self, data=self.data or model.facts_["data"]["name"])
         train, test = source.open_for(model, "train"), source.open_for(model, "test")
         check_history(model, self.run_folder)
@@ -886,7 +890,7 @@ class Explore(Source):
             raise ValueError("vaekit explore needs the extra `explore`: pip install 'vaekit[explore]'") from None
         if not self.run_folders:
             raise ValueError("explore needs a trained run: vaekit explore RUN")
-        models = [load(folder) for folder in self.run_folders]
+        models = [load(folder).in_pixels() for folder in self.run_folders]
         name = self.data or models[0].facts_["data"]["name"]
         if name == "array":
             raise ValueError(f"{self.run_folders[0]} was fitted on an array: say with --data whose images to show")

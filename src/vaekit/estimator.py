@@ -850,6 +850,10 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self._check_names(X, reset=False)
         if isinstance(X, Images):
             return X.x
+        if getattr(X, "shape", None) in (self.image_shape_, self.image_shape_[:2]) and len(self.image_shape_) == 3:
+            raise ValueError(
+                f"X has the shape {X.shape} of a single image, and the model takes several: of one make a batch, X[None]"
+            )
         white = self._x_layout["white"]
         x = check_array(X, white=white)
         if white == 255 and x.ndim == 4 and x.dtype == np.uint8 and brightest(x, 2) == 1:
@@ -857,11 +861,11 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 "X holds the integers 0 and 1 alone, and they are taken for 0 and 1 of 255, as the model was fitted on 8-bit "
                 "images: if 1 is white, pass X * 255, or booleans"
             )
-        return x if x.shape[1:] == self.image_shape_ else self._in_shape(x, as_array(X).shape)
+        return x if x.shape[1:] == self.image_shape_ else self._in_shape(x)
 
-    def _in_shape(self, x: np.ndarray, given: tuple[int, ...]) -> np.ndarray:
-        """x, which has another shape than fit's images, with its channels where nothing is lost by it. given: X's own shape.
-        Raises ValueError for anything else, with what would do.
+    def _in_shape(self, x: np.ndarray) -> np.ndarray:
+        """x, which has another shape than fit's images, with their channels where nothing is lost by it. Raises ValueError for
+        anything else, with what would do.
         """
         shape, found = self.image_shape_, x.shape[1:]
         same = math.prod(found) == math.prod(shape)
@@ -872,9 +876,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 + ("; pass X.reshape(len(X), -1)" if same and x.ndim > 2 else "")
             )
         remedy = ""
-        if given in (shape, shape[:2]):
-            remedy = "; of one image make a batch: X[None]"
-        elif x.ndim == 2 and same:
+        if x.ndim == 2 and same:
             remedy = f"; pass X.reshape(-1, {', '.join(map(str, shape))})"
         elif x.ndim == 4 and found[:2] == shape[:2]:
             converted, lost = in_channels(x, shape[2])

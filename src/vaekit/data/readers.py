@@ -41,7 +41,6 @@ X_NAMES = (
     "features",
     "samples",
     "pixels",
-    "arr",
 )  # of arrays in a .npz file
 Y_NAMES = ("y", *LABEL_COLUMNS, "targets", "classes", "class_labels")
 PART_NAMES = {"train": "train", "training": "train", "test": "test", "val": "validation", "valid": "validation"}
@@ -414,7 +413,7 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
     if colours == "L" and image.mode != "L":
         grey = image.convert("L")
-        seen = seen._replace(lost=decoding.colour is not None and (np.asarray(image.convert("RGB")) != grey).any())
+        seen = seen._replace(lost=decoding.colour is not None and _coloured(image))
         image, ground = grey, [round(np.dot(ground[:3], LUMA))]
     image = image if image.mode == colours else image.convert(colours)
     if decoding.white is None and seen.wide is None and lossless:
@@ -431,6 +430,12 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
             image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels, size, mode, seen
+
+
+def _coloured(image: Image.Image) -> bool:
+    """Whether an image RGB or RGBA has colours that aren't grey."""
+    pixels = np.asarray(image)
+    return bool((pixels[..., :1] != pixels[..., 1:3]).any())
 
 
 def _to_8_bits(image: Image.Image, white: int) -> tuple[Image.Image, int]:
