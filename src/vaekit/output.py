@@ -119,7 +119,14 @@ def write_columns(out: str, columns: Mapping[str, np.ndarray]) -> None:
         data = sink.getvalue().to_pybytes()
     else:
         text = io.StringIO(newline="")
-        writer = csv.writer(text, delimiter="\t" if out.endswith(".tsv") else ",", lineterminator="\n")
+        # It quotes what holds the end of a line as it writes it, and so no carriage return.
+        returns = any("\r" in cell for column in columns.values() if column.dtype == object for cell in column)
+        writer = csv.writer(
+            text,
+            delimiter="\t" if out.endswith(".tsv") else ",",
+            lineterminator="\n",
+            quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,
+        )
         writer.writerow(columns)
         # The shortest text that reads back as the same number of its type.
         short = [column.astype(str) if column.dtype == np.float32 else column for column in columns.values()]
