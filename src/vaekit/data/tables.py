@@ -323,7 +323,15 @@ def write_table(path: Path, columns: dict[str | int, np.ndarray]) -> bytes:
         pyarrow.parquet.write_table(table, buffer)
         return buffer.getvalue().to_pybytes()
     text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter="\t" if ".tsv" in path.name.lower() else ",", lineterminator="\n")
+    # It quotes what holds the end of a line as it writes it, and so no carriage return.
+    words = [column.tolist() for column in columns.values() if column.dtype.kind in "OU"]
+    returns = any("\r" in str(cell) for cells in (columns, *words) for cell in cells)
+    writer = csv.writer(
+        text,
+        delimiter="\t" if ".tsv" in path.name.lower() else ",",
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,
+    )
     if any(isinstance(name, str) for name in columns):
         writer.writerow(columns)
     # The shortest text that reads back as the same number of its type.
