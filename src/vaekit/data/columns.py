@@ -262,7 +262,7 @@ def places_of(wanted: Sequence, names: Sequence, name: str, *, others: bool = Fa
     """
     missing = [each for each in wanted if each not in names]
     if missing:
-        near = nearest(str(missing[0]), map(str, names)) if len(missing) == 1 else ""
+        near = nearest(str(missing[0]), [str(each) for each in names if each not in wanted])
         raise ValueError(f"{name} lacks {_named(missing)} of the model{near}; it has {_named(names)}")
     if not others and (extra := [each for each in names if each not in wanted]):
         raise ValueError(f"{name} has {_named(extra)}, which the model was not trained on; leave out such columns")
