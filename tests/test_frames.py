@@ -59,7 +59,8 @@ def test_a_frame_in_is_a_frame_out(library, cls, tmp_path):
             assert type(out) is type(X) and list(out.columns) == list(X.columns)
             assert [str(dtype) for dtype in out.dtypes] == [str(dtype) for dtype in X.dtypes]
             assert set(out["sex"].to_numpy()) <= {0, 1} and set(out["fixed"].to_numpy()) == {7}
-        array = each.reconstruct(frame_values(X), y)
+        with pytest.warns(UserWarning, match="valid feature names"):
+            array = each.reconstruct(frame_values(X), y)
         assert isinstance(array, np.ndarray) and np.allclose(array, frame_values(outs[1]))
 
 
@@ -127,13 +128,10 @@ def test_a_column_that_is_no_number_is_named_with_what_to_do(library, name):
     X = pd.DataFrame(X) if library == "pandas" else polars.DataFrame(X)
     with pytest.raises(ValueError, match=message):
         tiny().fit(X)
-    fine = X[["b"]]
+    model = tiny(epochs=1).fit(type(X)({"c": np.random.default_rng(0).normal(size=40)}))
     for method in ("transform", "reconstruct", "score_samples"):
         with pytest.raises(ValueError, match=message):
-            getattr(
-                tiny(epochs=1).fit(fine.rename({"b": "c"}) if library == "polars" else fine.rename(columns={"b": "c"})),
-                method,
-            )(X[["c"]])
+            getattr(model, method)(X[["c"]])
 
 
 @both

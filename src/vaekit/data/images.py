@@ -150,7 +150,7 @@ def check_array(X, name: str = "X") -> np.ndarray:
         return X  # type: ignore[return-value]  # cut from an array that was checked
     if hasattr(X, "toarray"):
         raise ValueError(f"{name} is a sparse matrix; pass a dense array: {name}.toarray()")
-    if hasattr(X, "collect") and hasattr(X, "columns"):
+    if type(X).__name__ == "LazyFrame":
         raise ValueError(f"{name} is a lazy frame; pass what it collects: {name}.collect()")
     try:
         x = frame_values(X, name) if frame_library(X) else np.asarray(X)

@@ -277,7 +277,7 @@ def train(
             stop.obey()
         if plan.patience is not None and best is not None:
             module.load_state_dict(best["weights"])
-            report.say(f"kept the weights of epoch {best['epoch']}, the best on the validation images")
+            report.say(f"kept the weights of epoch {best['epoch']}, the best on held-out data")
     state.eval()
     return history
 
