@@ -262,7 +262,7 @@ def places_of(wanted: Sequence, names: Sequence, name: str, *, others: bool = Fa
     """
     missing = [each for each in wanted if each not in names]
     if missing:
-        near = nearest(str(missing[0]), map(str, names)) if len(missing) == 1 else ""
+        near = nearest(str(missing[0]), [str(each) for each in names if each not in wanted])
         raise ValueError(f"{name} lacks {_named(missing)} of the model{near}; it has {_named(names)}")
     if not others and (extra := [each for each in names if each not in wanted]):
         raise ValueError(f"{name} has {_named(extra)}, which the model was not trained on; leave out such columns")
@@ -282,13 +282,13 @@ def positive(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def advised_scalings(x: np.ndarray) -> list[str]:
     """For each column of a finite table x (N, D) the scaling that suits it. "standard" suits most, and "log" a positive one
     that is so skewed that its standard deviation exceeds its mean: by it alone, values below 0 would be nothing special.
-    "robust" suits one of positive and negative values, or of zeros, in which few make the standard deviation that of all.
+    "robust" suits one of any sign in which a few values make the standard deviation, and the others are all but one.
     """
     low, high = x.min(0).astype(np.float64), x.max(0).astype(np.float64)
     mean, deviation = _moments(x.astype(np.float64))
     spread = _middle(x.astype(np.float64))[1]
     skewed = (low >= 0) & (deviation > mean)
-    outlying = ((spread > 0) & (deviation / OUTLYING > spread)) | (skewed & (spread > 0))
+    outlying = (spread > 0) & (deviation / OUTLYING > spread)
     found = np.where(skewed & positive(low, high), "log", np.where(outlying, "robust", "standard"))
     for place in np.flatnonzero(found != "standard"):
         if len(np.unique(x[:, place])) <= 2:
