@@ -403,7 +403,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         seed, before = recorded["seed"], plan
         self.facts_ = self._facts(images, seed, self.device_, plan)
         objective, _ = self.filled_in()._course(goal, seed, per_epoch, self.device_)
-        anew = filled(self.filled_in().warmup_steps) if finished else 0
+        anew = filled(self.filled_in().warmup_steps) if finished else None
         if finished or goal != plan.steps:
             plan = before.towards(goal, at, anew=anew)
         why = ""
