@@ -142,7 +142,7 @@ def rate_distortion(models: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
     axes.set(
         xlabel="rate, nats per image (test)", ylabel="distortion, nats per image (test)", title="Rate and distortion"
     )
-    axes.legend()
+    axes.legend(frameon=True, framealpha=1, edgecolor="none")
     return figure
 
 
@@ -486,7 +486,7 @@ def by_class(
     second = tile_rows(as_pixels(chosen, "chosen"), beside, scale) if chosen is not None else sheet[:0, :0]
     width = max(sheet.shape[1], text_width([title], 10, "bold")) + 4 * MARGIN
     figure = canvas(
-        MARGIN + width + max(second.shape[1] + MARGIN, text_width([chosen_title], 10, "bold")),
+        MARGIN + width + max(second.shape[1], text_width([chosen_title], 10, "bold")) + MARGIN,
         top + max(len(sheet), len(second)) + MARGIN,
     )
     axes = place(figure, sheet, MARGIN, top)

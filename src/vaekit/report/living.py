@@ -17,7 +17,7 @@ from vaekit.data import Images
 from vaekit.data.images import evenly, spread
 from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS
-from vaekit.pictures.style import CLASSES, ERROR_MAP, MARKERS, SERIES, as_pixels, class_colours, tile
+from vaekit.pictures.style import CLASSES, ERROR_MAP, MARKERS, SERIES, as_pixels, class_colours, dark_colour, tile
 from vaekit.report.measure import label_names
 from vaekit.report.page import COLUMNS, QUALITY_COLUMNS, png_url
 
@@ -77,9 +77,10 @@ def living_figures(runs: Sequence[dict], planar: Mapping[str, Estimator], test: 
     names, colours = ([""], [SERIES[0]]) if y is None else (test.classes, class_colours(len(test.classes)))
     return {
         "classes": [
-            {"name": str(name), "colour": colour, "marker": MARKERS[index // len(CLASSES)]}
+            {"name": str(name), "colour": colour, "dark": dark_colour(colour), "marker": MARKERS[index // len(CLASSES)]}
             for index, (name, colour) in enumerate(zip(names, colours, strict=True))
         ],
+        "uncoloured": len(test.classes) if test.y is not None and y is None else 0,
         "image": list(test.x.shape[1:3]),
         "heat": heat.tolist(),
         "runs": list(runs),
@@ -140,6 +141,7 @@ def _map(label: str, model: Estimator, part: Images) -> dict:
         "high": [round(float(value), 4) for value in middle + half],
         "steps": steps,
         "labels": [str(name) for name in labels] if model.conditional else None,
+        "classes": len(model.classes_) if model.conditional else 0,
         "sprites": [sprite(model.inverse_transform(plane, name), SMALL_SIDE) for name in labels],
         "z": np.round(z.astype(np.float64), 3).tolist(),
     }
