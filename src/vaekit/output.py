@@ -16,7 +16,7 @@ from vaekit.data.images import evenly
 from vaekit.report.page import QUALITY_COLUMNS, findings, quality, summarise, used_columns
 from vaekit.world import write_atomically
 
-LISTED = 40  # words of a list on a terminal
+LISTED = 20  # words of a list on a terminal
 
 
 def print_table(title: str, rows: dict) -> None:
