@@ -22,7 +22,7 @@ from vaekit.messages import in_rows
 from vaekit.owned import check_file, check_new_folder, write_atomically
 from vaekit.report.page import QUALITY_COLUMNS, findings, quality, summarise, used_columns
 
-LISTED = 40  # words of a list on a terminal
+LISTED = 20  # words of a list on a terminal
 Origin = Mapping[str, np.ndarray]  # what samples were: columns `file` or `row`, `split`, ...
 
 

@@ -378,14 +378,14 @@ def test_still_pictures_stand_in_where_nothing_can_move(opened, way):
     if way == "on paper":
         page.emulate_media(media="print")
     assert page.locator(".living:visible").count() == 0
-    pictures = page.locator("figure img")
+    pictures = page.locator("figure img:not(.dark)")
     assert pictures.count() > 5 and all(picture.is_visible() for picture in pictures.all())
 
 
 def test_the_still_picture_is_there_on_demand(opened):
     page = opened()
     section = page.locator("#traversals")
-    image, button = section.locator("figure img"), section.locator("button.living")
+    image, button = section.locator("figure img:not(.dark)"), section.locator("button.living")
     assert not image.is_visible() and button.get_attribute("aria-expanded") == "false"
     button.click()
     assert image.is_visible() and button.get_attribute("aria-expanded") == "true"
