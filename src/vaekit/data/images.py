@@ -269,7 +269,7 @@ def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarr
     images are left beside those, labels are not looked at. ValueError for fewer than ten images.
     """
     if n < 10:
-        raise ValueError(f"{n} images are too few to split into train, validation and test; at least 10 are needed")
+        raise ValueError(f"{n} samples are too few to split into train, validation and test; at least 10 are needed")
     order = np.random.default_rng(seed).permutation(n)
     place = np.arange(n) % 10
     if y is not None:
