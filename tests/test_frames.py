@@ -184,3 +184,10 @@ def test_no_frame_is_warned_of_in_ordinary_use():
         warnings.simplefilter("error")
         model = tiny().fit(X)
         model.transform(X), model.score(X), model.sample(2), model.reconstruct(X)
+
+
+def test_where_the_library_is_missing_rows_come_in_an_array(monkeypatch):
+    model = tiny(epochs=1).fit(frame("polars"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match="a data frame of polars, which is not installed here"):
+        assert isinstance(model.sample(2), np.ndarray)

@@ -5,6 +5,7 @@ flags and `run.json` at once; a named model (`vaekit.estimators`) says which par
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -76,8 +77,9 @@ ROWS = 64  # a table is taken to the module in multiples of these
 @dataclass(kw_only=True, repr=False, eq=False)
 class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """What every model shares. Images are uint8, or floats in [0, 1], of shape (N, H, W) or (N, H, W, C); tables are
-    (N, D) finite reals, standardised inside. After `fit`: `model_` (the nn.Module), `history_` (a record per epoch),
-    `n_parameters_`, `image_shape_`, `resolved_` (the fields whose None was filled in, and with what).
+    (N, D) finite reals, standardised inside, in arrays or in data frames of pandas or polars. After `fit`: `model_` (the
+    nn.Module), `history_` (a record per epoch), `n_parameters_`, `image_shape_`, `columns_` (of a table), `resolved_` (the
+    fields whose None was filled in, and with what).
     """
 
     latent_dim: int = 10
@@ -995,8 +997,15 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
 
     @property
     def _frame(self) -> str | None:
-        """The library of the data frame that fit's X was."""
-        return self.columns_.header.frame if len(self.image_shape_) == 1 else None
+        """The library of the data frame that fit's X was; None where that is not installed here."""
+        frame = self.columns_.header.frame if len(self.image_shape_) == 1 else None
+        if frame is not None and importlib.util.find_spec(frame) is None:
+            warnings.warn(
+                f"this model was fitted on a data frame of {frame}, which is not installed here: its rows come in an array",
+                stacklevel=3,
+            )
+            return None
+        return frame
 
     def _elbo(self, X, y, n_draws: int) -> np.ndarray:
         model = self.model_

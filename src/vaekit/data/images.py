@@ -437,7 +437,7 @@ def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarr
     """
     if n < FEWEST:
         raise ValueError(
-            f"{n} images are too few to split into train, validation and test; at least {FEWEST} are needed"
+            f"{n} samples are too few to split into train, validation and test; at least {FEWEST} are needed"
         )
     order = np.random.default_rng(seed).permutation(n)
     place = np.arange(n) % 10
