@@ -3,9 +3,9 @@
     images/KEY/pixels        (N, H, W, C) uint8, nothing else
     images/KEY/facts.json    shape, fingerprint, and what the files were
 
-KEY is a digest of the files' places, sizes, times and labels, of how they are decoded, and by which decoders. An entry is written
-in a folder with a temporary name and renamed when it is whole; of two processes that write the same one, the later takes the
-other's.
+KEY is a digest of the files' places, sizes, times and labels, of how they are decoded, and by which decoders. An entry is
+written in a folder with a temporary name and renamed when it is whole; of two processes that write the same one, the later
+takes the other's.
 """
 
 from __future__ import annotations
