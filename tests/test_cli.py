@@ -369,7 +369,7 @@ BAD_DATA = {
     "negative pixels": (saved("x.npz", x=np.full((20, 8, 8), -1)), "-1"),
     "too few labels": (saved("x.npz", x=np.zeros((20, 8, 8)), y=np.arange(19)), "19 labels for 20"),
     "NaN for a label": (saved("x.npz", x=np.zeros((20, 8, 8)), y=np.full(20, np.nan)), "label"),
-    "an archive without x": (saved("x.npz", images=np.zeros((20, 8, 8))), "images"),
+    "an archive without x": (saved("x.npz", left=np.zeros((20, 8, 8)), right=np.zeros((20, 8, 8))), "left"),
     "Python objects": (saved("x.npy", x=np.array([{}, {}])), "objects"),
 }
 

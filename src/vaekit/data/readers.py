@@ -417,8 +417,7 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
         image, ground = grey, [round(np.dot(ground[:3], LUMA))]
     image = image if image.mode == colours else image.convert(colours)
     if decoding.white is None and seen.wide is None and lossless:
-        extrema = image.getextrema() if colours != "L" else [image.getextrema()]
-        seen = seen._replace(narrow=max(high for _, high in extrema[:3]))
+        seen = seen._replace(narrow=_brightest(image))
     if decoding.resize is not None:
         side = decoding.resize
         if decoding.fit == "pad":
@@ -456,7 +455,11 @@ def _to_8_bits(image: Image.Image, white: int) -> tuple[Image.Image, int]:
 def _stretched(image: Image.Image, white: int) -> tuple[Image.Image, bool]:
     """An image L, RGB or RGBA in which `white` has become 255, alpha aside; and whether there were larger values."""
     bands = len(image.getbands())
-    extrema = image.getextrema() if bands > 1 else [image.getextrema()]
     scale = [min(255, (value * 255 + white // 2) // white) for value in range(256)]
     table = scale * min(3, bands) + list(range(256)) * (bands == 4)
-    return image.point(table), any(high > white for _, high in extrema[:3])
+    return image.point(table), _brightest(image) > white
+
+
+def _brightest(image: Image.Image) -> int:
+    """The largest value of an image L, RGB or RGBA, alpha aside."""
+    return int(np.max([image.getchannel(band).getextrema()[1] for band in image.getbands()[:3]]))
