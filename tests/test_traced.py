@@ -317,7 +317,7 @@ def test_what_is_no_digit_stands_out(digits, tmp_path):
     assert len(rows) == 40 and list(rows[0]) == ["row", "split", "elbo", "tail_share", "anomaly"]
     assert [int(row["row"]) for row in rows if row["anomaly"] == "True"] == strange
     assert sorted(rows, key=lambda row: float(row["elbo"]))[0]["row"] in {"4", "17", "30"}
-    assert f"3 are lower than all but 0.01 of the reference, 100 of {tmp_path / 'digits.npz'} (validation)" in " ".join(
+    assert f"3 are lower than all but 1 % of the reference, 100 of {tmp_path / 'digits.npz'} (validation)" in " ".join(
         shown.out.split()
     )
 

@@ -572,13 +572,10 @@ class Score(Source):
         columns = images.origin() | {"elbo": found, "tail_share": shares, "anomaly": shares < self.share}
         output.write_columns(self.out, columns)
         whose = f"{len(normal):,} of {home.name} ({home.split})"
-        output.print_scores(
-            f"{self.data}: the lowest of {len(images):,} scores, {'log p(x|label)' if known else 'log p(x)'} >= ELBO in nats",
-            columns,
-        )
-        print(
-            f"{np.count_nonzero(shares < self.share):,} are lower than all but {self.share:.3g} of the reference, {whose}"
-        )
+        print(f"the lowest of {len(images):,} scores: ELBO in nats, a bound of log p({'x|label' if known else 'x'})")
+        output.print_lowest(columns, "elbo")
+        low = np.count_nonzero(shares < self.share)
+        print(f"{low:,} are lower than all but {100 * self.share:g} % of the reference, {whose}")
         print(f"{len(images):,} scores are in {self.out}")
 
     def _reference(self, model, images: Images) -> Images:
@@ -608,6 +605,8 @@ class Score(Source):
                     f"{name} has changed since {self.run_folder} was trained on it; say with --reference which data is as it "
                     "should be"
                 )
+            return home
+        if trained_on["split"] == "all":
             return home
         held = np.count_nonzero(home.part_of == PARTS.index("validation"))
         return source.open_for(model, "validation" if held * self.share >= 1 else "train")

@@ -119,7 +119,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
     validation_fraction: float = 0.1
     """Share of the training data held out for early stopping where no validation data is given."""
     random_state: int | None = None
-    """Seed of everything random."""
+    """Seed of everything random; None draws one from numpy's global state, as in scikit-learn."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "float32"

@@ -89,13 +89,16 @@ def _print_columns(title: str | Text, headings: list[str], rows: list[list[str]]
     Console(width=max(Console().width, width)).print(table)
 
 
-def print_scores(title: str, columns: dict[str, np.ndarray]) -> None:
-    """The ten lowest scores, a line each."""
-    worst = np.argsort(columns["elbo"], kind="stable")[:10]
-    forms = {"elbo": ".2f", "tail_share": ".3g"}
-    rows = [[format(column[i], forms.get(name, "")) for name, column in columns.items()] for i in worst]
-    shown = [["".join(c if c.isprintable() else repr(c)[1:-1] for c in cell) for cell in row] for row in rows]
-    _print_columns(Text(title), [name.replace("_", " ") for name in columns], shown, width=120)
+def print_lowest(columns: dict[str, np.ndarray], by: str, n: int = 10) -> None:
+    """The n samples of the lowest `by`, a line each."""
+    lowest = np.argsort(columns[by], kind="stable")[:n]
+    cells = [[plain(value) for value in column[lowest].tolist()] for column in columns.values()]
+    shown = [[_in_one_line(cell) for cell in row] for row in zip(*cells, strict=True)]
+    _print_columns("", [name.replace("_", " ") for name in columns], shown, width=120)
+
+
+def _in_one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def plain(value) -> str:

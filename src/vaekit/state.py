@@ -39,8 +39,8 @@ def undisturbed(function: F) -> F:
         if _thread.inside:
             return function(*args, **kwargs)
         with _process, _settled_thread():
-            _thread.inside = True
             try:
+                _thread.inside = True
                 return function(*args, **kwargs)
             finally:
                 _thread.inside = False
