@@ -366,7 +366,8 @@ def test_going_on_beyond_the_end_cut_short_at_any_write_comes_to_the_same_end(
 
 
 def test_an_early_stop_stays_one_until_more_epochs_are_asked_for(tmp_path):
-    fields = {"early_stopping": True, "n_iter_no_change": 1, "validation_fraction": 0.3, "learning_rate": 0.3}
+    fields = {"early_stopping": True, "n_iter_no_change": 1, "validation_fraction": 0.3, "rate_warmup_epochs": 0.0}
+    fields["learning_rate"] = 0.3  # so that it soon gets worse
     run = RunFolder(tmp_path / "run")
     model = tiny(epochs=40, **fields).fit_images(table(), folder=str(run.path))
     done = len(model.history_)
