@@ -246,6 +246,7 @@ def test_a_prior_holds_its_budget_by_the_clock(fitted, slow):
     assert np.isfinite(model.sample(5, random_state=0)).all()
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_mixture_is_fitted_iteration_by_iteration_to_the_same_end(monkeypatch):
     z = np.random.default_rng(0).normal(size=(300, 2)) * [1, 3]
     make = lambda: GaussianMixture(4, reg_covar=1e-3, max_iter=100, random_state=0)  # noqa: E731

@@ -358,7 +358,9 @@ def test_going_on_beyond_the_end_cut_short_at_any_write_comes_to_the_same_end(
             Disk(patch, change, how)
             with contextlib.suppress(Killed, OSError):
                 go_on(folder)
-        go_on(folder)
+        tiny(epochs=None if b'"turn": 2,' in (folder / "run.json").read_bytes() else 3, **fields).fit_images(
+            table(), folder=str(folder), resume=True
+        )
         assert (folder / "weights.safetensors").read_bytes() == expected, f"change {change}"
         assert timeless(RunFolder(folder).log()) == log
         assert {file.name for file in folder.iterdir()} == {"run.json", "log.jsonl", "weights.safetensors"}
