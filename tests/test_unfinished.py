@@ -412,6 +412,15 @@ def test_a_run_of_an_earlier_version_goes_on(finished):
     assert len(more.history_) == 5
 
 
+def test_a_run_without_its_log_does_not_go_on(finished):
+    finished.log_file.unlink()
+    tiny().fit_images(table(), folder=str(finished.path), resume=True)
+    before = state(finished.path)
+    with pytest.raises(ValueError, match=r"has no log\.jsonl, which says what its training did"):
+        tiny(epochs=6).fit_images(table(), folder=str(finished.path), resume=True)
+    assert state(finished.path) == before
+
+
 @pytest.mark.parametrize(
     "change",
     [

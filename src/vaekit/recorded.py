@@ -164,6 +164,8 @@ class Recorded:
             raise ValueError(
                 f"{run.path} has done {at} epochs already, got epochs={self.epochs}: ask for more to go on with it{remedy}"
             )
+        if run.finished and goal > done and not history:
+            raise ValueError(f"{run.path} has no log.jsonl, which says what its training did; train into a new folder")
         return done, goal
 
     def restore(self, run: RunFolder, config: dict, *, prior: bool = True):
