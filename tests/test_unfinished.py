@@ -358,7 +358,9 @@ def test_going_on_beyond_the_end_cut_short_at_any_write_comes_to_the_same_end(
             Disk(patch, change, how)
             with contextlib.suppress(Killed, OSError):
                 go_on(folder)
-        go_on(folder)
+        tiny(epochs=None if b'"turn": 2,' in (folder / "run.json").read_bytes() else 3, **fields).fit_images(
+            table(), folder=str(folder), resume=True
+        )
         assert (folder / "weights.safetensors").read_bytes() == expected, f"change {change}"
         assert timeless(RunFolder(folder).log()) == log
         assert {file.name for file in folder.iterdir()} == {"run.json", "log.jsonl", "weights.safetensors"}
@@ -366,7 +368,8 @@ def test_going_on_beyond_the_end_cut_short_at_any_write_comes_to_the_same_end(
 
 
 def test_an_early_stop_stays_one_until_more_epochs_are_asked_for(tmp_path):
-    fields = {"early_stopping": True, "n_iter_no_change": 1, "validation_fraction": 0.3, "learning_rate": 0.3}
+    fields = {"early_stopping": True, "n_iter_no_change": 1, "validation_fraction": 0.3, "rate_warmup_epochs": 0.0}
+    fields["learning_rate"] = 0.3  # so that it soon gets worse
     run = RunFolder(tmp_path / "run")
     model = tiny(epochs=40, **fields).fit_images(table(), folder=str(run.path))
     done = len(model.history_)
@@ -407,6 +410,15 @@ def test_a_run_of_an_earlier_version_goes_on(finished):
     tiny().fit_images(table(), folder=str(finished.path), resume=True)
     more = tiny(epochs=5).fit_images(table(), folder=str(finished.path), resume=True)
     assert len(more.history_) == 5
+
+
+def test_a_run_without_its_log_does_not_go_on(finished):
+    finished.log_file.unlink()
+    tiny().fit_images(table(), folder=str(finished.path), resume=True)
+    before = state(finished.path)
+    with pytest.raises(ValueError, match=r"has no log\.jsonl, which says what its training did"):
+        tiny(epochs=6).fit_images(table(), folder=str(finished.path), resume=True)
+    assert state(finished.path) == before
 
 
 @pytest.mark.parametrize(

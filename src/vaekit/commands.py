@@ -267,7 +267,7 @@ class Train(Source):
     def _tell(self, model) -> None:
         """What was done, which is not always what was planned."""
         last, place = model.history_[-1], model.describe_end()
-        why = ENDED_BY.get((model.facts_.get("ended") or {}).get("because"), "")
+        why = ENDED_BY.get(model.ended_by or "plan", "")
         chosen = ", ".join(
             f"{name} {output.plain(value)}"
             for name, value in model.resolved_.items()

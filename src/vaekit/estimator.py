@@ -327,7 +327,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self._take_in(images)
         images, validation = self._hold_out(images, validation, seed)
         self.resolved_ = self._resolve(len(images), table=images.is_table)
-        if recorded:
+        if run and recorded:
             self._check_same_fields(run, recorded, images, same_epochs)
             with run.locked():
                 run.tidy()
@@ -346,7 +346,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self.model_ = self._make_module(seed).to(device)
         deadline = start_clock(time_budget)
         with run.locked() if run else nullcontext():
-            if recorded:
+            if run and recorded:
                 objective, plan = self._go_on(run, recorded, images, data, at, goal, deadline)
             elif run and run.started:
                 raise ValueError(f"{run.path} was begun by another process meanwhile; choose another folder")

@@ -83,7 +83,10 @@ class SecondStage:
         check_time_budget(time_budget)
         deadline = start_clock(time_budget)
         if folder and not RunFolder(folder).finished:
-            raise ValueError(f"{folder} holds no finished run, and a prior is fitted to weights that stay as they are")
+            raise ValueError(
+                f"{folder} holds no finished run, and a prior is fitted to weights that stay as they are: train the run to its "
+                "end, or end it where it is with `vaekit train ... --finish`"
+            )
         if images.x.shape[1:] != self.image_shape_:
             raise ValueError(
                 f"{images.name} has samples of shape {images.x.shape[1:]}, but the model was fitted on {self.image_shape_}"

@@ -107,7 +107,7 @@ def compare(
         path, model = folder_out / "runs" / folder, make(name, seed, **settings)
         with budget.share(0.0 if RunFolder(path).finished else weight) as seconds:
             model.fit_images(train, folder=str(path), resume=True, same_epochs=True, time_budget=seconds)
-        if (model.facts_.get("ended") or {}).get("because") == "budget":
+        if model.ended_by == "budget":
             shortened.append(f"{folder} ({model.describe_end()})")
             say(f"{folder}: ended by the time budget, {model.describe_end()}")
         return model

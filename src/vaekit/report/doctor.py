@@ -195,8 +195,8 @@ def underfitting(patient: Patient) -> Diagnosis:
     """Whether the training had come to rest when it ended: a curve that still falls, or too few steps to have got anywhere."""
     history, asked, usual = patient.estimator.history_, patient.settings["epochs"], _default(patient, "epochs")
     steps = history[-1]["step"]
-    ended = (patient.estimator.facts_.get("ended") or {}).get("because", "patience")
-    if patient.settings["early_stopping"] and len(history) < asked and ended == "patience":
+    patience = patient.estimator.ended_by in ("patience", None)
+    if patient.settings["early_stopping"] and len(history) < asked and patience:
         evidence = f"stopped early, after {len(history)} of {asked} epochs"
         return Diagnosis("underfitting", False, "training went on as long as it helped with new images", evidence)
     curve = _objective(patient)

@@ -349,7 +349,7 @@ def _train_and_measure(grid: Grid, point: Point, out: str, seconds: float | None
     model = _model(grid, point)
     folder = str(Path(out) / "runs" / point.folder)
     model.fit_images(train, folder=folder, resume=True, same_epochs=True, time_budget=seconds)
-    place = model.describe_end() if (model.facts_.get("ended") or {}).get("because") == "budget" else None
+    place = model.describe_end() if model.ended_by == "budget" else None
     found = evaluate(model.model_, model.on_device(held, model.device_))
     record = {**point._asdict(), **{name: found[name] for name in MEASURED}}
     record["seconds"] = sum(epoch["seconds"] for epoch in model.history_)

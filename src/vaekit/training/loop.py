@@ -242,7 +242,7 @@ def train(
                 started = time.monotonic()
                 tensors, notes = good if end_of_epoch else _snapshot(state, optimizer, step, sums, best, history)
                 spent = {"seconds_total": before + time.perf_counter() - clock}
-                if not end_of_epoch:  # the epoch so far, for who looks at the run as it stands
+                if sums:  # the epoch so far, for who looks at the run as it stands
                     record = _record(epoch + 1, step, terms, sums, batch_size, plan, module, rollbacks) | spent
                     notes = notes | {"record": record}
                 folder.save_checkpoint(tensors, notes | spent | {"rollbacks": rollbacks})
