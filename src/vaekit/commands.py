@@ -511,7 +511,10 @@ class Reconstruct(Source):
             from vaekit.pictures.style import save
 
             names = None if labels is None else [str(label) for label in labels]
-            save(reconstructions(images.x, {type(model).__name__: rebuilt}, names=names), self.out)
+            save(
+                reconstructions(images.x, {type(model).__name__: rebuilt.reshape(images.x.shape)}, names=names),
+                self.out,
+            )
             print(f"{len(images)} reconstructions are in {self.out}")
         else:
             output.write_samples(self.out, model, rebuilt, labels, origin=images.origin())

@@ -204,6 +204,7 @@ def write_images(
         from vaekit.pictures.fonts import shortened
         from vaekit.pictures.style import save
 
+        images = images[..., None] if images.ndim == 3 else images
         classes = [] if labels is None else list(dict.fromkeys(labels.tolist()))
         if labels is None or len(classes) == 1:
             figure = image_grid(images, title=f"class {shortened(classes[0])}" if classes else None)

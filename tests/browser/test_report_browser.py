@@ -399,6 +399,17 @@ def test_a_phone_scrolls_in_one_direction(opened, scripts):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def test_the_map_follows_the_scheme_of_the_page_and_names_run_in_their_direction(opened):
+    page = opened(color_scheme="dark")
+    canvas = page.locator("#latent_space .map canvas")
+    assert pixels(canvas)[30, 30].tolist() == [20, 23, 26]
+    page.emulate_media(color_scheme="light")
+    settle(page)
+    assert pixels(canvas)[30, 30].tolist() == [255, 255, 255]
+    names = page.locator("#latent_space .legend bdi")
+    assert sorted(names.all_text_contents()) == sorted(NAMES)
+
+
 CONTRASTS = """() => {
   const channels = (text) => text.match(/[\\d.]+/g).map(Number);
   const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
