@@ -833,14 +833,14 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         know theirs; of an array among them nothing is known and nothing said.
         """
         if not isinstance(X, Images):
-            validate_data(self, X, reset=reset, skip_check_array=True, ensure_2d=False)
+            validate_data(self, X, reset=reset, skip_check_array=True, ensure_2d=False)  # pyright: ignore[reportArgumentType]
             return
         if reset:
-            validate_data(self, X.x, reset=True, skip_check_array=True, ensure_2d=False)
+            validate_data(self, X.x, reset=True, skip_check_array=True, ensure_2d=False)  # pyright: ignore[reportArgumentType]
             self._take_names(X.header)
         elif hasattr(self, "columns_") and X.header is not None:
             names, known = X.header.names, self.columns_.header.names
-            if None not in (names, known) and places_of(known, names, X.name) != list(range(len(names))):
+            if names is not None and known is not None and places_of(known, names, X.name) != list(range(len(names))):
                 raise ValueError(f"{X.name} has the model's columns in another order: {listed(list(map(str, names)))}")
 
     def _take_names(self, header: Header | None) -> None:

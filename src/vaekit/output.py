@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -151,7 +152,7 @@ def write_array(
     write_atomically(out, buffer.getvalue())
 
 
-def write_columns(out: str, columns: Mapping[str | int, np.ndarray]) -> None:
+def write_columns(out: str, columns: Mapping[Any, np.ndarray]) -> None:
     """Columns (N,) by name as .csv, .tsv (.gz, too) or .parquet."""
     plain = {name: _as_text(column) if column.dtype.kind in "OU" else column for name, column in columns.items()}
     Path(out).parent.mkdir(parents=True, exist_ok=True)

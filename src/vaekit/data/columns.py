@@ -157,7 +157,7 @@ class Columns:
         near = np.full(len(whole), True) if within else whole & (self.high <= self.low + 1)
         return x.clip(np.where(near, self.low, -np.inf), np.where(near, self.high, np.inf))
 
-    def given(self, x: np.ndarray, frame: str | None = None, index=None):
+    def given(self, x: np.ndarray, frame: str | None = None, index=None) -> Any:
         """x (N, D), `settled`, in the form it came in: a data frame of the library `frame`, its columns named and typed as they
         were, or an array of a type that holds all of them. index: of the rows of a pandas frame.
         """

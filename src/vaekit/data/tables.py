@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -65,7 +65,7 @@ def read_table(
         raise ValueError(f"{path} has no rows of numbers")
     named = found[0].cells.name is not None
     dropped = tuple(name.strip() for name in drop.split(",") if name.strip()) if isinstance(drop, str) else tuple(drop)
-    names = [column.cells.name for column in found]
+    names: list = [column.cells.name for column in found]
     for flag, asked in (("drop", dropped), ("labels", (labels,) if labels and columns is None else ())):
         for name in asked:
             if not named:
@@ -82,7 +82,7 @@ def read_table(
             f"labels are taken from column {label.cells.name!r} of {path}; --drop {label.cells.name} leaves it out",
         )
     if columns is not None and named:
-        names = [column.cells.name for column in kept]
+        names: list = [column.cells.name for column in kept]
         places = places_of(columns, names, str(path), others=True)
         if extra := [name for name in names if name not in columns]:
             notes = (*notes, f"columns of {path} that the model was not trained on, left out: {listed(extra)}")
@@ -131,7 +131,7 @@ class _Column:
 
 
 def _label_column(columns: list[_Column], labels: str | None, wanted: Sequence | None) -> _Column | None:
-    by_name = {column.cells.name: column for column in columns}
+    by_name: dict[Any, _Column] = {column.cells.name: column for column in columns}
     if labels is not None and labels in by_name:
         return by_name[labels]
     lower = {name.lower() for name in by_name}

@@ -205,7 +205,7 @@ def on_dark(figure: Figure, file: Path) -> bytes:
     for image in figure.findobj(AxesImage):
         box = image.axes.get_window_extent()
         left, top = round(box.x0), round(len(holes) - box.y1)
-        shown = image.get_array()
+        shown = np.asarray(image.get_array())
         part = holes[top : top + shown.shape[0], left : left + shown.shape[1]]
         part |= shown[..., 3] == 255 if shown.shape[-1] == 4 else True
     pixels[holes] = 255
