@@ -1000,9 +1000,8 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         """The library of the data frame that fit's X was; None where that is not installed here."""
         frame = self.columns_.header.frame if len(self.image_shape_) == 1 else None
         if frame is not None and importlib.util.find_spec(frame) is None:
-            warnings.warn(
-                f"this model was fitted on a data frame of {frame}, which is not installed here: its rows come in an array",
-                stacklevel=3,
+            warn(
+                f"this model was fitted on a data frame of {frame}, which is not installed here: its rows come in an array"
             )
             return None
         return frame

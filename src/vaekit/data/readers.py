@@ -414,7 +414,7 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
     if colours == "L" and image.mode != "L":
         grey = image.convert("L")
         seen = seen._replace(lost=decoding.colour is not None and _coloured(image))
-        image, ground = grey, [round(np.dot(ground[:3], LUMA))]
+        image, ground = grey, [round(float(np.dot(ground[:3], LUMA)))]
     image = image if image.mode == colours else image.convert(colours)
     if decoding.white is None and seen.wide is None and lossless:
         seen = seen._replace(narrow=_brightest(image))
