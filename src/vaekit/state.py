@@ -225,9 +225,10 @@ def _settled_thread() -> AbstractContextManager:
             undo.enter_context(torch.inference_mode(False))  # which enables gradients, too
         if torch is not None and not on_cpu:
             undo.enter_context(torch.device("cpu"))
-        for kind in kinds if torch is not None else ():
-            # No cache: the caller's block would keep one of weights that a training changes.
-            undo.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
+        if torch is not None:
+            for kind in kinds:
+                # No cache: the caller's block would keep one of weights that a training changes.
+                undo.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
         return undo.pop_all()
 
 

@@ -462,4 +462,4 @@ def _stretched(image: Image.Image, white: int) -> tuple[Image.Image, bool]:
 
 def _brightest(image: Image.Image) -> int:
     """The largest value of an image L, RGB or RGBA, alpha aside."""
-    return int(np.max([image.getchannel(band).getextrema()[1] for band in image.getbands()[:3]]))
+    return int(np.max([image.getchannel(band).getextrema() for band in image.getbands()[:3]]))
