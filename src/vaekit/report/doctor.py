@@ -101,6 +101,7 @@ def examine(
     known, new = (evaluate(plain, estimator.on_device(part, estimator.device_)) for part in (train, test))
     facts = estimator.facts_["data"]
     opened = {**(facts["decoding"] or {}), "binarize": facts["binarize"], "split_seed": facts["split_seed"] or 0}
+    opened |= {name: facts[name] for name in ("labels", "skip_bad") if facts.get(name)}
     flags = ["--data", data or train.name, *opening_flags({**(how or {}), **opened})]
     patient = Patient(estimator, train, test, known, new, judge, folder, flags)
     found = [check(patient) for check in CHECKS]
