@@ -416,8 +416,7 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
         seen = seen._replace(lost=decoding.colour is not None and _coloured(image))
         image, ground = grey, [round(float(np.dot(ground[:3], LUMA)))]
     image = image if image.mode == colours else image.convert(colours)
-    if decoding.white is None and seen.wide is None and lossless:
-        seen = seen._replace(narrow=_brightest(image))
+    whole = image
     if decoding.resize is not None:
         side = decoding.resize
         if decoding.fit == "pad":
@@ -428,7 +427,11 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
         else:
             image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels, size, mode, seen
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if decoding.white is None and seen.wide is None and lossless:
+        high = 0 if padded else int(pixels[..., :3].max())  # far faster than a look at all of a large image
+        seen = seen._replace(narrow=high if high > 1 else _brightest(whole))
+    return pixels, size, mode, seen
 
 
 def _coloured(image: Image.Image) -> bool:

@@ -107,6 +107,7 @@ def examine(
     if train.is_table:
         header = estimator.columns_.header
         opened |= {"labels": header.label, **({"drop": ",".join(header.dropped)} if header.dropped else {})}
+    opened |= {name: facts[name] for name in ("labels", "skip_bad") if facts.get(name)}
     flags = ["--data", data or train.name, *opening_flags({**(how or {}), **opened})]
     patient = Patient(estimator, train, test, known, new, judge, folder, flags)
     found = [diagnosis for check in CHECKS if (diagnosis := check(patient))]
