@@ -464,8 +464,10 @@ def check_data(out: str) -> bool:
     """What `vaekit data --json` said can be true; whether it left out the spoilt picture."""
     facts = json.loads(out, parse_constant=_none)
     assert facts["count"] >= 1, facts["count"]
-    assert all(map(math.isfinite, (*facts["range"], facts["mean"]))), facts["range"]
+    if len(facts["shape"]) == 1:
+        assert facts["shape"][0] >= 1 and facts["columns"], facts["shape"]
     if len(facts["shape"]) == 3:
+        assert all(map(math.isfinite, (*facts["range"], facts["mean"]))), facts["range"]
         height, width, channels = facts["shape"]
         assert height * width <= MAX_PIXELS and 1 <= channels <= 4, facts["shape"]
         assert 0 <= facts["range"][0] <= facts["range"][1] <= 255, facts["range"]

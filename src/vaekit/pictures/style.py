@@ -202,10 +202,10 @@ def on_dark(figure: Figure, file: Path) -> bytes:
     with Image.open(file) as image:
         pixels = np.array(image.convert("RGB"))
     holes = np.zeros(pixels.shape[:2], bool)
-    for image in figure.findobj(AxesImage):
-        box = image.axes.get_window_extent()
+    for sheet in figure.findobj(AxesImage):
+        box = sheet.axes.get_window_extent()
         left, top = round(box.x0), round(len(holes) - box.y1)
-        shown = np.asarray(image.get_array())
+        shown = np.asarray(sheet.get_array())
         part = holes[top : top + shown.shape[0], left : left + shown.shape[1]]
         part |= shown[..., 3] == 255 if shown.shape[-1] == 4 else True
     pixels[holes] = 255
