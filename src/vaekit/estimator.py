@@ -32,6 +32,7 @@ from vaekit.data.images import (
     check_labels,
     darkness,
     fingerprint,
+    hold_out,
     in_channels,
     is_mapped,
     label_column,
@@ -622,11 +623,21 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
     def _hold_out(self, images: Images, validation: Images | None, seed: int) -> tuple[Images, Images | None]:
         if validation is not None or not self.early_stopping:
             return images, validation
-        order = np.random.default_rng(derive_seed(seed, "validation")).permutation(len(images))
-        held = max(1, round(self.validation_fraction * len(images)))
-        if held >= len(images):
-            raise ValueError(f"early stopping holds out {held} of {len(images)} images: too few are left to train on")
-        return images.take(np.sort(order[held:])), images.take(np.sort(order[:held]))
+        # A conditional model has to see every class.
+        kept, held = hold_out(
+            len(images),
+            self.validation_fraction,
+            derive_seed(seed, "validation"),
+            images.y if self.conditional else None,
+        )
+        asked = max(1, round(self.validation_fraction * len(images)))
+        if asked >= len(images):
+            raise ValueError(f"early stopping holds out {asked} of {len(images)} images: too few are left to train on")
+        if not len(held):
+            raise ValueError(
+                f"early stopping holds images out, and {images.name} has one image of each class: train without it"
+            )
+        return images.take(np.sort(kept)), images.take(np.sort(held))
 
     @undisturbed
     def on_device(self, images: Images, device: torch.device) -> Data:

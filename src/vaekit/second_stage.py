@@ -23,7 +23,7 @@ from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior, Unifor
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import CLOCK, RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
 from vaekit.training.loop import check_time_budget, start_clock
-from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior
+from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior, parts_of
 from vaekit.world import MOST, check_random_state, seeded
 
 
@@ -105,6 +105,8 @@ class SecondStage:
             n_classes=n_classes,
             device=self.device_,
         )
+        named = () if classes is None else list(classes)
+        parts = parts_of(len(images), labels, resolved, classes=named, seed=seed, components=settings.components)
         # What a half-trained prior must have in common with this one to be gone on with.
         identity = {
             "settings": asdict(resolved),
@@ -126,7 +128,8 @@ class SecondStage:
                     data,
                     labels,
                     resolved,
-                    classes=() if classes is None else list(classes),
+                    classes=named,
+                    parts=parts,
                     seed=seed,
                     folder=stage,
                     deadline=deadline,
