@@ -798,7 +798,7 @@ class Compare(Trainings):
 
 @dataclass(kw_only=True)
 class Sweep(Trainings):
-    """Train a beta-VAE for each of a grid of latent_dim and beta, and say which to take, and why; or why none can be advised."""
+    """Train a beta-VAE for each of a grid of latent_dim and beta, and say which to take and why, or why none can be advised."""
 
     out: str
     """The sweep's folder: sweep.json, sweep.png and runs/."""

@@ -723,8 +723,8 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         y: one label or n of them, for conditional models and class-conditional priors; None draws labels as frequent as in
             training.
         temperature: scales the spread of the prior, > 0. top_k (>= 1), top_p (in (0, 1]): for priors over codes only.
-        prior: None is the fitted one where there is one. One that is far worse on held-out images than the one the model was
-            trained with (`prior_is_worse`) is used for the labels only that are its own. "plain" and "fitted" ask for one of them.
+        prior: None is the fitted one where there is one; one that is far worse on held-out images than the one the model was
+            trained with (`prior_is_worse`) only where y asks for its classes. "plain" and "fitted" ask for one or the other.
         clip: brings the values of each column of a table into the range seen in training.
         Raises NotFittedError for a VQ-VAE that has no fitted prior, ValueError for what doesn't fit.
         """
@@ -732,7 +732,8 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self._check_has_samples(prior)
         if clip and len(self.image_shape_) == 3:
             raise ValueError("clip is for tables, whose columns have a range; images are in theirs already")
-        if prior is None and y is not None and self.sampling_classes() is None and self.sampling_classes("fitted") is not None:
+        by_class = self.sampling_classes() is None and self.sampling_classes("fitted") is not None
+        if prior is None and y is not None and by_class:
             prior = "fitted"
         module = self.with_prior(prior)
         choices = self._check_choices(module.prior, temperature, top_k, top_p)

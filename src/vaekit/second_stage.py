@@ -26,7 +26,6 @@ from vaekit.training.loop import check_time_budget, start_clock
 from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior
 from vaekit.world import MOST, check_random_state, seeded
 
-
 WORSE = 0.1  # of the plain prior's rate, or a nat: by more a fitted prior is far worse than that one
 
 
@@ -51,8 +50,8 @@ class SecondStage:
 
     @undisturbed
     def fit_prior(self, X, y=None, *, time_budget: float | None = None, **settings):
-        """Fits a prior to the latents or codes of X, which `sample` and the ELBO then use, unless it is far worse than the plain
-        one (`prior_is_worse`). Returns self.
+        """Fits a prior to the latents or codes of X, which `sample` and the ELBO then use unless it is far worse than the
+        plain one (`prior_is_worse`). Returns self.
 
         y: labels make the prior class-conditional, p(z|y); a conditional model needs them.
         time_budget: seconds the fitting may take; it is made shorter to fit, and ends where it is when they are over.
@@ -263,8 +262,8 @@ class SecondStage:
 
     @undisturbed
     def with_prior(self, prior: str | None) -> Autoencoder:
-        """The module with its prior in use (None), with the one it was trained with ("plain"), or with the "fitted" one; weights
-        are shared.
+        """The module with its prior in use (None), the one of its training ("plain") or the "fitted" one; weights are shared.
+        Raises ValueError where none is fitted.
         """
         if prior not in (None, "plain", "fitted"):
             raise ValueError(f"prior must be None, 'plain' or 'fitted', got {prior!r}")

@@ -313,7 +313,9 @@ def draw(
             figures.rows_of_sheets(
                 {
                     "plain prior": plain,
-                    "fitted prior": {f"{LABELS[n]}: {m.fitted_prior_name}": samples[LABELS[n]] for n, m in models.items()},
+                    "fitted prior": {
+                        f"{LABELS[n]}: {m.fitted_prior_name}": samples[LABELS[n]] for n, m in models.items()
+                    },
                 },
                 rows=4,
             ),

@@ -1,6 +1,7 @@
 """The doctor: what is wrong with a trained run, in plain words, with the evidence and a command that would mend it.
 
-One disease is named once: what another finding explains is told, and has no command of its own (`EXPLAINS`). Each check is a function of the run and returns a `Diagnosis`, or None where it has no meaning for the model. Thresholds stand
+One disease is named once: what another finding explains is told, and has no command of its own (`EXPLAINS`).
+Each check is a function of the run and returns a `Diagnosis`, or None where it has no meaning for the model. Thresholds stand
 beside their checks; tests hold each against a run that has the fault, one that hasn't, and one that the command mended.
 """
 
@@ -101,8 +102,8 @@ def examine(
     """Every check that has a meaning for the fitted `estimator`, what is wrong first. At most 2,000 images of `train` and of
     `test` are looked at.
 
-    folder, data: as they stand in commands; None is the data's own name. how: keywords of `open_data` that the run doesn't know,
-    such as labels.
+    folder, data: as they stand in commands; None is the data's own name. how: keywords of `open_data` that the run doesn't
+    know, such as labels.
     """
     train = binarized(train) if train.binarize == "dynamic" else train
     train, test = (part.take(pick(len(part), LOOKED_AT)) for part in (train, test))
@@ -116,12 +117,12 @@ def examine(
     flags = ["--data", data or train.name, *opening_flags({**(how or {}), **opened})]
     patient = Patient(estimator, train, test, known, new, folder, flags)
     by_check = {check: diagnosis for check in CHECKS if (diagnosis := check(patient))}
+    wrong = {check for check, diagnosis in by_check.items() if diagnosis.wrong}
     for cause, symptoms in EXPLAINS.items():
-        if cause in by_check and by_check[cause].wrong:
-            for check in symptoms:
-                if check in by_check and by_check[check].wrong:
-                    words = f"{by_check[check].words}; mend the {by_check[cause].name} first, which may be all that it is"
-                    by_check[check] = by_check[check]._replace(wrong=False, words=words, cure=None)
+        for check in wrong.intersection(symptoms) if cause in wrong else ():
+            words = f"{by_check[check].words}; mend the {by_check[cause].name} first, which may be all that it is"
+            by_check[check] = by_check[check]._replace(wrong=False, words=words, cure=None)
+            wrong.remove(check)
     found = list(by_check.values())
     if test.is_table:
         found = [each._replace(words=in_rows(each.words), evidence=in_rows(each.evidence)) for each in found]
@@ -365,8 +366,8 @@ def conditioning(patient: Patient) -> Diagnosis | None:
     if not (shown := classes_shown(patient.estimator, patient.train, patient.test, PER_CLASS)):
         return None
     evidence = (
-        f"{shown.asked:.1%} of {shown.samples} samples show the class asked for, {PER_CLASS} a class, and {shown.own:.1%} of new "
-        "images' reconstructions their own, to a classifier that has learnt from images and reconstructions"
+        f"{shown.asked:.1%} of {shown.samples} samples show the class asked for, {PER_CLASS} a class, and {shown.own:.1%} of "
+        "new images' reconstructions their own, to a classifier that has learnt from images and reconstructions"
     )
     if shown.own - shown.chance < 1 - shown.own:  # nearer to chance than to certainty
         words = "whether the label decides the class can't be told: reconstructions don't show theirs either"

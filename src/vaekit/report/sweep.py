@@ -234,8 +234,8 @@ def _sweep(
 
 
 def advise(points: Sequence[dict]) -> list[Advice]:
-    """What to take of a sweep's points, for each purpose that was measured; the first is the advice in general. Where the points
-    don't warrant any, latent_dim and beta are None, and the reason says why, and what would help.
+    """What to take of a sweep's points, for each purpose that was measured; the first is the advice in general. Where the
+    points don't warrant any, latent_dim and beta are None, and the reason says why, and what would help.
 
     To explain images: the smallest latent_dim whose best ELBO lies within 5 % of the ELBO's span over the latent_dims from the
     best of all (or within the spread of the seeds), and its best beta. For sampling from N(0, I): the least Frechet
@@ -250,28 +250,30 @@ def advise(points: Sequence[dict]) -> list[Advice]:
         purposes[TELL_APART] = _to_tell_apart
     if 2 * len(used) < len(means):
         why = (
-            f"{len(means) - len(used)} of {len(means)} points are collapsed, their latents carry nothing: train longer (--epochs), "
-            "or with smaller betas"
+            f"{len(means) - len(used)} of {len(means)} points are collapsed, their latents carry nothing: train longer "
+            "(--epochs), or with smaller betas"
         )
         return [Advice(purpose, None, None, why) for purpose in purposes]
-    return [Advice(purpose, *choose(means, used)) for purpose, choose in purposes.items()]
+    found = []
+    for purpose, choose in purposes.items():
+        pick, reason = choose(means, used)
+        found.append(Advice(purpose, pick and pick["latent_dim"], pick and pick["beta"], reason))
+    return found
 
 
-Choice = tuple[int | None, float | None, str]  # latent_dim, beta and the reason, of an Advice
+Choice = tuple[dict | None, str]  # a point, if any, and the reason
 
 
 def _to_explain(means: list[dict], used: list[dict]) -> Choice:
     top, least = (pick(means, key=lambda point: point["elbo"]) for pick in (max, min))
     error = math.hypot(*(point.get("elbo_se", 0.0) for point in (top, least)))
     if len(means) > 1 and top["elbo"] - least["elbo"] <= error:
-        return (
-            None,
-            None,
+        return None, (
             f"all ELBOs lie within {top['elbo'] - least['elbo']:.1f} nats, and their difference has a standard error of "
-            f"{error:.1f}: train longer (--epochs), or try latent_dims and betas that are further apart",
+            f"{error:.1f}: train longer (--epochs), or try latent_dims and betas that are further apart"
         )
     if top["active_units"] == 0:
-        return None, None, f"the best ELBO, {top['elbo']:.1f} nats, is of a point that is collapsed: train longer (--epochs)"
+        return None, f"the best ELBO, {top['elbo']:.1f} nats, is of a point that is collapsed: train longer (--epochs)"
     by_width: dict[int, dict] = {}
     for point in used:
         best = by_width.setdefault(point["latent_dim"], point)
@@ -287,38 +289,36 @@ def _to_explain(means: list[dict], used: list[dict]) -> Choice:
         more = "it still rises at the end of the grid: try wider ones"
     else:
         more = "no other latent_dim was tried"
-    reason = f"ELBO {chosen['elbo']:.1f} nats per image, {chosen['active_units']:.0f} of {width} latents active; {more}"
-    return width, chosen["beta"], reason
+    active = f"{chosen['active_units']:.0f} of {width} latents active"
+    return chosen, f"ELBO {chosen['elbo']:.1f} nats per image, {active}; {more}"
 
 
 def _to_sample(means: list[dict], used: list[dict]) -> Choice:
     if "frechet" not in means[0]:
         pick = min(used, key=lambda p: p["aggregate_kl_at_least"])
-        reason = f"the latents of images lie nearest to N(0, I): {pick['aggregate_kl_at_least']:.2f} nats away, or more"
-        return pick["latent_dim"], pick["beta"], reason
+        return (
+            pick,
+            f"the latents of images lie nearest to N(0, I): {pick['aggregate_kl_at_least']:.2f} nats away, or more",
+        )
     pick = min(used, key=lambda p: p["frechet"])
     distance, floor = pick["frechet"], pick["frechet_floor"]
     if floor >= distance:
-        return (
-            None,
-            None,
+        return None, (
             f"as many real images have a Frechet distance of {floor:.2f} themselves, and samples of {distance:.2f}: these are "
-            "too few images to tell good samples by; more data would",
+            "too few images to tell good samples by; more would do"
         )
-    reason = f"least Frechet distance of samples, {distance:.2f}; as many real images {floor:.2f}"
-    return pick["latent_dim"], pick["beta"], reason
+    return pick, f"least Frechet distance of samples, {distance:.2f}; as many real images {floor:.2f}"
 
 
 def _to_tell_apart(means: list[dict], used: list[dict]) -> Choice:
     top = max(used, key=lambda p: p["probe_accuracy"])
     enough = [p for p in used if p["probe_accuracy"] >= top["probe_accuracy"] - top["probe_accuracy_se"]]
     pick = min(enough, key=lambda p: p["rate"])
-    reason = (
+    return pick, (
         f"a linear probe reads {pick['probe_accuracy']:.1%} (best {top['probe_accuracy']:.1%} ± "
         f"{top['probe_accuracy_se']:.1%}; as many principal components {pick['probe_accuracy_pca']:.1%}) at a rate of "
         f"{pick['rate']:.1f} nats"
     )
-    return pick["latent_dim"], pick["beta"], reason
 
 
 def _worded(advice: Advice, train: Images) -> Advice:
