@@ -116,17 +116,21 @@ def examine(
         opened |= {"labels": header.label, **({"drop": ",".join(header.dropped)} if header.dropped else {})}
     flags = ["--data", data or train.name, *opening_flags({**(how or {}), **opened})]
     patient = Patient(estimator, train, test, known, new, folder, flags)
-    by_check = {check: diagnosis for check in CHECKS if (diagnosis := check(patient))}
-    wrong = {check for check, diagnosis in by_check.items() if diagnosis.wrong}
-    for cause, symptoms in EXPLAINS.items():
-        for check in wrong.intersection(symptoms) if cause in wrong else ():
-            words = f"{by_check[check].words}; mend the {by_check[cause].name} first, which may be all that it is"
-            by_check[check] = by_check[check]._replace(wrong=False, words=words, cure=None)
-            wrong.remove(check)
-    found = list(by_check.values())
+    found = list(named_once({check: diagnosis for check in CHECKS if (diagnosis := check(patient))}).values())
     if test.is_table:
         found = [each._replace(words=in_rows(each.words), evidence=in_rows(each.evidence)) for each in found]
     return sorted(found, key=lambda diagnosis: not diagnosis.wrong)
+
+
+def named_once(found: Mapping[Callable, Diagnosis]) -> dict[Callable, Diagnosis]:
+    """What checks found, but nothing wrong any more with what another finding explains."""
+    named = dict(found)
+    for cause, symptoms in EXPLAINS.items():
+        for check in symptoms:
+            if all(one in named and named[one].wrong for one in (cause, check)):
+                words = f"{named[check].words}; mend the {named[cause].name} first, which may be all that it is"
+                named[check] = named[check]._replace(wrong=False, words=words, cure=None)
+    return named
 
 
 USED = 0.1  # nats of a latent's KL, above which it is of use; Burda's criterion is met by latents of 0.02 nats
@@ -405,6 +409,6 @@ EXPLAINS: dict[Callable, tuple[Callable, ...]] = {
     learning_rate: (posterior_collapse, dead_codes, underfitting, latent_width, plain_prior, conditioning),
     overfitting: (underfitting, latent_width, plain_prior),
     underfitting: (posterior_collapse, latent_width, plain_prior, conditioning),
-    posterior_collapse: (latent_width, plain_prior, conditioning),
-    conditioning: (latent_width, plain_prior),
+    conditioning: (posterior_collapse, latent_width, plain_prior),
+    posterior_collapse: (latent_width, plain_prior),
 }
