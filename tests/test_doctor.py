@@ -17,7 +17,6 @@ from vaekit.commands import make_train
 from vaekit.data import Images, open_data
 from vaekit.data.images import fingerprint
 from vaekit.estimators import MODELS
-from vaekit.evaluation.generation import get_judge
 from vaekit.files import load
 from vaekit.hub import model_card
 from vaekit.report.doctor import Diagnosis, examine
@@ -78,8 +77,7 @@ def diagnoses(folder: Path) -> dict[str, Diagnosis]:
     model = load(folder)
     data = model.facts_["data"]
     train, test = (open_data(data["name"], part, binarize=data["binarize"]) for part in ("train", "test"))
-    judge = get_judge(train, test)[0] if model.conditional else None
-    return {found.name: found for found in examine(model, train, test, judge=judge, folder=str(folder))}
+    return {found.name: found for found in examine(model, train, test, folder=str(folder))}
 
 
 @pytest.mark.parametrize("name", HEALTHY)
@@ -160,7 +158,7 @@ def test_classes_are_asked_for_by_name_where_the_data_has_some_of_them_only(clin
         return replace(images, y=y, classes=images.classes[7:], fingerprint=fingerprint(images.x, y))
 
     train, test = late("train"), late("test")
-    found = {d.name: d for d in examine(model, train, test, judge=get_judge(train, test)[0])}["conditioning"]
+    found = {d.name: d for d in examine(model, train, test)}["conditioning"]
     assert not found.wrong and "of 150 samples" in found.evidence, found
 
 

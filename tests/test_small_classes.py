@@ -117,7 +117,9 @@ def test_more_components_than_a_class_has_images_are_refused_before_the_work(pri
     y = labels([has, 200 - has])
     model = copy.deepcopy(fitted("vae"))
     monkeypatch.setattr("vaekit.training.prior.encode", lambda *_: pytest.fail("it began"))
-    with pytest.raises(ValueError, match=rf"mixture of {asked} components needs {asked} images to train on; class 0 has"):
+    with pytest.raises(
+        ValueError, match=rf"mixture of {asked} components needs {asked} images to train on; class 0 has"
+    ):
         model.fit_prior(digits()[0][:200], y, prior=prior, components=asked)
     assert not model.has_prior
 

@@ -289,8 +289,9 @@ def make_train(model_class: type) -> type:
 
 @dataclass(kw_only=True)
 class FitPrior(Source):
-    """Fit a prior to the latents or codes of a trained model; `sample` and `evaluate` then use it. A prior that the run has
-    already is replaced, and a fit that was interrupted goes on where it was.
+    """Fit a prior to the latents or codes of a trained model; `sample` and `evaluate` then use it, unless held-out images show
+    that it is far worse than the one of the training. A prior that the run has already is replaced, and a fit that was
+    interrupted goes on where it was.
     """
 
     run_folder: Folder
@@ -322,7 +323,7 @@ class FitPrior(Source):
         model.verbose = True
         model.fit_prior_images(images, self.settings, folder=self.run_folder, time_budget=self.time_budget)
         facts = model.prior_facts_
-        print(f"{model.prior_name}, in {self.run_folder}/prior.safetensors")
+        print(f"{model.fitted_prior_name}, in {self.run_folder}/prior.safetensors")
         rates = {
             "plain prior": facts["plain_rate"],
             "code frequencies at each position": facts.get("position_rate"),
@@ -330,6 +331,13 @@ class FitPrior(Source):
         }
         print(in_rows(f"rate of {facts['validation_images']} held-out images, nats per image:", images.is_table))
         print("\n".join(f"  {name:<34} {rate:.2f}" for name, rate in rates.items() if rate is not None))
+        if model.prior_is_worse:
+            by_class = model.prior_classes_ is not None and not model.conditional
+            print(
+                "! it is far worse than the plain one, which `sample` and `evaluate` go on with"
+                f"{', unless a class is asked for' if by_class else ''} (--fitted-prior samples from it); try "
+                f"{' '.join(model.other_prior)}"
+            )
 
 
 @dataclass(kw_only=True)
@@ -356,7 +364,10 @@ class Sample:
     top_p: float | None = None
     """Of each code, only the likeliest values that together have this probability; for priors over codes."""
     plain_prior: bool = False
-    """Sample from the prior the model was trained with, not from the fitted one."""
+    """Sample from the prior the model was trained with, not from the fitted one. That is so already, for images of no class in
+    particular, where the fitted one was found far worse on held-out images."""
+    fitted_prior: bool = False
+    """Sample from the fitted prior even then."""
     clip: bool = False
     """Bring the values of each column of a table into the range seen in training."""
     random_state: int | None = None
@@ -368,9 +379,12 @@ class Sample:
         check_number("n", self.n, whole=True, above=0)
         check_number("random_state", self.random_state, whole=True)
         output.check_out(self.out, *SAMPLE_SUFFIXES, overwrite=self.overwrite)
+        if self.plain_prior and self.fitted_prior:
+            raise ValueError("give --plain-prior or --fitted-prior, not both")
         model = load(self.run_folder).in_pixels()
-        prior = "plain" if self.plain_prior else None
-        classes = model.sampling_classes(prior)
+        prior = "plain" if self.plain_prior else "fitted" if self.fitted_prior else None
+        asked = self.per_class or self.label is not None
+        classes = model.sampling_classes("fitted" if asked and prior is None else prior)
         for flag, used in (("--per-class", self.per_class), ("--label", self.label is not None)):
             if used and classes is None:
                 raise ValueError(
@@ -790,7 +804,7 @@ class Compare(Trainings):
 
 @dataclass(kw_only=True)
 class Sweep(Trainings):
-    """Train a beta-VAE for each of a grid of latent_dim and beta, and say which to take, and why."""
+    """Train a beta-VAE for each of a grid of latent_dim and beta, and say which to take and why, or why none can be advised."""
 
     out: str
     """The sweep's folder: sweep.json, sweep.png and runs/."""
@@ -821,7 +835,10 @@ class Sweep(Trainings):
         title = in_rows(f"{held:,} held-out images, nats per image", results["data"]["table"])
         output.print_points(f"{self.data}, {title}", results["points"])
         for advice in results["advice"]:
-            print(f"to {advice['purpose']}: --latent-dim {advice['latent_dim']} --beta {advice['beta']:g}")
+            advised = "nothing can be recommended"
+            if advice["latent_dim"] is not None:
+                advised = f"--latent-dim {advice['latent_dim']} --beta {advice['beta']:g}"
+            print(f"to {advice['purpose']}: {advised}")
             print(f"  {advice['reason']}")
         print(f"the picture: {Path(self.out) / 'sweep.png'}")
 
@@ -838,7 +855,6 @@ class Doctor(Source):
     """Print JSON instead of sentences."""
 
     def run(self) -> None:
-        from vaekit.evaluation.generation import get_judge
         from vaekit.files import load
         from vaekit.report.doctor import examine
         from vaekit.report.measure import check_history
@@ -847,9 +863,7 @@ class Doctor(Source):
         source = replace(self, data=self.data or model.facts_["data"]["name"])
         train, test = source.open_for(model, "train"), source.open_for(model, "test")
         check_history(model, self.run_folder)
-        judged = model.conditional and train.y is not None and not train.is_table
-        judge = get_judge(train, test, verbose=True)[0] if judged else None
-        found = examine(model, train, test, judge=judge, folder=self.run_folder, data=source.data, how=self.how())
+        found = examine(model, train, test, folder=self.run_folder, data=source.data, how=self.how())
         if self.json:
             print(json.dumps([diagnosis._asdict() for diagnosis in found], indent=1))
             return

@@ -736,7 +736,8 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         y: one label or n of them, for conditional models and class-conditional priors; None draws labels as frequent as in
             training.
         temperature: scales the spread of the prior, > 0. top_k (>= 1), top_p (in (0, 1]): for priors over codes only.
-        prior: None is the fitted one where there is one; "plain" is the one the model was trained with.
+        prior: None is the fitted one where there is one; one that is far worse on held-out images than the one the model was
+            trained with (`prior_is_worse`) only where y asks for its classes. "plain" and "fitted" ask for one or the other.
         clip: brings the values of each column of a table into the range seen in training.
         Raises NotFittedError for a VQ-VAE that has no fitted prior, ValueError for what doesn't fit.
         """
@@ -744,6 +745,9 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self._check_has_samples(prior)
         if clip and len(self.image_shape_) == 3:
             raise ValueError("clip is for tables, whose columns have a range; images are in theirs already")
+        by_class = self.sampling_classes() is None and self.sampling_classes("fitted") is not None
+        if prior is None and y is not None and by_class:
+            prior = "fitted"
         module = self.with_prior(prior)
         choices = self._check_choices(module.prior, temperature, top_k, top_p)
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
@@ -764,16 +768,19 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         return self._in_form(np.concatenate(parts), self._frame, clip=clip)
 
     def sampling_classes(self, prior: str | None = None) -> np.ndarray | None:
-        """The labels that `sample` can be asked for: of a conditional model, or of its class-conditional prior."""
+        """The labels that `sample` can be asked for: of a conditional model, or of its class-conditional prior. prior: as in
+        `sample`.
+        """
         if self.conditional:
             return self.classes_
-        return None if prior == "plain" else getattr(self, "prior_classes_", None)
+        unused = prior == "plain" or (prior is None and self.prior_is_worse)
+        return None if unused else getattr(self, "prior_classes_", None)
 
     def sampling_shares(self, prior: str | None = None) -> np.ndarray:
         """How frequent each of `sampling_classes` was in training; sums to 1."""
         if self.conditional:
             return self.class_frequencies_
-        shares = self.model_.prior.class_shares.cpu().double().numpy()
+        shares = self._fitted_prior.class_shares.cpu().double().numpy()
         return shares / shares.sum()
 
     @undisturbed

@@ -270,6 +270,9 @@ def model_card(
 def _model_facts(estimator) -> dict[str, str]:
     plain, filled = estimator.with_prior("plain").prior, estimator.filled_in()
     latent = f"{estimator.latent_dim} numbers, Gaussian"
+    fitted_prior = estimator.fitted_prior_name if estimator.has_prior else "none"
+    if estimator.prior_is_worse:
+        fitted_prior += ", which is worse than N(0, I) and not in use"
     if hasattr(plain, "grid"):
         latent = f"{' x '.join(map(str, plain.grid))} codes out of {plain.n_codes}"
     return {
@@ -277,7 +280,7 @@ def _model_facts(estimator) -> dict[str, str]:
         "input": " x ".join(map(str, estimator.image_shape_)),
         "networks": filled.architecture,
         "latent": latent,
-        "prior fitted after training": estimator.prior_name if estimator.has_prior else "none",
+        "prior fitted after training": fitted_prior,
         "likelihood": filled.likelihood,
         "parameters": f"{estimator.n_parameters_:,}",
     }

@@ -26,6 +26,8 @@ from vaekit.training.loop import check_time_budget, start_clock
 from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior, parts_of
 from vaekit.world import MOST, check_random_state, seeded
 
+WORSE = 0.1  # of the plain prior's rate, or a nat: by more a fitted prior is far worse than that one
+
 
 class SecondStage:
     """What `Estimator` can do once it is fitted: fit a prior, save and load it, and say which prior is in use."""
@@ -48,7 +50,8 @@ class SecondStage:
 
     @undisturbed
     def fit_prior(self, X, y=None, *, time_budget: float | None = None, **settings):
-        """Fits a prior to the latents or codes of X, which `sample` and the ELBO then use. Returns self.
+        """Fits a prior to the latents or codes of X, which `sample` and the ELBO then use unless it is far worse than the
+        plain one (`prior_is_worse`). Returns self.
 
         y: labels make the prior class-conditional, p(z|y); a conditional model needs them.
         time_budget: seconds the fitting may take; it is made shorter to fit, and ends where it is when they are over.
@@ -183,6 +186,9 @@ class SecondStage:
             history, facts = state["history"], state["facts"]
             if not (isinstance(history, list) and isinstance(facts, dict)):
                 raise TypeError("its history is no list, or its facts are no JSON object")
+            rates = [facts.get(name, 0.0) for name in ("plain_rate", "validation_rate")]
+            if not all(type(rate) in (int, float) and math.isfinite(rate) for rate in rates):
+                raise TypeError("its rates are no numbers")
             classes = None if identity["classes"] is None else np.asarray(identity["classes"])
             if classes is not None and (classes.ndim != 1 or classes.dtype.kind not in "biufU" or not len(classes)):
                 raise TypeError("its classes are no list of labels")
@@ -216,6 +222,25 @@ class SecondStage:
         return hasattr(self, "prior_settings_")
 
     @property
+    def prior_is_worse(self) -> bool:
+        """Whether the fitted prior is so much worse on held-out images than the one of the training that this one stays in use,
+        and the fitted one is for who asks for it, or for one of its classes. Uniform codes are noise: no prior is worse.
+        """
+        if not self.has_prior or hasattr(self._fitted_prior, "grid"):
+            return False
+        plain, fitted = (self.prior_facts_.get(name, 0.0) for name in ("plain_rate", "validation_rate"))
+        return fitted - plain > max(1.0, WORSE * plain)
+
+    @property
+    def other_prior(self) -> list[str]:
+        """The flags of `vaekit fit-prior` that would do better where the fitted prior is worse: one for all classes, with more
+        images to learn from, or else another kind.
+        """
+        if self.prior_classes_ is not None and not self.conditional:
+            return ["--no-per-class"]
+        return ["--prior", "gmm" if self.prior_settings_.prior == "flow" else "flow"]
+
+    @property
     def can_sample(self) -> bool:
         """Whether the prior in use gives samples: codes drawn uniformly give noise."""
         return not isinstance(self.model_.prior, UniformPrior)
@@ -223,29 +248,38 @@ class SecondStage:
     @property
     def prior_name(self) -> str:
         """The prior in use, such as "N(0, I)", "uniform" or "GMM, per class"."""
-        if not self.has_prior:
+        if not self.has_prior or self.prior_is_worse:
             return "N(0, I)" if self.can_sample else "uniform"
+        return self.fitted_prior_name
+
+    @property
+    def fitted_prior_name(self) -> str:
+        """The prior that was fitted, in use or not."""
         return describe_prior(self.prior_settings_, 0 if self.prior_classes_ is None else len(self.prior_classes_))
 
     def _forget_prior(self) -> None:
-        for name in ("prior_settings_", "prior_classes_", "prior_history_", "prior_facts_"):
+        for name in ("_fitted_prior", "prior_settings_", "prior_classes_", "prior_history_", "prior_facts_"):
             self.__dict__.pop(name, None)
 
     def _attach_prior(self, learned: nn.Module, settings, classes, history: list[dict], facts: dict) -> None:
-        self.model_.prior = learned
-        self.prior_settings_, self.prior_classes_ = settings, classes
+        self._fitted_prior, self.prior_settings_, self.prior_classes_ = learned, settings, classes
         self.prior_history_, self.prior_facts_ = history, facts
+        self.model_.prior = self._plain_prior().to(self.device_) if self.prior_is_worse else learned
 
     @undisturbed
     def with_prior(self, prior: str | None) -> Autoencoder:
-        """The module with its prior in use (None), or with the one it was trained with ("plain"); weights are shared."""
-        if prior not in (None, "plain"):
-            raise ValueError(f"prior must be None or 'plain', got {prior!r}")
+        """The module with its prior in use (None), the one of its training ("plain") or the "fitted" one; weights are shared.
+        Raises ValueError where none is fitted.
+        """
+        if prior not in (None, "plain", "fitted"):
+            raise ValueError(f"prior must be None, 'plain' or 'fitted', got {prior!r}")
         if prior is None:
             return self.model_
+        if prior == "fitted" and not self.has_prior:
+            raise ValueError("no prior is fitted yet: run `vaekit fit-prior RUN --data DATA`, or call fit_prior(X, y)")
         module = copy.copy(self.model_)
         module._modules = dict(self.model_._modules)
-        module.prior = self._plain_prior().to(self.device_)
+        module.prior = self._fitted_prior if prior == "fitted" else self._plain_prior().to(self.device_)
         return module
 
     def _plain_prior(self) -> nn.Module:
@@ -319,7 +353,7 @@ class SecondStage:
             "facts": self.prior_facts_,
             "version": __version__,
         }
-        write_tensors(run.prior_file, self.model_.prior.state_dict(), state)
+        write_tensors(run.prior_file, self._fitted_prior.state_dict(), state)
 
 
 def stage_of(folder: str | Path) -> RunFolder:

@@ -153,12 +153,12 @@ def rate_distortion(models: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
 
 
 @styled
-def sweep(points: Sequence[Mapping[str, float]], *, chosen: tuple[int, float], sample: str = "image") -> Figure:
+def sweep(points: Sequence[Mapping[str, float]], *, chosen: tuple[int, float] | None, sample: str = "image") -> Figure:
     """A grid of latent_dim and beta: the rate-distortion plane, a line a latent_dim; and against latent_dim, a line a beta, the
     ELBO, active units, and where there are labels what a linear probe reads. Means over seeds, bars from least to most.
 
     points: records with latent_dim, beta, rate, distortion, elbo, active_units and perhaps probe_accuracy, probe_accuracy_pca,
-        one a seed. chosen: the latent_dim and beta that are marked. sample: what nats are per.
+        one a seed. chosen: the latent_dim and beta that are marked, None for none. sample: what nats are per.
     """
     widths, betas = (sorted({point[key] for point in points}) for key in ("latent_dim", "beta"))
     panels = {"elbo": ("ELBO", f"nats per {sample}"), "active_units": ("active latents", "of all")}
@@ -176,14 +176,15 @@ def sweep(points: Sequence[Mapping[str, float]], *, chosen: tuple[int, float], s
             for key in ("rate", "distortion")
         ]
         plane.plot(*line, marker="o", ms=4, color=colour, label=f"{width}")
-    plane.plot(
-        np.mean(values("rate", *chosen)),
-        np.mean(values("distortion", *chosen)),
-        "*",
-        ms=15,
-        color=SERIES[1],
-        label="advised",
-    )
+    if chosen is not None:
+        plane.plot(
+            np.mean(values("rate", *chosen)),
+            np.mean(values("distortion", *chosen)),
+            "*",
+            ms=15,
+            color=SERIES[1],
+            label="advised",
+        )
     plane.set(title="Rate and distortion", xlabel=f"rate, nats per {sample}", ylabel=f"distortion, nats per {sample}")
     plane.legend(title="latent_dim", fontsize=8)
     for axes, (key, (title, unit)) in zip(rest, panels.items(), strict=True):

@@ -150,7 +150,6 @@ def compare(
                     model,
                     train,
                     test,
-                    judge=judge,
                     folder=str(folder_out / "runs" / f"{name}-seed{random_state}"),
                     data=data,
                     how=how,
@@ -297,13 +296,14 @@ def draw(
     _draw_sweeps(add, sweep_results)
     fitted = all(model.has_prior for model in models.values())
     plain = {LABELS[name]: model.sample(64, random_state=seed, prior="plain") for name, model in models.items()}
-    samples = {LABELS[n]: model.sample(64, random_state=seed) for n, model in models.items()} if fitted else plain
+    kind = "fitted" if fitted else "plain"
+    samples = {LABELS[n]: model.sample(64, random_state=seed, prior=kind) for n, model in models.items()}
     noise = " A VQ-VAE's codes are then drawn uniformly, which knows nothing of images." * ("vqvae" in models)
     add(
         "samples.png",
         figures.sample_sheets(samples),
         "Samples",
-        f"64 draws per model from its {'fitted' if fitted else 'plain'} prior: look for variety, and for images that could be "
+        f"64 draws per model from its {kind} prior: look for variety, and for images that could be "
         f"real.{'' if fitted else noise}",
         f"Sheets of 64 samples each from {names}.",
     )
@@ -313,7 +313,9 @@ def draw(
             figures.rows_of_sheets(
                 {
                     "plain prior": plain,
-                    "fitted prior": {f"{LABELS[n]}: {m.prior_name}": samples[LABELS[n]] for n, m in models.items()},
+                    "fitted prior": {
+                        f"{LABELS[n]}: {m.fitted_prior_name}": samples[LABELS[n]] for n, m in models.items()
+                    },
                 },
                 rows=4,
             ),

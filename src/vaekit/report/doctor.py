@@ -1,5 +1,6 @@
 """The doctor: what is wrong with a trained run, in plain words, with the evidence and a command that would mend it.
 
+One disease is named once: what another finding explains is told, and has no command of its own (`EXPLAINS`).
 Each check is a function of the run and returns a `Diagnosis`, or None where it has no meaning for the model. Thresholds stand
 beside their checks; tests hold each against a run that has the fault, one that hasn't, and one that the command mended.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -18,19 +19,19 @@ from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Images, binarized
 from vaekit.estimator import Estimator
 from vaekit.estimators import MODELS
-from vaekit.evaluation.generation import Judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.messages import in_rows
-from vaekit.report.measure import judge_as_asked, pick
+from vaekit.report.measure import classes_shown, pick
 from vaekit.state import undisturbed
 
 LOOKED_AT = 2000  # images of each part, at most
-PER_CLASS = 50  # samples of each class that the judge sees
+PER_CLASS = 50  # samples of each class that are looked at
 
 
 class Diagnosis(NamedTuple):
     """name: of the check. wrong: whether something is to be done. words: what is the matter, or that all is well.
-    evidence: the numbers behind it, with their units. cure: a command that would mend it, None where nothing is wrong.
+    evidence: the numbers behind it, with their units. cure: a command that would mend it, None where nothing is to be done, or
+    where it comes of another finding that is mended first.
     """
 
     name: str
@@ -50,7 +51,6 @@ class Patient(NamedTuple):
     test: Images
     known: dict
     new: dict
-    judge: Judge | None
     folder: str
     data: list[str]
 
@@ -77,8 +77,16 @@ class Patient(NamedTuple):
             if value == field.default or field.name == "verbose":
                 continue
             flag = field.name.replace("_", "-")
-            words += [f"--{flag if value else f'no-{flag}'}"] if isinstance(value, bool) else [f"--{flag}", f"{value}"]
+            if isinstance(value, bool):
+                words.append(f"--{flag if value else f'no-{flag}'}")
+            else:
+                words += [f"--{flag}", f"{_rounded(value) if isinstance(value, float) else value}"]
         return shlex.join(words)
+
+
+def _rounded(value: float) -> float:
+    """A number that a person can type: three significant digits."""
+    return float(f"{value:.3g}")
 
 
 @undisturbed
@@ -87,7 +95,6 @@ def examine(
     train: Images,
     test: Images,
     *,
-    judge: Judge | None = None,
     folder: str = "RUN",
     data: str | None = None,
     how: Mapping | None = None,
@@ -95,8 +102,8 @@ def examine(
     """Every check that has a meaning for the fitted `estimator`, what is wrong first. At most 2,000 images of `train` and of
     `test` are looked at.
 
-    judge: of a labelled data set, for what a conditional model makes of a label. folder, data: as they stand in commands; None
-    is the data's own name. how: keywords of `open_data` that the run doesn't know, such as labels.
+    folder, data: as they stand in commands; None is the data's own name. how: keywords of `open_data` that the run doesn't
+    know, such as labels.
     """
     train = binarized(train) if train.binarize == "dynamic" else train
     train, test = (part.take(pick(len(part), LOOKED_AT)) for part in (train, test))
@@ -109,11 +116,22 @@ def examine(
         opened |= {"labels": header.label, **({"drop": ",".join(header.dropped)} if header.dropped else {})}
     opened |= {name: facts[name] for name in ("labels", "skip_bad") if facts.get(name)}
     flags = ["--data", data or train.name, *opening_flags({**(how or {}), **opened})]
-    patient = Patient(estimator, train, test, known, new, judge, folder, flags)
-    found = [diagnosis for check in CHECKS if (diagnosis := check(patient))]
+    patient = Patient(estimator, train, test, known, new, folder, flags)
+    found = list(named_once({check: diagnosis for check in CHECKS if (diagnosis := check(patient))}).values())
     if test.is_table:
         found = [each._replace(words=in_rows(each.words), evidence=in_rows(each.evidence)) for each in found]
     return sorted(found, key=lambda diagnosis: not diagnosis.wrong)
+
+
+def named_once(found: Mapping[Callable, Diagnosis]) -> dict[Callable, Diagnosis]:
+    """What checks found, but nothing wrong any more with what another finding explains."""
+    named = dict(found)
+    for cause, symptoms in EXPLAINS.items():
+        for check in symptoms:
+            if all(one in named and named[one].wrong for one in (cause, check)):
+                words = f"{named[check].words}; mend the {named[cause].name} first, which may be all that it is"
+                named[check] = named[check]._replace(wrong=False, words=words, cure=None)
+    return named
 
 
 USED = 0.1  # nats of a latent's KL, above which it is of use; Burda's criterion is met by latents of 0.02 nats
@@ -133,11 +151,8 @@ def posterior_collapse(patient: Patient) -> Diagnosis | None:
     if used > width / 2 or (used and beta <= usual):
         return Diagnosis("posterior collapse", False, "the latents carry what the image is", evidence)
     words = "posterior collapse: the latents carry nothing" if used == 0 else "beta silences most of the latents"
-    causes = [check for check in (learning_rate(patient), underfitting(patient)) if check and check.wrong]
-    if causes:
-        cure = causes[0].cure
-    elif beta > 1:
-        cure = patient.command(beta=None if beta > usual else float(f"{max(1.0, beta / 4):.2g}"))
+    if beta > 1:
+        cure = patient.command(beta=None if beta > usual else max(1.0, beta / 4))
     elif settings.get("epsilon") is not None:
         cure = patient.command(epsilon=max(10.0, 2 * settings["epsilon"]))
     elif patient.name == "iwae":  # which has no weight on the rate
@@ -293,12 +308,8 @@ FULL, EMPTY = 1.5, 0.5  # nats of the least used latent; share of latents that a
 
 
 def latent_width(patient: Patient) -> Diagnosis | None:
-    """Whether more latents would be used, or fewer would do: past the elbow of rate and distortion, a latent buys nothing.
-    Nothing can be said of a training that is at fault itself.
-    """
+    """Whether more latents would be used, or fewer would do: past the elbow of rate and distortion, a latent buys nothing."""
     if "kl_per_latent" not in patient.new or patient.used == 0:
-        return None
-    if any(check.wrong for check in (overfitting(patient), underfitting(patient), learning_rate(patient)) if check):
         return None
     kls, width = sorted(patient.new["kl_per_latent"]), patient.estimator.latent_dim
     evidence = (
@@ -316,37 +327,57 @@ def latent_width(patient: Patient) -> Diagnosis | None:
 APART = 0.1  # of the rate, or a nat, between the aggregate posterior and the prior
 
 
-def prior(patient: Patient) -> Diagnosis:
-    """Whether the prior in use is where the codes are."""
-    estimator, cure = patient.estimator, shlex.join(["vaekit", "fit-prior", patient.folder, *patient.data])
+def fitted_prior(patient: Patient) -> Diagnosis | None:
+    """Whether the second stage has given the model a prior that is better than the one of the training; nothing where samples
+    need none.
+    """
+    estimator, fit = patient.estimator, ["vaekit", "fit-prior", patient.folder, *patient.data]
     if estimator.has_prior:
         facts = estimator.prior_facts_
         evidence = (
             f"held-out rate {facts['plain_rate']:.2f} nats, {facts['validation_rate']:.2f} under the fitted prior"
         )
-        return Diagnosis("prior", False, "a prior is fitted to the codes", evidence)
-    if "aggregate_kl_at_least" not in patient.new:
-        evidence = f"uniform codes: rate {patient.new['rate']:.1f} nats per image, whatever the image"
-        return Diagnosis("prior", True, "codes are drawn uniformly, which gives noise", evidence, cure)
+        if not estimator.prior_is_worse:
+            return Diagnosis("prior", False, "a prior is fitted to the codes", evidence)
+        words = "the fitted prior is far worse than the one of the training, which stays in use"
+        return Diagnosis("prior", True, words, evidence, shlex.join([*fit, *estimator.other_prior]))
+    if estimator.can_sample:
+        return None
+    evidence = f"uniform codes: rate {patient.new['rate']:.1f} nats per image, whatever the image"
+    return Diagnosis("prior", True, "codes are drawn uniformly, which gives noise", evidence, shlex.join(fit))
+
+
+def plain_prior(patient: Patient) -> Diagnosis | None:
+    """Whether the prior of the training is where the codes are, while no other is fitted."""
+    if "aggregate_kl_at_least" not in patient.new or patient.estimator.has_prior:
+        return None
     apart, rate = patient.new["aggregate_kl_at_least"], patient.new["rate"]
     evidence = f"KL[q(z) || N(0, I)] is at least {apart:.2f} nats, of a rate of {rate:.2f}"
     if apart > 1 and apart > APART * rate:
+        cure = shlex.join(["vaekit", "fit-prior", patient.folder, *patient.data])
         return Diagnosis("prior", True, "samples are drawn where no image's latents are", evidence, cure)
     return Diagnosis("prior", False, "in mean and covariance, images' latents lie as N(0, I) does", evidence)
 
 
-ASKED = 0.8  # of samples that are of the class asked for
+ASKED = 0.8  # of the share of reconstructions that show their class: of samples, those that show the class asked for
 
 
 def conditioning(patient: Patient) -> Diagnosis | None:
-    """Whether a conditional model's label decides what a sample is."""
-    if not patient.estimator.conditional or patient.judge is None:
+    """Whether a conditional model's label decides what a sample is. Whatever blurs samples blurs reconstructions too: samples
+    are held against these, and where these don't show their class, nothing can be said.
+    """
+    if not patient.estimator.conditional or patient.test.is_table:
         return None
-    if not (judged := judge_as_asked(patient.estimator, patient.test, patient.judge, PER_CLASS)):
+    if not (shown := classes_shown(patient.estimator, patient.train, patient.test, PER_CLASS)):
         return None
-    share, n = judged
-    evidence = f"{share:.1%} of {n} samples are judged to be of the class asked for, {PER_CLASS} a class"
-    if share >= ASKED:
+    evidence = (
+        f"{shown.asked:.1%} of {shown.samples} samples show the class asked for, {PER_CLASS} a class, and {shown.own:.1%} of "
+        "new images' reconstructions their own, to a classifier that has learnt from images and reconstructions"
+    )
+    if shown.own - shown.chance < 1 - shown.own:  # nearer to chance than to certainty
+        words = "whether the label decides the class can't be told: reconstructions don't show theirs either"
+        return Diagnosis("conditioning", False, words, evidence)
+    if shown.asked >= ASKED * shown.own:
         return Diagnosis("conditioning", False, "the label decides the class", evidence)
     if patient.settings["architecture"] == "wang2023":
         return Diagnosis(
@@ -354,7 +385,7 @@ def conditioning(patient: Patient) -> Diagnosis | None:
             patient.command(architecture=None),
         )  # fmt: skip
     usual = _default(patient, "beta")
-    beta = usual if patient.settings["beta"] < usual else 2 * patient.settings["beta"]
+    beta = None if patient.settings["beta"] < usual else 2 * patient.settings["beta"]
     words = "z tells the class, and the label little beside it"
     return Diagnosis("conditioning", True, words, evidence, patient.command(beta=beta))
 
@@ -367,6 +398,18 @@ CHECKS = (
     learning_rate,
     likelihood,
     latent_width,
-    prior,
+    fitted_prior,
+    plain_prior,
     conditioning,
 )
+
+# Causes, the first ones first, and the findings that may be nothing else: these are not named as diseases of their own, whose
+# cures would repeat or undo the cause's.
+EXPLAINS: dict[Callable, tuple[Callable, ...]] = {
+    likelihood: (posterior_collapse, overfitting, latent_width, plain_prior),
+    learning_rate: (posterior_collapse, dead_codes, underfitting, latent_width, plain_prior, conditioning),
+    overfitting: (underfitting, latent_width, plain_prior),
+    underfitting: (posterior_collapse, latent_width, plain_prior, conditioning),
+    conditioning: (posterior_collapse, latent_width, plain_prior),
+    posterior_collapse: (latent_width, plain_prior),
+}

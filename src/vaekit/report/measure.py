@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from vaekit.data.images import Images, binarized
 from vaekit.estimator import SCORE_SEED, Estimator
@@ -32,11 +35,13 @@ from vaekit.pictures.figures import neighbours
 from vaekit.pictures.style import save
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder
+from vaekit.training.loop import to_input
 
 PER_CLASS = 100  # samples per class that the judge sees
 SAMPLES = 10_000  # that are compared with real images, at most
 NLL_IMAGES, NLL_DRAWS = 2000, 50
 FULL_NLL_DRAWS = 500
+SIDE, COMPONENTS = 32, 50  # of images, and of those their principal components, in which classes are told apart
 
 
 @undisturbed
@@ -191,6 +196,63 @@ def judge_as_asked(estimator: Estimator, test: Images, judge: Judge, per_class: 
         return None
     drawn = _with_channels(estimator.sample(len(asked), asked, random_state=SCORE_SEED))
     return class_consistency(judge, drawn, numbers), len(drawn)
+
+
+class ClassesShown(NamedTuple):
+    """Shares of samples that show the class `asked` for, and of held-out reconstructions that show their `own`, the mean over
+    classes; `chance` is that of a guess. samples: how many.
+    """
+
+    asked: float
+    own: float
+    chance: float
+    samples: int
+
+
+@undisturbed
+def classes_shown(estimator: Estimator, train: Images, test: Images, per_class: int) -> ClassesShown | None:
+    """What a conditional model's images show of their label, whatever their blur: told by a classifier that has learnt from
+    `train` and its reconstructions, which a judge of sharp images has not. Both, since reconstructions alone might be told
+    apart by a trace that the label leaves in them, and not by what they show.
+
+    None where there are no two classes that model and data know.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import SVC
+
+    asked, numbers = _asked(estimator, test, per_class)
+    if train.y is None or test.y is None:
+        return None
+    known = np.intersect1d(np.intersect1d(train.y, test.y), numbers)
+    if len(known) < 2:
+        return None
+    estimator = estimator.in_pixels()
+    train, test = (part.take(np.flatnonzero(np.isin(filled(part.y), known))) for part in (train, test))
+    asked, numbers = asked[np.isin(numbers, known)], numbers[np.isin(numbers, known)]
+    rebuilt, held = (estimator.reconstruct(part.x, label_names(estimator, part)) for part in (train, test))
+    features = np.concatenate([_small(train.x), _small(rebuilt)])
+    components = min(COMPONENTS, *features.shape)
+    classifier = make_pipeline(PCA(components, random_state=SCORE_SEED), SVC(C=10, class_weight="balanced"))
+    classifier.fit(features, np.tile(filled(train.y), 2))
+    right = classifier.predict(_small(held)) == test.y
+    drawn = estimator.sample(len(asked), asked, random_state=SCORE_SEED)
+    return ClassesShown(
+        asked=float((classifier.predict(_small(drawn)) == numbers).mean()),
+        own=float(np.mean([right[test.y == label].mean() for label in known])),
+        chance=1 / len(known),
+        samples=len(asked),
+    )
+
+
+def _small(images: np.ndarray) -> np.ndarray:
+    """Images (N, H, W[, C]) -> (N, F) floats, brought down to 32 pixels a side."""
+
+    def pooled(part: Tensor) -> Tensor:
+        x = to_input(part)
+        return F.adaptive_avg_pool2d(x, (min(SIDE, x.shape[2]), min(SIDE, x.shape[3]))).flatten(1)
+
+    return torch.cat([pooled(part) for part in torch.as_tensor(_with_channels(images)).split(PER_CLASS)]).numpy()
 
 
 def _asked(estimator: Estimator, test: Images, per_class: int) -> tuple[np.ndarray, np.ndarray]:

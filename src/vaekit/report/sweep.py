@@ -88,12 +88,17 @@ class Point(NamedTuple):
         return f"latent{self.latent_dim}-beta{self.beta:g}-seed{self.seed}"
 
 
+EXPLAIN = "explain images, compress, tell anomalies"
+SAMPLE = "sample from N(0, I), without a fitted prior"
+TELL_APART = "tell classes apart from latents"
+
+
 class Advice(NamedTuple):
-    """A choice of the grid for one purpose, with its reason in a sentence."""
+    """A choice of the grid for one purpose, with its reason in a sentence; None and the reason why there is none."""
 
     purpose: str
-    latent_dim: int
-    beta: float
+    latent_dim: int | None
+    beta: float | None
     reason: str
 
 
@@ -116,7 +121,7 @@ def sweep(
     **how,
 ) -> dict:
     """Trains a beta-VAE for each latent_dim, beta and seed, and measures each on held-out images; writes out/sweep.json and
-    out/sweep.png. Returns what sweep.json holds: `points`, a record each, and `advice`.
+    out/sweep.png. Returns what sweep.json holds: `points`, a record each, and `advice`, see `advise`.
 
     epochs, architecture, likelihood: as for a model; None lets it choose. how: keywords of `open_data`, such as resize.
     jobs: processes at once; None is one a core, at most 8, and one on a GPU. Points that were measured before are kept and
@@ -220,23 +225,57 @@ def _sweep(
     results = _write(folder / "sweep.json", grid, train, held, records, finished=True)
     chosen = results["advice"][0]
     picture = figures.sweep(
-        results["points"], chosen=(chosen["latent_dim"], chosen["beta"]), sample=in_rows("image", train.is_table)
+        results["points"],
+        chosen=None if chosen["latent_dim"] is None else (chosen["latent_dim"], chosen["beta"]),
+        sample=in_rows("image", train.is_table),
     )
     save(picture, folder / "sweep.png")
     return results
 
 
 def advise(points: Sequence[dict]) -> list[Advice]:
-    """What to take of a sweep's points, for each purpose that was measured; the first is the advice in general.
+    """What to take of a sweep's points, for each purpose that was measured; the first is the advice in general. Where the
+    points don't warrant any, latent_dim and beta are None, and the reason says why, and what would help.
 
     To explain images: the smallest latent_dim whose best ELBO lies within 5 % of the ELBO's span over the latent_dims from the
     best of all (or within the spread of the seeds), and its best beta. For sampling from N(0, I): the least Frechet
-    distance, or without labels the least that the aggregate posterior is away from the prior, among points that use a latent.
-    For telling classes apart: the best linear probe, and among those within a standard error of it the lowest rate.
+    distance, or without labels the least that the aggregate posterior is away from the prior. For telling classes apart: the
+    best linear probe, and among those within a standard error of it the lowest rate. A point that is collapsed, that uses no
+    latent, is never advised; nothing is where most are.
     """
     means = _over_seeds(points)
+    used = [point for point in means if point["active_units"] > 0]
+    purposes = {EXPLAIN: _to_explain, SAMPLE: _to_sample}
+    if "probe_accuracy" in means[0]:
+        purposes[TELL_APART] = _to_tell_apart
+    if 2 * len(used) < len(means):
+        why = (
+            f"{len(means) - len(used)} of {len(means)} points are collapsed, their latents carry nothing: train longer "
+            "(--epochs), or with smaller betas"
+        )
+        return [Advice(purpose, None, None, why) for purpose in purposes]
+    found = []
+    for purpose, choose in purposes.items():
+        pick, reason = choose(means, used)
+        found.append(Advice(purpose, pick and pick["latent_dim"], pick and pick["beta"], reason))
+    return found
+
+
+Choice = tuple[dict | None, str]  # a point, if any, and the reason
+
+
+def _to_explain(means: list[dict], used: list[dict]) -> Choice:
+    top, least = (pick(means, key=lambda point: point["elbo"]) for pick in (max, min))
+    error = math.hypot(*(point.get("elbo_se", 0.0) for point in (top, least)))
+    if len(means) > 1 and top["elbo"] - least["elbo"] <= error:
+        return None, (
+            f"all ELBOs lie within {top['elbo'] - least['elbo']:.1f} nats, and their difference has a standard error of "
+            f"{error:.1f}: train longer (--epochs), or try latent_dims and betas that are further apart"
+        )
+    if top["active_units"] == 0:
+        return None, f"the best ELBO, {top['elbo']:.1f} nats, is of a point that is collapsed: train longer (--epochs)"
     by_width: dict[int, dict] = {}
-    for point in means:
+    for point in used:
         best = by_width.setdefault(point["latent_dim"], point)
         by_width[point["latent_dim"]] = max(best, point, key=lambda p: p["elbo"])
     elbos = {d: point["elbo"] for d, point in sorted(by_width.items())}
@@ -250,41 +289,36 @@ def advise(points: Sequence[dict]) -> list[Advice]:
         more = "it still rises at the end of the grid: try wider ones"
     else:
         more = "no other latent_dim was tried"
-    found = [
-        Advice(
-            "explain images, compress, tell anomalies",
-            width,
-            chosen["beta"],
-            f"ELBO {chosen['elbo']:.1f} nats per image, {chosen['active_units']:.0f} of {width} latents active; {more}",
+    active = f"{chosen['active_units']:.0f} of {width} latents active"
+    return chosen, f"ELBO {chosen['elbo']:.1f} nats per image, {active}; {more}"
+
+
+def _to_sample(means: list[dict], used: list[dict]) -> Choice:
+    if "frechet" not in means[0]:
+        pick = min(used, key=lambda p: p["aggregate_kl_at_least"])
+        return (
+            pick,
+            f"the latents of images lie nearest to N(0, I): {pick['aggregate_kl_at_least']:.2f} nats away, or more",
         )
-    ]
-    sampled = [p for p in means if p["active_units"] > 0]
-    if sampled and "frechet" in means[0]:
-        pick = min(sampled, key=lambda p: p["frechet"])
-        reason = (
-            f"least Frechet distance of samples, {pick['frechet']:.2f}; as many real images {pick['frechet_floor']:.2f}"
+    pick = min(used, key=lambda p: p["frechet"])
+    distance, floor = pick["frechet"], pick["frechet_floor"]
+    if floor >= distance:
+        return None, (
+            f"as many real images have a Frechet distance of {floor:.2f} themselves, and samples of {distance:.2f}: these are "
+            "too few images to tell good samples by; more would do"
         )
-    elif sampled:
-        pick = min(sampled, key=lambda p: p["aggregate_kl_at_least"])
-        reason = f"the latents of images lie nearest to N(0, I): {pick['aggregate_kl_at_least']:.2f} nats away, or more"
-    if sampled:
-        found.append(Advice("sample from N(0, I), without a fitted prior", pick["latent_dim"], pick["beta"], reason))
-    probed = [p for p in means if "probe_accuracy" in p]
-    if probed:
-        top = max(probed, key=lambda p: p["probe_accuracy"])
-        enough = [p for p in probed if p["probe_accuracy"] >= top["probe_accuracy"] - top["probe_accuracy_se"]]
-        pick = min(enough, key=lambda p: p["rate"])
-        found.append(
-            Advice(
-                "tell classes apart from latents",
-                pick["latent_dim"],
-                pick["beta"],
-                f"a linear probe reads {pick['probe_accuracy']:.1%} (best {top['probe_accuracy']:.1%} ± "
-                f"{top['probe_accuracy_se']:.1%}; as many principal components {pick['probe_accuracy_pca']:.1%}) at a rate of "
-                f"{pick['rate']:.1f} nats",
-            )
-        )
-    return found
+    return pick, f"least Frechet distance of samples, {distance:.2f}; as many real images {floor:.2f}"
+
+
+def _to_tell_apart(means: list[dict], used: list[dict]) -> Choice:
+    top = max(used, key=lambda p: p["probe_accuracy"])
+    enough = [p for p in used if p["probe_accuracy"] >= top["probe_accuracy"] - top["probe_accuracy_se"]]
+    pick = min(enough, key=lambda p: p["rate"])
+    return pick, (
+        f"a linear probe reads {pick['probe_accuracy']:.1%} (best {top['probe_accuracy']:.1%} ± "
+        f"{top['probe_accuracy_se']:.1%}; as many principal components {pick['probe_accuracy_pca']:.1%}) at a rate of "
+        f"{pick['rate']:.1f} nats"
+    )
 
 
 def _worded(advice: Advice, train: Images) -> Advice:
