@@ -799,7 +799,7 @@ KINDS: dict[str, tuple[int, Callable]] = {
     "idx folder": (300, idx_folder),
     "csv": (700, table),
     "table": (700, data_file("table", "t.csv", TABLE)),
-    "table.gz": (200, data_file("table.gz", "t.tsv.gz", IDX_GZ)),
+    "table.gz": (200, data_file("table.gz", "t.csv.gz", IDX_GZ)),
     "parquet": (400, data_file("parquet", "t.parquet", {})),
     "unfinished": (150, run_file(CHECKPOINT, ("stopped",), SAFETENSORS)),
     "labels.npy": (

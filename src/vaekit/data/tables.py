@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -218,7 +219,7 @@ def _read_text(path: Path, keep: set) -> tuple[list[_Column], tuple[str, ...]]:
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             return _parse(path, _lines(path, file), keep)
-    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is no table in UTF-8, or is damaged ({first_line(error)})") from None
 
 
@@ -353,7 +354,7 @@ def _holds_no_bytes(path: Path) -> bool:
     try:
         schema = parquet.read_schema(path)
     except (ValueError, OSError, pyarrow.ArrowException):
-        return False  # and what is wrong with it
+        return True  # `_read_parquet` says what is wrong with it
     return not any(_is_nested(kind) for kind in schema.types)
 
 
