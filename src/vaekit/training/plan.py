@@ -88,9 +88,11 @@ class Budget:
         if self.deadline is None or not weight:
             yield None
             return
-        yield max(0.001, min(self.seconds * weight / self.left, self.deadline - began))
-        self.seconds -= time.monotonic() - began
-        self.left -= weight
+        try:
+            yield max(0.001, min(self.seconds * weight / self.left, self.deadline - began))
+        finally:
+            self.seconds -= time.monotonic() - began
+            self.left -= weight
 
 
 def read_plan(found: dict) -> Plan:
