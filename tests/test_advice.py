@@ -20,7 +20,7 @@ from vaekit.pictures import figures
 from vaekit.report import doctor
 from vaekit.report.doctor import Diagnosis, examine
 from vaekit.report.measure import classes_shown
-from vaekit.report.sweep import Advice, advise, sweep
+from vaekit.report.sweep import Advice, advise
 
 
 def trained(folder, words: str, data: str = "digits"):
@@ -98,7 +98,7 @@ def test_every_number_of_every_command_is_one_that_a_person_can_type(blurred, mo
     monkeypatch.setattr(doctor, "ASKED", 2.0)
     found = examine(blurred, open_data("digits"), open_data("digits", "test"), folder="runs/x")
     cures = [one.cure for one in found if one.cure]
-    assert any("--beta 3.12 " in cure for cure in cures)
+    assert any("--beta 3.12 " in f"{cure} " for cure in cures)
     for number in re.findall(r"--[a-z-]+ ([0-9.e-]+)", " ".join(cures)):
         assert len(re.sub(r"e.*|[.-]", "", number).lstrip("0")) <= 4, cures
 
@@ -126,7 +126,7 @@ def test_a_disease_is_named_once_and_its_cause_before_it(sick):
 
 
 def test_a_training_cut_off_is_one_finding_and_not_three(tmp_path):
-    found = findings(trained(tmp_path / "run", "vae --epochs 2 --width 64"))
+    found = findings(trained(tmp_path / "run", "bvae --epochs 2 --width 64 --beta 20"))
     assert [name for name, one in found.items() if one.wrong] == ["underfitting"]
     assert "mend the underfitting first" in found["posterior collapse"].words
 
@@ -136,10 +136,10 @@ def test_a_training_cut_off_is_one_finding_and_not_three(tmp_path):
 
 @pytest.fixture(scope="module")
 def misled(tmp_path_factory, digits):
-    """A run with a prior for each of ten classes, of some ten images each; and what `fit-prior` said."""
+    """A run on so few images that a prior for each of ten classes is worse than none."""
     home = tmp_path_factory.mktemp("misled")
-    np.savez(home / "few.npz", x=digits[0][:110], y=digits[1][:110])
-    trained(home / "run", "vae --epochs 20 --latent-dim 16 --width 32", str(home / "few.npz"))
+    np.savez(home / "few.npz", x=digits[0][:60], y=digits[1][:60])
+    trained(home / "run", "vae --epochs 10 --latent-dim 32 --width 32", str(home / "few.npz"))
     return home
 
 
@@ -190,10 +190,12 @@ def test_the_command_samples_as_the_model_does(misled, capsys, tmp_path):
 
 def test_the_remedy_helps(misled, capsys):
     fit_prior(misled, capsys=capsys)
-    said = fit_prior(misled, *load(misled / "run").other_prior, capsys=capsys)
-    assert "far worse" not in said
-    model = load(misled / "run")
-    assert (model.prior_is_worse, model.prior_name) == (False, "GMM")
+    remedies = []
+    while (model := load(misled / "run")).prior_is_worse:
+        remedies.append(model.other_prior)
+        said = fit_prior(misled, *model.other_prior, *(["--no-per-class"] if remedies[1:] else []), capsys=capsys)
+    assert remedies == [["--no-per-class"], ["--prior", "flow"]]
+    assert "far worse" not in said and model.prior_name == "flow"
     np.testing.assert_array_equal(model.sample(3, random_state=0), model.sample(3, random_state=0, prior="fitted"))
 
 
@@ -282,17 +284,16 @@ def test_a_picture_without_advice_has_no_star():
     assert labels(None) == ["2", "4"]
 
 
-def test_a_sweep_of_nothing_says_so(tmp_path, capsys):
-    out = tmp_path / "s"
-    main(["sweep", "--data", "digits", "--out", str(out), "--latent-dim", "2,3", "--beta", "50", "--epochs", "1",
-          "--architecture", "mlp", "--jobs", "1"])  # fmt: skip
+def test_a_sweep_of_nothing_says_so(digits, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", digits[0][:100])
+    main(["sweep", "--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "s"), "--latent-dim", "2,3", "--beta", "50",
+          "--epochs", "1", "--architecture", "mlp", "--jobs", "1"])  # fmt: skip
     said = capsys.readouterr().out
-    assert said.count("nothing can be recommended") == 3 and "2 of 2 points are collapsed" in said
-    assert [one["latent_dim"] for one in json.loads((out / "sweep.json").read_text())["advice"]] == [None] * 3
-    with Image.open(out / "sweep.png") as picture:
+    assert said.count("nothing can be recommended") == 2 and "2 of 2 points are collapsed" in said
+    advice = json.loads((tmp_path / "s" / "sweep.json").read_text())["advice"]
+    assert [(one["latent_dim"], one["beta"]) for one in advice] == [(None, None)] * 2
+    with Image.open(tmp_path / "s" / "sweep.png") as picture:
         assert picture.width > 1000
-    again = sweep("digits", str(out), latent_dims=(2,), betas=(50.0,), epochs=1, architecture="mlp", say=print)
-    assert again["advice"][0]["beta"] is None
 
 
 def test_a_sweep_of_a_table_speaks_of_rows(tmp_path, capsys):
