@@ -114,17 +114,12 @@ def compare(
         """The model trained; None where its training failed, which then is said."""
         path, model = folder_out / "runs" / folder, make(name, seed, **settings)
         with budget.share(0.0 if RunFolder(path).finished else weight) as seconds:
-<<<<<<< HEAD
-            model.fit_images(train, folder=str(path), resume=True, same_epochs=True, time_budget=seconds)
-        if model.ended_by == "budget":
-=======
             try:
                 model.fit_images(train, folder=str(path), resume=True, same_epochs=True, time_budget=seconds)
             except TrainingFailed as error:
                 leave_out(folder, error)
                 return None
-        if (model.facts_.get("ended") or {}).get("because") == "budget":
->>>>>>> e2129f1e780edb33160c3ae234de6239a47c9b3b
+        if model.ended_by == "budget":
             shortened.append(f"{folder} ({model.describe_end()})")
             say(f"{folder}: ended by the time budget, {model.describe_end()}")
         return model
@@ -336,28 +331,18 @@ def draw(
     fitted = any(model.has_prior for model in models.values())
     unfitted = [LABELS[name] for name, model in models.items() if not model.has_prior]
     plain = {LABELS[name]: model.sample(64, random_state=seed, prior="plain") for name, model in models.items()}
-<<<<<<< HEAD
-    kind = "fitted" if fitted else "plain"
-    samples = {LABELS[n]: model.sample(64, random_state=seed, prior=kind) for n, model in models.items()}
-=======
     samples = {
-        LABELS[name]: model.sample(64, random_state=seed) if model.has_prior else plain[LABELS[name]]
-        for name, model in models.items()
+        LABELS[n]: model.sample(64, random_state=seed, prior="fitted") if model.has_prior else plain[LABELS[n]]
+        for n, model in models.items()
     }
     without = f" {', '.join(unfitted)}: without a fitted prior, so from the plain one." if fitted and unfitted else ""
->>>>>>> e2129f1e780edb33160c3ae234de6239a47c9b3b
     noise = " A VQ-VAE's codes are then drawn uniformly, which knows nothing of images." * ("vqvae" in models)
     add(
         "samples.png",
         figures.sample_sheets(samples),
         "Samples",
-<<<<<<< HEAD
-        f"64 draws per model from its {kind} prior: look for variety, and for images that could be "
-        f"real.{'' if fitted else noise}",
-=======
         f"64 draws per model from its {'fitted' if fitted else 'plain'} prior: look for variety, and for images that could be "
         f"real.{without}{noise if LABELS['vqvae'] in unfitted else ''}",
->>>>>>> e2129f1e780edb33160c3ae234de6239a47c9b3b
         f"Sheets of 64 samples each from {names}.",
     )
     if fitted:
@@ -367,7 +352,8 @@ def draw(
                 {
                     "plain prior": plain,
                     "fitted prior": {
-                        f"{LABELS[n]}: {m.fitted_prior_name}": samples[LABELS[n]] for n, m in models.items()
+                        f"{LABELS[n]}: {m.fitted_prior_name if m.has_prior else m.prior_name}": samples[LABELS[n]]
+                        for n, m in models.items()
                     },
                 },
                 rows=4,
