@@ -154,7 +154,13 @@ class Codes(Data):
 
 
 def parts_of(
-    n: int, labels: Tensor | None, settings: PriorSettings, *, classes: Sequence, seed: int, components: int | None = None
+    n: int,
+    labels: Tensor | None,
+    settings: PriorSettings,
+    *,
+    classes: Sequence,
+    seed: int,
+    components: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the images that a prior is trained on, and of those held out; see `PriorSettings.validation_fraction`.
 
