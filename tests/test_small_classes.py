@@ -3,18 +3,29 @@
 import copy
 import functools
 import math
+import subprocess
+import sys
+import threading
+import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from vaekit import CVAE, VAE, VQVAE
+from vaekit import CVAE, VAE, VQVAE, BetaVAE, TrainingFailed
+from vaekit.data import open_data
 from vaekit.data.images import hold_out
+from vaekit.estimator import Estimator
+from vaekit.evaluation import generation
 from vaekit.parts.priors import MixturePrior
+from vaekit.report.compare import compare
+from vaekit.training.loop import train
 from vaekit.training.prior import Codes, _fit_gmm
 
 TINY = {"architecture": "mlp", "epochs": 2, "random_state": 0, "device": "cpu", "verbose": False}
@@ -100,7 +111,7 @@ def test_a_class_of_one_image_has_a_mixture_for_every_seed():
 
 def test_thirty_classes_of_four_images_have_a_mixture_for_every_seed():
     y = labels([4] * 30)
-    for seed in range(8):
+    for seed in range(5):
         model = copy.deepcopy(fitted("vae")).fit_prior(digits()[0][:120], y, random_state=seed)
         assert model.prior_facts_["validation_images"] == 6 and math.isfinite(model.prior_facts_["validation_rate"])
 
@@ -147,7 +158,7 @@ def test_classes_of_one_image_are_as_wide_as_its_posterior():
     torch.testing.assert_close((p @ p.mT).inverse(), torch.diag_embed(log_var.exp()), rtol=1e-6, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=12),
     fraction=st.floats(0, 0.99),
@@ -177,7 +188,7 @@ def test_without_labels_what_is_held_out_is_a_random_part():
 
 def test_early_stopping_leaves_a_conditional_model_every_class():
     y = labels([1, 1, 1, 40, 40])
-    for seed in range(20):
+    for seed in range(8):
         model = CVAE(latent_dim=2, early_stopping=True, **{**TINY, "epochs": 1, "random_state": seed})
         seen = {}
 
@@ -196,3 +207,143 @@ def test_early_stopping_of_classes_of_one_image_says_what_to_do():
     model = CVAE(latent_dim=2, early_stopping=True, **TINY)
     with pytest.raises(ValueError, match="one image of each class: train without it"):
         model.fit(digits()[0][:5], np.arange(5))
+
+
+# The judge
+
+
+@pytest.fixture
+def parts(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path / "cache"))
+    x, y = digits()
+    np.savez(tmp_path / "digits.npz", x=x[:300], y=y[:300])
+    return tuple(open_data(str(tmp_path / "digits.npz"), part) for part in ("train", "test"))
+
+
+def judge_files(tmp_path, suffix: str):
+    return sorted((tmp_path / "cache" / "judges").glob(f"*.{suffix}"))
+
+
+def test_the_judge_stops_when_its_held_out_loss_rests(parts, monkeypatch):
+    histories = []
+
+    def kept(*arguments, **options):
+        histories.append(train(*arguments, **options))
+        return histories[-1]
+
+    monkeypatch.setattr(generation, "train", kept)
+    monkeypatch.setattr(generation, "JUDGE_EPOCHS", 200)
+    images = parts[0].take(np.arange(64))
+    generation.get_judge(images, parts[1])
+    losses = [record["validation_cross_entropy"] for record in histories[0]]
+    counted = losses[generation.JUDGE_FEWEST_EPOCHS - 1 :]
+    assert len(losses) < 200 and int(np.argmin(counted)) == len(counted) - 1 - generation.JUDGE_PATIENCE
+
+
+@pytest.mark.parametrize("sizes", [[1, 1, 1, 5, 9], [1] * 10], ids=str)
+def test_classes_of_one_image_have_a_judge(parts, sizes):
+    y = labels(sizes)
+    images = replace(parts[0].take(np.arange(len(y))), y=y, classes=tuple(map(str, range(len(sizes)))))
+    judge, accuracy = generation.get_judge(images, images)
+    assert judge.classify(torch.from_numpy(images.x)).shape == (len(y),) and 0 <= accuracy <= 1
+
+
+def test_a_judge_that_another_process_trains_is_waited_for(parts, tmp_path, monkeypatch, capsys):
+    code = (
+        "import sys; from vaekit.data import open_data; from vaekit.evaluation.generation import get_judge;"
+        "print(get_judge(*(open_data(sys.argv[1], part) for part in ('train', 'test')))[1])"
+    )
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "digits.npz")], stdout=subprocess.PIPE, text=True
+    )
+    monkeypatch.setattr(generation, "train", lambda *_, **__: pytest.fail("it was trained twice"))
+    while not held_by_another(judge_files(tmp_path, "lock")):
+        assert trainer.poll() is None
+        time.sleep(0.01)
+    _, accuracy = generation.get_judge(*parts, verbose=True)
+    assert float(trainer.communicate()[0]) == accuracy and trainer.returncode == 0
+    assert "another process trains it; waiting" in capsys.readouterr().err
+    assert len(judge_files(tmp_path, "safetensors")) == len(judge_files(tmp_path, "lock")) == 1
+
+
+def held_by_another(files) -> bool:
+    try:
+        for file in files:
+            FileLock(file, timeout=0).acquire().lock.release()
+    except Timeout:
+        return True
+    return False
+
+
+def test_a_killed_trainer_does_not_block_the_next(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "JUDGE_EPOCHS", 1)
+    generation.get_judge(*parts)
+    (kept,), (file,) = judge_files(tmp_path, "safetensors"), judge_files(tmp_path, "lock")
+    kept.unlink()
+    code = (
+        "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire();"
+        "print(flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(file)], stdout=subprocess.PIPE, text=True)
+    holder.stdout.readline()
+    assert held_by_another([file])
+    timer = threading.Timer(0.3, holder.kill)
+    timer.start()
+    generation.get_judge(*parts)
+    assert holder.wait() != 0 and kept.exists()
+    holder.stdout.close()
+
+
+def test_a_folder_of_somebody_else_is_not_written_and_the_judge_is_trained(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "JUDGE_EPOCHS", 1)
+    folder = tmp_path / "cache" / "judges"
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("mine")
+    with pytest.warns(UserWarning, match="could not be kept"):
+        generation.get_judge(*parts)
+    assert [file.name for file in folder.iterdir()] == ["mine.txt"]
+
+
+# The comparison
+
+
+def test_compare_goes_on_without_what_can_not_be_trained(tmp_path, parts, monkeypatch):
+    """The VAE's prior diverges, the beta-VAE's training does; the VQ-VAE has both."""
+    fit_images, fit_prior_images = Estimator.fit_images, Estimator.fit_prior_images
+
+    def failing(self, *arguments, **options):
+        if type(self) is BetaVAE:
+            raise TrainingFailed("rate became non-finite at step 3")
+        return fit_images(self, *arguments, **options)
+
+    def unfit(self, *arguments, **options):
+        if type(self) is VAE:
+            raise ValueError("no prior fits")
+        return fit_prior_images(self, *arguments, **options)
+
+    monkeypatch.setattr(Estimator, "fit_images", failing)
+    monkeypatch.setattr(Estimator, "fit_prior_images", unfit)
+    monkeypatch.setattr(generation, "JUDGE_EPOCHS", 1)
+    said = []
+    how = {"epochs": 1, "architecture": "mlp", "verbose": False, "device": "cpu", "say": said.append}
+    results = compare(str(tmp_path / "digits.npz"), str(tmp_path / "out"), models=("bvae", "vae", "vqvae"), **how)
+    assert [entry["name"] for entry in results["models"]] == ["vae", "vqvae"]
+    assert [entry["prior"] for entry in results["models"]] == ["N(0, I)", "PixelCNN, per class"]
+    words = ["bvae-seed0 (rate became non-finite at step 3)", "the prior of vae-seed0 (no prior fits)"]
+    assert [line for line in said if line.startswith("left out")] == [f"left out: {word}" for word in words]
+    (note,) = [note for note in results["protocol"]["notes"] if note.startswith("Left out")]
+    assert all(word in note for word in words)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert note.replace("'", "&#39;") in page and "VAE: without a fitted prior, so from the plain one." in page
+    with pytest.raises(TrainingFailed, match="no model could be trained: bvae-seed0"):
+        compare(str(tmp_path / "digits.npz"), str(tmp_path / "none"), models=("bvae",), **how)
+
+
+def test_a_set_whose_test_part_has_fewer_than_six_images_is_compared(tmp_path, parts):
+    y = labels([1, 1, 10, 12, 16])
+    np.savez(tmp_path / "few.npz", x=digits()[0][: len(y)], y=y)
+    how = {"epochs": 1, "architecture": "mlp", "verbose": False, "device": "cpu", "say": lambda _: None}
+    results = compare(str(tmp_path / "few.npz"), str(tmp_path / "out"), models=("cvae",), **how)
+    assert results["data"]["test"] < 6
+    (entry,) = results["models"]
+    assert entry["prior"] == "GMM, per class" and "frechet" not in entry and 0 <= entry["class_consistency"] <= 1

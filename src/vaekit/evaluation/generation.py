@@ -3,7 +3,8 @@ or Inception's, measure samples against real images; and near copies of training
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,21 +16,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vaekit.data.cache import cache_dir
-from vaekit.data.images import Images, check_arrays, is_mapped
+from vaekit.data.images import Images, check_arrays, hold_out, is_mapped
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, precision_recall_density_coverage
-from vaekit.messages import check_number, first_line
+from vaekit.messages import check_number, filled, first_line
 from vaekit.owned import claim, remove_temporaries
 from vaekit.state import undisturbed, warn
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import read_tensors, write_tensors
 from vaekit.training.loop import Data, Mapped, Plan, to_input, train
+from vaekit.training.progress import Lines
 from vaekit.world import derive_seed, seeded
 
 BATCH = 1000
 BLOCK = 2048  # rows and columns of a block of distances between images: 16 MiB
 FEWEST = 6  # images that a set needs to be compared: five neighbours and itself
 NEAR = 0.01  # of training images are nearer to another one than a near copy is to its own
-JUDGE_VERSION = 1  # part of the cache's key: raised when network or training change
+JUDGE_VERSION = 2  # part of the cache's key: raised when network or training change
+
+
+# Of the judge's training: passes over the images at most, those before it may stop, and those without a lower held-out loss
+# after which it does; the share of images that are held out.
+JUDGE_EPOCHS, JUDGE_FEWEST_EPOCHS, JUDGE_PATIENCE, JUDGE_HELD_OUT = 30, 8, 3, 0.1
 
 
 class Judge(nn.Module):
@@ -99,7 +106,8 @@ def _cross_entropy(nats: Tensor, step: int) -> dict[str, Term]:
 def get_judge(train_images: Images, test_images: Images, *, verbose: bool = False) -> tuple[Judge, float]:
     """The judge of a labelled data set and its accuracy on `test_images`, from the user's cache or trained now.
 
-    It is keyed by the data's fingerprint, so other data, or the same data changed, gets a judge of its own.
+    It is keyed by the data's fingerprint, so other data, or the same data changed, gets a judge of its own. Where another
+    process trains the same one, it is waited for.
     """
     if train_images.y is None or test_images.y is None:
         raise ValueError(f"a judge needs labels, and {train_images.name} has none")
@@ -107,32 +115,94 @@ def get_judge(train_images: Images, test_images: Images, *, verbose: bool = Fals
         judge = Judge(channels=train_images.x.shape[-1], n_classes=len(train_images.classes))
     key = f"{train_images.fingerprint[:16]}-{train_images.split_seed}-v{JUDGE_VERSION}"
     path = Path(cache_dir()) / "judges" / f"{key}.safetensors"
-    if path.exists():
-        try:
-            tensors, facts = read_tensors(path)
-            judge.load_state_dict(tensors)
-            return judge.eval(), facts["test_accuracy"]
-        except (ValueError, RuntimeError, KeyError):
-            pass  # a damaged cache entry costs a new training, nothing else
-    judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch declares no such form)
-    dynamic = train_images.binarize == "dynamic"
-    x = train_images.x
-    stored = Mapped(x, torch.device("cpu")) if is_mapped(x) else torch.from_numpy(x)
-    data = Data(stored, torch.from_numpy(train_images.y), dynamic=dynamic)
-    batch_size = 128 if len(data) >= 5000 else 32
-    per_epoch = max(1, len(data) // batch_size)
-    steps = max(4 * per_epoch, min(30 * per_epoch, 2000))
-    plan = Plan(steps=steps, batch_size=batch_size, learning_rate=2e-3, warmup=50)
-    train(judge, _cross_entropy, data, plan, title=f"judge of {train_images.name}", verbose=verbose)
-    accuracy = class_consistency(judge, test_images.x, test_images.y)
-    facts = {"data": train_images.name, "fingerprint": train_images.fingerprint, "test_accuracy": accuracy}
+    lines = Lines(f"judge of {train_images.name}", 0) if verbose else None
+    accuracy = _read_judge(path, judge)
+    if accuracy is None:
+        with _in_turn(path, lines) as kept:
+            accuracy = _read_judge(path, judge)  # of the process that was waited for
+            if accuracy is None:
+                if lines:
+                    lines.say(
+                        "a small classifier of its classes, trained once for this data: it tells what samples show"
+                    )
+                _train_judge(judge, train_images, verbose)
+                accuracy = class_consistency(judge, test_images.x, test_images.y)
+                if kept:
+                    facts = {"data": train_images.name, "fingerprint": train_images.fingerprint}
+                    try:
+                        write_tensors(path, judge.state_dict(), {**facts, "test_accuracy": accuracy})
+                    except (OSError, ValueError) as error:
+                        _warn_of_cache(error)
+    return judge.eval(), accuracy
+
+
+def _read_judge(path: Path, judge: Judge) -> float | None:
+    """Fills `judge` from the cache, and gives its accuracy; None where it isn't there, or is damaged."""
+    try:
+        tensors, facts = read_tensors(path)
+        accuracy = float(facts["test_accuracy"])
+        judge.load_state_dict(tensors)
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError):
+        return None  # a damaged entry costs a new training, nothing else
+    return accuracy
+
+
+@contextmanager
+def _in_turn(path: Path, lines: Lines | None) -> Iterator[bool]:
+    """Waits while another process trains the judge of `path`, which dies with its lock; whether what is trained can be kept.
+
+    The lock's file stays, since two processes could hold one that is removed.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_suffix(".lock"))
     try:
         claim(path.parent, "cache")
         remove_temporaries(path.parent, days=1)
-        write_tensors(path, judge.state_dict(), facts)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if lines:
+                lines.say("another process trains it; waiting for that")
+            lock.acquire()
     except (OSError, ValueError) as error:
-        warn(f"the judge could not be kept for the next time ({first_line(error)})")
-    return judge, accuracy
+        _warn_of_cache(error)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _warn_of_cache(error: Exception) -> None:
+    warn(f"the judge could not be kept for the next time ({first_line(error)})")
+
+
+def _train_judge(judge: Judge, images: Images, verbose: bool) -> None:
+    """Until the loss on a held-out tenth of the images, spread over the classes, has come to rest."""
+    judge.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch declares no such form)
+
+    def part(index: np.ndarray) -> Data:
+        some = images.take(np.sort(index))
+        stored = Mapped(some.x, torch.device("cpu")) if is_mapped(some.x) else torch.from_numpy(some.x)
+        return Data(stored, torch.from_numpy(filled(some.y)), dynamic=images.binarize == "dynamic")
+
+    kept, held = hold_out(len(images), JUDGE_HELD_OUT, derive_seed(0, "judge"), images.y)
+    batch_size = 128 if len(kept) >= 5000 else 32
+    per_epoch = max(1, len(kept) // batch_size)
+    steps = max(4 * per_epoch, min(JUDGE_EPOCHS * per_epoch, 2000))
+    plan = Plan(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=2e-3,
+        warmup=50,
+        patience=JUDGE_PATIENCE if len(held) else None,
+        patience_from=min(JUDGE_FEWEST_EPOCHS * per_epoch, steps),
+    )
+    title = f"judge of {images.name}"
+    validation = part(held) if len(held) else None
+    train(judge, _cross_entropy, part(kept), plan, validation=validation, title=title, verbose=verbose)
 
 
 @undisturbed

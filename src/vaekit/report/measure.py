@@ -60,9 +60,9 @@ def measure_run(
 
     Cost; likelihood (`evaluation.likelihood`) on `test`, the NLL of 50 draws on at most 2,000 of its images; reconstructions
     and representation (`evaluation.representation`), probes learnt on at most 10,000 images of `train`, disentanglement where
-    the images' factors are known; with a judge, samples (`evaluation.generation`), 6 to 10,000, and the class
-    consistency of `PER_CLASS` samples per class where samples can be asked for by class. Which parts there are depends on the
-    data and the model: see `vaekit.report.page` for their units.
+    the images' factors are known; with a judge, samples (`evaluation.generation`), at most 10,000 and not fewer than 6, and the
+    class consistency of `PER_CLASS` samples per class where samples can be asked for by class. Which parts there are depends on
+    the data and the model: see `vaekit.report.page` for their units.
     full: also the NLL of 500 draws on all of `test`, the copy check with its picture in folder/neighbours.png, whether the
     latent is independent of the class, and the classification accuracy score.
 
