@@ -193,8 +193,9 @@ def test_the_remedy_helps(misled, capsys):
     remedies = []
     while (model := load(misled / "run")).prior_is_worse:
         remedies.append(model.other_prior)
-        said = fit_prior(misled, *model.other_prior, *(["--no-per-class"] if remedies[1:] else []), capsys=capsys)
-    assert remedies == [["--no-per-class"], ["--prior", "flow"]]
+        quick = ["--layers", "2", "--channels", "8", "--epochs", "20"] if remedies[1:] else []
+        said = fit_prior(misled, *model.other_prior, *quick, capsys=capsys)
+    assert remedies == [["--no-per-class"], ["--no-per-class", "--prior", "flow"]]
     assert "far worse" not in said and model.prior_name == "flow"
     np.testing.assert_array_equal(model.sample(3, random_state=0), model.sample(3, random_state=0, prior="fitted"))
 

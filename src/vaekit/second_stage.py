@@ -230,9 +230,10 @@ class SecondStage:
         """The flags of `vaekit fit-prior` that would do better where the fitted prior is worse: one for all classes, with more
         images to learn from, or else another kind.
         """
-        if self.prior_classes_ is not None and not self.conditional:
-            return ["--no-per-class"]
-        return ["--prior", "gmm" if self.prior_settings_.prior == "flow" else "flow"]
+        of_all = [] if self.conditional else ["--no-per-class"]
+        if of_all and self.prior_classes_ is not None:
+            return of_all
+        return [*of_all, "--prior", "gmm" if self.prior_settings_.prior == "flow" else "flow"]
 
     @property
     def can_sample(self) -> bool:
