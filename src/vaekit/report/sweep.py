@@ -257,7 +257,8 @@ def advise(points: Sequence[dict]) -> list[Advice]:
     found = []
     for purpose, choose in purposes.items():
         pick, reason = choose(means, used)
-        found.append(Advice(purpose, pick and pick["latent_dim"], pick and pick["beta"], reason))
+        place = (None, None) if pick is None else (pick["latent_dim"], pick["beta"])
+        found.append(Advice(purpose, *place, reason))
     return found
 
 
