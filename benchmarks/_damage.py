@@ -356,6 +356,13 @@ FORMATS = {
         "a loop of directories": _tiff_loop,
     },
     "webp": fields({"length": (4, 4), "length of a chunk": (16, 4), "size": (24, 4), "frame": (20, 4)}),
+    "ppm": {
+        "a huge size": lambda data, rng: data.replace(b"16 16", b"%d %d" % (_side(rng), _side(rng)), 1),
+        "another white": lambda data, rng: re.sub(
+            rb"\n(255|65535)\n", b"\n%d\n" % rng.integers(0, 99999), data, count=1
+        ),
+        "a comment": lambda data, rng: data.replace(b"\n", b"\n#" + b"x" * int(rng.integers(9)) + b"\n", 1),
+    },
 }
 
 # Damage by format: arrays
@@ -681,7 +688,7 @@ def _cells(make: Callable):
     return forged
 
 
-CSV = {
+CSV: dict[str, Callable] = {
     "a cell": _cells(lambda rng: rng.bytes(int(rng.integers(9)))),
     "NULs": _cells(lambda rng: b"\0" * 9),
     "a quote": _cells(lambda rng: b'"' + b"x" * int(rng.choice([0, 9, 10**6]))),
@@ -771,4 +778,18 @@ SAFETENSORS = {
     "tensors, checksum right": _st_tensors,
     "state, checksum right": _st_state,
     **fields({"length of the header": (0, 8)}),
+}
+
+TABLE = {
+    **{
+        name: way
+        for name, way in CSV.items()
+        if name not in ("an image twice", "no picture", "a head of a million columns")
+    },
+    "a word": _cells(lambda rng: b"ant"),
+    "nothing": _cells(lambda rng: rng.choice([b"", b"NA", b"nan", b"NULL"])),
+    "a huge number": _cells(lambda rng: rng.choice([b"1e308", b"-1e308", b"1e400", b"9" * 400, b"0x1p1023", b"inf"])),
+    "a date": _cells(lambda rng: b"2024-02-30"),
+    "a column twice": lambda data, rng: re.sub(rb"size 1", b"size 0", data),
+    "constants": lambda data, rng: re.sub(rb"-?\d\.\d+", b"0.1", data),
 }

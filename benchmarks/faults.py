@@ -136,7 +136,7 @@ def conclude(tallies: dict[str, Tally]) -> str:
 
 
 def make_jobs(root: Path, *, small: bool = False) -> dict[str, Job]:
-    """The five jobs, with their data and a trained VQ-VAE in `root`; small: quicker ones."""
+    """The jobs, with their data and what they go on from in `root`; small: quicker ones."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -153,15 +153,27 @@ def make_jobs(root: Path, *, small: bool = False) -> dict[str, Job]:
     ended = attempt(root / "trained", trained)
     assert ended.code == 0, ended.said
     train = ["train", "vae", "--out", "out", *alike, "--latent-dim", "4", "--batch-size", "32", "--resume"]
+    ended = attempt(root / "begun", [*train, *data, "--epochs", "4"])
+    assert ended.code == 0, ended.said
+    table = [",".join([*(f"p{i}" for i in range(64)), "digit"])]
+    table += [",".join(map(str, [*row.reshape(-1), digit])) for row, digit in zip(x[:300], y[:300], strict=True)]
+    (root / "digits.csv").write_text("\n".join(table))
     prior = ["--layers", "2", "--channels", "16", "--batch-size", "32", "--epochs", "4" if small else "16"]
     models = ["--models", "vqvae" if small else "vae,vqvae", "--epochs", "2" if small else "6"]
     grid = ["--latent-dim", "2", "--beta", "1,4", "--epochs", "3" if small else "12"]
     return {
-        "train": Job([*train, *data, "--epochs", "10" if small else "60"]),
-        "fit-prior": Job(["fit-prior", "out", *data, *prior], begun=root / "trained" / "out"),
-        "decode and train": Job([*train, "--data", str(root / "photos"), "--epochs", "4"]),
+        "train": Job([*train, *data, "--epochs", "10" if small else "60"], share=0.12),
+        "go on beyond the end": Job(
+            [*train, *data, "--epochs", "12" if small else "50"], begun=root / "begun" / "out", share=0.12
+        ),
+        "a table": Job(
+            [*train, "--data", str(root / "digits.csv"), "--labels", "digit", "--epochs", "8" if small else "40"],
+            share=0.08,
+        ),
+        "fit-prior": Job(["fit-prior", "out", *data, *prior], begun=root / "trained" / "out", share=0.16),
+        "decode and train": Job([*train, "--data", str(root / "photos"), "--epochs", "4"], share=0.16),
         "compare": Job(["compare", *data, "--out", "out", *alike, *models], share=0.16),
-        "sweep": Job(["sweep", *data, "--out", "out", *alike, *grid, "--jobs", "1"]),
+        "sweep": Job(["sweep", *data, "--out", "out", *alike, *grid, "--jobs", "1"], share=0.14),
         "sweep, 2 at once": Job(["sweep", *data, "--out", "out", *alike, *grid, "--jobs", "2"], share=0.06),
     }
 

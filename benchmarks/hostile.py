@@ -38,6 +38,7 @@ from benchmarks._damage import (
     LOG,
     NPY,
     SAFETENSORS,
+    TABLE,
     ZIP,
     exif,
     idx_of,
@@ -50,6 +51,7 @@ from benchmarks._damage import (
 from benchmarks.harness import Findings, progress
 from vaekit.cli import main
 from vaekit.data.readers import MAX_PIXELS, MOST_TIMES, MOST_UNPACKED
+from vaekit.data.tables import write_table
 from vaekit.files import load
 from vaekit.hub import write_repository
 from vaekit.training.checkpoint import RunFolder
@@ -320,6 +322,12 @@ def prepare(seeds: Path) -> None:
             "lossy": (Image.fromarray(colour), {}),
             "lossless": (Image.fromarray(np.dstack([colour, colour[..., 0]])), {"lossless": True}),
         },
+        "ppm": {
+            "rgb": (Image.fromarray(colour), {}),
+            "grey": (Image.fromarray(colour[..., 0]), {}),
+            "grey16": (Image.fromarray(colour[..., 0].astype(np.uint16) * 16), {}),
+            "bits": (Image.fromarray(colour).convert("1"), {}),
+        },
     }
     for form, variants in pictures.items():
         (seeds / form).mkdir(parents=True)
@@ -368,6 +376,7 @@ def prepare(seeds: Path) -> None:
     (seeds / "csv").mkdir()
     for name, text in tables.items():
         (seeds / "csv" / name).write_text(text, encoding="utf-8", newline="")
+    _prepare_tables(seeds, arrays["table"], y)
     (seeds / "pictures").mkdir()
     for i in range(6):
         Image.fromarray(np.roll(colour, i, 0)).save(seeds / "pictures" / f"{i}.png")
@@ -375,6 +384,29 @@ def prepare(seeds: Path) -> None:
     np.savez(seeds / "xy.npz", x=x, y=y)
     np.save(seeds / "table.npy", arrays["table"])
     _prepare_runs(seeds)
+
+
+def _prepare_tables(seeds: Path, values: np.ndarray, y: np.ndarray) -> None:
+    """Tables of numbers as text and as Parquet, with and without names and labels."""
+    head = [f"size {i}" for i in range(values.shape[1])]
+    rows = [[f"{value:.9g}" for value in row] for row in values]
+    texts = {
+        "commas": "\n".join([",".join(head), *map(",".join, rows)]),
+        "semicolons": "\ufeff" + "\r\n".join([";".join(head), *(";".join(row).replace(".", ",") for row in rows)]),
+        "bare": "\n".join(map(",".join, rows)),
+        "labelled": "\n".join(
+            [",".join([*head, "label"]), *(",".join([*row, "abc"[i % 3]]) for i, row in enumerate(rows))]
+        ),
+    }
+    for kind in ("table", "table.gz", "parquet"):
+        (seeds / kind).mkdir()
+    for name, text in texts.items():
+        (seeds / "table" / name).write_text(text, encoding="utf-8", newline="")
+        (seeds / "table.gz" / name).write_bytes(gzip.compress(text.encode(), mtime=0))
+    columns: dict[str | int, np.ndarray] = dict(zip(head, values.T, strict=True))
+    kinds = {"plain": columns, "labelled": {**columns, "label": y}, "narrow": {"a": values[:, 0].astype(np.float32)}}
+    for name, found in kinds.items():
+        (seeds / "parquet" / name).write_bytes(write_table(Path("x.parquet"), found))
 
 
 def _prepare_runs(seeds: Path) -> None:
@@ -432,8 +464,10 @@ def check_data(out: str) -> bool:
     """What `vaekit data --json` said can be true; whether it left out the spoilt picture."""
     facts = json.loads(out, parse_constant=_none)
     assert facts["count"] >= 1, facts["count"]
-    assert all(map(math.isfinite, (*facts["range"], facts["mean"]))), facts["range"]
+    if len(facts["shape"]) == 1:
+        assert facts["shape"][0] >= 1 and facts["columns"], facts["shape"]
     if len(facts["shape"]) == 3:
+        assert all(map(math.isfinite, (*facts["range"], facts["mean"]))), facts["range"]
         height, width, channels = facts["shape"]
         assert height * width <= MAX_PIXELS and 1 <= channels <= 4, facts["shape"]
         assert 0 <= facts["range"][0] <= facts["range"][1] <= 255, facts["range"]
@@ -464,8 +498,10 @@ def pictures(form: str):
         into = folder / "pictures"
         into.mkdir()
         shutil.copy(seeds / "pictures" / "0.png", into / "a.png")
-        suffix = form if rng.random() < 0.9 else str(rng.choice(["png", "jpg", "bmp", "tif"]))
-        (into / f"b.{suffix}").write_bytes(spoil(_any(seeds / form, rng).read_bytes(), FORMATS[form]))
+        suffix = (
+            f".{form}" if rng.random() < 0.8 else str(rng.choice([".png", ".jpg", ".bmp", ".tif", ".pgm", "", ".odd"]))
+        )
+        (into / f"b{suffix}").write_bytes(spoil(_any(seeds / form, rng).read_bytes(), FORMATS[form]))
         flags = (
             [],
             ["--resize", "8"],
@@ -473,7 +509,7 @@ def pictures(form: str):
             ["--background", "keep"],
         )
         # libtiff itself tells standard error what it thinks of a file.
-        return of_data(into, *flags[rng.integers(4)])._replace(named=("pictures", f"b.{suffix}"), quiet=form != "tiff")
+        return of_data(into, *flags[rng.integers(4)])._replace(named=("pictures", f"b{suffix}"), quiet=form != "tiff")
 
     return make
 
@@ -762,6 +798,10 @@ KINDS: dict[str, tuple[int, Callable]] = {
     "idx.gz": (300, packed_idx),
     "idx folder": (300, idx_folder),
     "csv": (700, table),
+    "table": (700, data_file("table", "t.csv", TABLE)),
+    "table.gz": (200, data_file("table.gz", "t.csv.gz", IDX_GZ)),
+    "parquet": (400, data_file("parquet", "t.parquet", {})),
+    "unfinished": (150, run_file(CHECKPOINT, ("stopped",), SAFETENSORS)),
     "labels.npy": (
         300,
         data_file("labels", "y.npy", {**NPY, "an odd array": lambda data, rng: odd_array(rng)}, labels=True),

@@ -354,7 +354,7 @@ def fitted_mixture(z: np.ndarray, y: np.ndarray, components: int = 1) -> Mixture
     """The prior of codes that are certain."""
     moments = torch.from_numpy(np.concatenate([z, np.full_like(z, -60)], axis=1))
     prior = MixturePrior(latent_dim=z.shape[1], components=components, n_classes=3).double()
-    _fit_gmm(prior, Codes(moments, torch.from_numpy(y)), "abc", 0)
+    _fit_gmm(prior, Codes(moments, torch.from_numpy(y)), 0)
     return prior
 
 

@@ -337,8 +337,8 @@ def saved(name: str, **arrays):
 
 def text(folder: Path) -> Path:
     folder.mkdir()
-    (folder / "data.csv").write_text("1,2,3")
-    return folder / "data.csv"
+    (folder / "data.xyz").write_text("1,2,3")
+    return folder / "data.xyz"
 
 
 def empty(folder: Path) -> Path:
@@ -361,7 +361,7 @@ BAD_DATA = {
     "a truncated image": (truncated, "1.png"),
     "images of two sizes": (mixed, "--resize"),
     "a single image": (png, "folder"),
-    "a file of another kind": (text, "data.csv"),
+    "a file of another kind": (text, "data.xyz"),
     "a damaged archive": (cut_short, "cut.npz"),
     "NaN in a .npy file": (saved("x.npy", x=NAN), "sample 3"),
     "NaN in a .npz file": (saved("x.npz", x=NAN), "sample 3"),
@@ -369,7 +369,7 @@ BAD_DATA = {
     "negative pixels": (saved("x.npz", x=np.full((20, 8, 8), -1)), "-1"),
     "too few labels": (saved("x.npz", x=np.zeros((20, 8, 8)), y=np.arange(19)), "19 labels for 20"),
     "NaN for a label": (saved("x.npz", x=np.zeros((20, 8, 8)), y=np.full(20, np.nan)), "label"),
-    "an archive without x": (saved("x.npz", images=np.zeros((20, 8, 8))), "images"),
+    "an archive without x": (saved("x.npz", left=np.zeros((20, 8, 8)), right=np.zeros((20, 8, 8))), "left"),
     "Python objects": (saved("x.npy", x=np.array([{}, {}])), "objects"),
 }
 

@@ -227,7 +227,7 @@ def test_splits_follow_the_seed():
 
 
 def test_too_few_images_to_split():
-    with pytest.raises(ValueError, match=r"9 images are too few to split.*at least 10"):
+    with pytest.raises(ValueError, match=r"9 samples are too few to split.*at least 10"):
         split_indices(None, 9, 0)
 
 
@@ -516,9 +516,9 @@ def test_unknown_names_and_missing_paths(tmp_path):
     for missing in (tmp_path / "away", "faces.npz"):
         with pytest.raises(FileNotFoundError, match=re.escape(str(missing))):
             open_data(missing)
-    (tmp_path / "table.csv").write_text("1,2")
-    with pytest.raises(ValueError, match=r"table\.csv is of no known kind"):
-        open_data(tmp_path / "table.csv")
+    (tmp_path / "table.xls").write_text("1,2")
+    with pytest.raises(ValueError, match=r"table\.xls is of no known kind"):
+        open_data(tmp_path / "table.xls")
     with pytest.raises(ValueError, match="split must be one of train, validation, test or all, got 'dev'"):
         open_data("digits", "dev")
     with pytest.raises(ValueError, match=r"digits has samples of shape \(8, 8, 1\); only image files can be resized"):

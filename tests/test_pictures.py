@@ -43,7 +43,7 @@ def history(epochs: int, **terms: float) -> list[dict]:
 def test_every_pixel_of_an_image_is_a_square_of_whole_pixels():
     image = images(1, 9, 7, 3)
     seen = pixels(figures.image_grid(image))
-    scale = round(76 / 7)
+    scale = round(76 / 9)  # of the longer side
     expected = tile(as_pixels(image)[None], scale)[..., :3]
     height, width = expected.shape[:2]
     places = [(i, j) for i in range(24) for j in range(24)]

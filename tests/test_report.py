@@ -298,7 +298,7 @@ def test_the_page_allows_its_own_script_and_no_other(report):
 
 @pytest.mark.parametrize("which", ["report", "colour_report"])
 def test_every_picture_of_the_page_has_words_for_who_can_not_see_it(which, request):
-    images = Page(request.getfixturevalue(which).page)["img"]
+    images = [image for image in Page(request.getfixturevalue(which).page)["img"] if image.get("class") != "dark"]
     assert images and all(len(image["alt"].split()) >= 3 for image in images)
 
 
@@ -306,7 +306,8 @@ def test_the_page_shows_every_figure_and_every_model(report):
     html = report.page
     for name in FIGURES:
         assert base64.b64encode((report.path / "figures" / f"{name}.png").read_bytes()).decode() in html, name
-    assert len(Page(html)["img"]) == len(FIGURES)
+    images = [image for image in Page(html)["img"] if image.get("class") != "dark"]  # which lies over the one before
+    assert len(images) == len(FIGURES)
     for label in COMPARED:
         assert label in html
     for entry in report.results["models"]:

@@ -74,13 +74,15 @@ class Source:
         as_then = trained_on or {}
         decoding = as_then.get("decoding") or {}
         at_home = self.data == as_then.get("name")
+        # What a run doesn't say of white is the largest value that a file's bits hold, and 255 in arrays.
+        white = None if trained_on is None else decoding.get("white", WHOLE if decoding else 255)
         return {
             "split_seed": self.split_seed or 0,
             "resize": self.resize or decoding.get("resize"),
             "fit": self.fit or decoding.get("fit", "crop"),
             "background": self.background or decoding.get("background", "white"),
             "colour": self.colour or decoding.get("colour"),
-            "white": self.white or decoding.get("white", None if trained_on is None else WHOLE),
+            "white": self.white or white,
             "labels": self.labels or (as_then.get("labels") if at_home else None),
             "skip_bad": self.skip_bad or as_then.get("skip_bad", False),
             "binarize": self.binarize or as_then.get("binarize", "none"),
@@ -109,8 +111,7 @@ class Source:
         ):
             colour = next((colour for colour, mode in COLOURS.items() if len(mode) == wanted[2]), None)
             images = self._open_for(model, split, colour=colour)
-        if split not in ("train", "all"):
-            self.say(images)
+        self.say(images)
         if images.image_shape != wanted:
             remedy = ""
             if images.files is not None and len(wanted) == 3 and wanted[0] == wanted[1] and self.resize is None:
@@ -135,13 +136,16 @@ class Source:
         return images if images.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
 
     def say(self, images: Images) -> None:
-        """Prints what a person should be told of the data, on standard error."""
+        """Prints what a person should be told of the data, on standard error, once."""
         notes = list(images.notes)
         if images.files is not None and images.files.unreadable:
             unreadable = images.files.unreadable
             notes.append(f"images that can't be read, left out: {len(unreadable)} ({listed(list(unreadable))})")
+        said = self.__dict__.setdefault("_said", set())
         for note in notes:
-            print(f"vaekit: {note}", file=sys.stderr)
+            if note not in said:
+                said.add(note)
+                print(f"vaekit: {note}", file=sys.stderr)
 
 
 @dataclass(kw_only=True)
@@ -263,7 +267,7 @@ class Train(Source):
     def _tell(self, model) -> None:
         """What was done, which is not always what was planned."""
         last, place = model.history_[-1], model.describe_end()
-        why = ENDED_BY.get((model.facts_.get("ended") or {}).get("because"), "")
+        why = ENDED_BY.get(model.ended_by or "plan", "")
         chosen = ", ".join(
             f"{name} {output.plain(value)}"
             for name, value in model.resolved_.items()
@@ -377,7 +381,7 @@ class Sample:
         output.check_out(self.out, *SAMPLE_SUFFIXES, overwrite=self.overwrite)
         if self.plain_prior and self.fitted_prior:
             raise ValueError("give --plain-prior or --fitted-prior, not both")
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         prior = "plain" if self.plain_prior else "fitted" if self.fitted_prior else None
         asked = self.per_class or self.label is not None
         classes = model.sampling_classes("fitted" if asked and prior is None else prior)
@@ -466,7 +470,7 @@ class Decode:
         from vaekit.files import load
 
         output.check_out(self.out, *SAMPLE_SUFFIXES, inputs=[self.codes], overwrite=self.overwrite)
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         if self.label is not None and not model.conditional:
             raise ValueError(
                 f"{self.run_folder} holds a {type(model).__name__}, which is unconditional: --label needs a CVAE"
@@ -509,7 +513,7 @@ class Reconstruct(Source):
 
         check_number("n", self.n, whole=True, above=0)
         output.check_out(self.out, *SAMPLE_SUFFIXES, inputs=self.inputs(), overwrite=self.overwrite)
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
         if n < len(images):
@@ -521,7 +525,10 @@ class Reconstruct(Source):
             from vaekit.pictures.style import save
 
             names = None if labels is None else [str(label) for label in labels]
-            save(reconstructions(images.x, {type(model).__name__: rebuilt}, names=names), self.out)
+            save(
+                reconstructions(images.x, {type(model).__name__: rebuilt.reshape(images.x.shape)}, names=names),
+                self.out,
+            )
             print(f"{len(images)} reconstructions are in {self.out}")
         else:
             output.write_samples(self.out, model, rebuilt, labels, origin=images.origin())
@@ -582,13 +589,10 @@ class Score(Source):
         columns = images.origin() | {"elbo": found, "tail_share": shares, "anomaly": shares < self.share}
         output.write_columns(self.out, columns)
         whose = f"{len(normal):,} of {home.name} ({home.split})"
-        output.print_scores(
-            f"{self.data}: the lowest of {len(images):,} scores, {'log p(x|label)' if known else 'log p(x)'} >= ELBO in nats",
-            columns,
-        )
-        print(
-            f"{np.count_nonzero(shares < self.share):,} are lower than all but {self.share:.3g} of the reference, {whose}"
-        )
+        print(f"the lowest of {len(images):,} scores: ELBO in nats, a bound of log p({'x|label' if known else 'x'})")
+        output.print_lowest(columns, "elbo")
+        low = np.count_nonzero(shares < self.share)
+        print(f"{low:,} are lower than all but {100 * self.share:g} % of the reference, {whose}")
         print(f"{len(images):,} scores are in {self.out}")
 
     def _reference(self, model, images: Images) -> Images:
@@ -619,6 +623,8 @@ class Score(Source):
                     "should be"
                 )
             return home
+        if trained_on["split"] == "all":
+            return home
         held = np.count_nonzero(home.part_of == PARTS.index("validation"))
         return source.open_for(model, "validation" if held * self.share >= 1 else "train")
 
@@ -645,7 +651,7 @@ class Evaluate(Source):
         from vaekit.hub import is_address
         from vaekit.report.measure import check_history, measure_run
 
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         images, train = self.open_for(model, self.split), self.open_for(model, "train")
         check_history(model, self.run_folder)
         judge, accuracy = (None, None)
@@ -853,7 +859,7 @@ class Doctor(Source):
         from vaekit.report.doctor import examine
         from vaekit.report.measure import check_history
 
-        model = load(self.run_folder)
+        model = load(self.run_folder).in_pixels()
         source = replace(self, data=self.data or model.facts_["data"]["name"])
         train, test = source.open_for(model, "train"), source.open_for(model, "test")
         check_history(model, self.run_folder)
@@ -900,7 +906,7 @@ class Explore(Source):
             raise ValueError("vaekit explore needs the extra `explore`: pip install 'vaekit[explore]'") from None
         if not self.run_folders:
             raise ValueError("explore needs a trained run: vaekit explore RUN")
-        models = [load(folder) for folder in self.run_folders]
+        models = [load(folder).in_pixels() for folder in self.run_folders]
         name = self.data or models[0].facts_["data"]["name"]
         if name == "array":
             raise ValueError(f"{self.run_folders[0]} was fitted on an array: say with --data whose images to show")

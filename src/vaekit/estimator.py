@@ -5,6 +5,7 @@ flags and `run.json` at once; a named model (`vaekit.estimators`) says which par
 from __future__ import annotations
 
 import copy
+import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -31,6 +32,7 @@ from vaekit.data.images import (
     check_labels,
     darkness,
     fingerprint,
+    hold_out,
     in_channels,
     is_mapped,
     label_column,
@@ -76,8 +78,9 @@ ROWS = 64  # a table is taken to the module in multiples of these
 @dataclass(kw_only=True, repr=False, eq=False)
 class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """What every model shares. Images are uint8, or floats in [0, 1], of shape (N, H, W) or (N, H, W, C); tables are
-    (N, D) finite reals, standardised inside. After `fit`: `model_` (the nn.Module), `history_` (a record per epoch),
-    `n_parameters_`, `image_shape_`, `resolved_` (the fields whose None was filled in, and with what).
+    (N, D) finite reals, standardised inside, in arrays or in data frames of pandas or polars. After `fit`: `model_` (the
+    nn.Module), `history_` (a record per epoch), `n_parameters_`, `image_shape_`, `columns_` (of a table), `resolved_` (the
+    fields whose None was filled in, and with what).
     """
 
     latent_dim: int = 10
@@ -117,7 +120,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
     validation_fraction: float = 0.1
     """Share of the training data held out for early stopping where no validation data is given."""
     random_state: int | None = None
-    """Seed of everything random."""
+    """Seed of everything random; None draws one from numpy's global state, as in scikit-learn."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "float32"
@@ -325,7 +328,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self._take_in(images)
         images, validation = self._hold_out(images, validation, seed)
         self.resolved_ = self._resolve(len(images), table=images.is_table)
-        if recorded:
+        if run and recorded:
             self._check_same_fields(run, recorded, images, same_epochs)
             with run.locked():
                 run.tidy()
@@ -344,7 +347,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self.model_ = self._make_module(seed).to(device)
         deadline = start_clock(time_budget)
         with run.locked() if run else nullcontext():
-            if recorded:
+            if run and recorded:
                 objective, plan = self._go_on(run, recorded, images, data, at, goal, deadline)
             elif run and run.started:
                 raise ValueError(f"{run.path} was begun by another process meanwhile; choose another folder")
@@ -403,7 +406,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         seed, before = recorded["seed"], plan
         self.facts_ = self._facts(images, seed, self.device_, plan)
         objective, _ = self.filled_in()._course(goal, seed, per_epoch, self.device_)
-        anew = filled(self.filled_in().warmup_steps) if finished else 0
+        anew = filled(self.filled_in().warmup_steps) if finished else None
         if finished or goal != plan.steps:
             plan = before.towards(goal, at, anew=anew)
         why = ""
@@ -620,11 +623,21 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
     def _hold_out(self, images: Images, validation: Images | None, seed: int) -> tuple[Images, Images | None]:
         if validation is not None or not self.early_stopping:
             return images, validation
-        order = np.random.default_rng(derive_seed(seed, "validation")).permutation(len(images))
-        held = max(1, round(self.validation_fraction * len(images)))
-        if held >= len(images):
-            raise ValueError(f"early stopping holds out {held} of {len(images)} images: too few are left to train on")
-        return images.take(np.sort(order[held:])), images.take(np.sort(order[:held]))
+        # A conditional model has to see every class.
+        kept, held = hold_out(
+            len(images),
+            self.validation_fraction,
+            derive_seed(seed, "validation"),
+            images.y if self.conditional else None,
+        )
+        asked = max(1, round(self.validation_fraction * len(images)))
+        if asked >= len(images):
+            raise ValueError(f"early stopping holds out {asked} of {len(images)} images: too few are left to train on")
+        if not len(held):
+            raise ValueError(
+                f"early stopping holds images out, and {images.name} has one image of each class: train without it"
+            )
+        return images.take(np.sort(kept)), images.take(np.sort(held))
 
     @undisturbed
     def on_device(self, images: Images, device: torch.device) -> Data:
@@ -838,14 +851,14 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         know theirs; of an array among them nothing is known and nothing said.
         """
         if not isinstance(X, Images):
-            validate_data(self, X, reset=reset, skip_check_array=True, ensure_2d=False)
+            validate_data(self, X, reset=reset, skip_check_array=True, ensure_2d=False)  # pyright: ignore[reportArgumentType]
             return
         if reset:
-            validate_data(self, X.x, reset=True, skip_check_array=True, ensure_2d=False)
+            validate_data(self, X.x, reset=True, skip_check_array=True, ensure_2d=False)  # pyright: ignore[reportArgumentType]
             self._take_names(X.header)
         elif hasattr(self, "columns_") and X.header is not None:
             names, known = X.header.names, self.columns_.header.names
-            if None not in (names, known) and places_of(known, names, X.name) != list(range(len(names))):
+            if names is not None and known is not None and places_of(known, names, X.name) != list(range(len(names))):
                 raise ValueError(f"{X.name} has the model's columns in another order: {listed(list(map(str, names)))}")
 
     def _take_names(self, header: Header | None) -> None:
@@ -857,6 +870,10 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         self._check_names(X, reset=False)
         if isinstance(X, Images):
             return X.x
+        if getattr(X, "shape", None) in (self.image_shape_, self.image_shape_[:2]) and len(self.image_shape_) == 3:
+            raise ValueError(
+                f"X has the shape {X.shape} of a single image, and the model takes several: of one make a batch, X[None]"
+            )
         white = self._x_layout["white"]
         x = check_array(X, white=white)
         if white == 255 and x.ndim == 4 and x.dtype == np.uint8 and brightest(x, 2) == 1:
@@ -864,11 +881,11 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 "X holds the integers 0 and 1 alone, and they are taken for 0 and 1 of 255, as the model was fitted on 8-bit "
                 "images: if 1 is white, pass X * 255, or booleans"
             )
-        return x if x.shape[1:] == self.image_shape_ else self._in_shape(x, as_array(X).shape)
+        return x if x.shape[1:] == self.image_shape_ else self._in_shape(x)
 
-    def _in_shape(self, x: np.ndarray, given: tuple[int, ...]) -> np.ndarray:
-        """x, which has another shape than fit's images, with its channels where nothing is lost by it. given: X's own shape.
-        Raises ValueError for anything else, with what would do.
+    def _in_shape(self, x: np.ndarray) -> np.ndarray:
+        """x, which has another shape than fit's images, with their channels where nothing is lost by it. Raises ValueError for
+        anything else, with what would do.
         """
         shape, found = self.image_shape_, x.shape[1:]
         same = math.prod(found) == math.prod(shape)
@@ -879,9 +896,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
                 + ("; pass X.reshape(len(X), -1)" if same and x.ndim > 2 else "")
             )
         remedy = ""
-        if given in (shape, shape[:2]):
-            remedy = "; of one image make a batch: X[None]"
-        elif x.ndim == 2 and same:
+        if x.ndim == 2 and same:
             remedy = f"; pass X.reshape(-1, {', '.join(map(str, shape))})"
         elif x.ndim == 4 and found[:2] == shape[:2]:
             converted, lost = in_channels(x, shape[2])
@@ -1000,8 +1015,14 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
 
     @property
     def _frame(self) -> str | None:
-        """The library of the data frame that fit's X was."""
-        return self.columns_.header.frame if len(self.image_shape_) == 1 else None
+        """The library of the data frame that fit's X was; None where that is not installed here."""
+        frame = self.columns_.header.frame if len(self.image_shape_) == 1 else None
+        if frame is not None and importlib.util.find_spec(frame) is None:
+            warn(
+                f"this model was fitted on a data frame of {frame}, which is not installed here: its rows come in an array"
+            )
+            return None
+        return frame
 
     def _elbo(self, X, y, n_draws: int) -> np.ndarray:
         model = self.model_

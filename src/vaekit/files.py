@@ -49,6 +49,8 @@ def finish(path) -> Estimator:
     run.model_config()
     with run.locked():
         model = _load(path, None, True)
+        if model.unfinished_ and not model.history_:
+            raise ValueError(f"{path} has no record of its first epoch yet; go on with `vaekit train ... --resume`")
         if model.unfinished_:
             model.end(run)
     return model

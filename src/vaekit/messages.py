@@ -28,7 +28,7 @@ def nearest_path(path) -> str:
         names = [entry.name for entry in missing.parent.iterdir()]
     except OSError:
         return ""
-    near = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.7)
+    near = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
     return f" (did you mean {str(missing.parent / near[0] / path.relative_to(missing))!r}?)" if near else ""
 
 

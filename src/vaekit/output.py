@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -22,7 +23,7 @@ from vaekit.messages import in_rows
 from vaekit.owned import check_file, check_new_folder, write_atomically
 from vaekit.report.page import QUALITY_COLUMNS, findings, quality, summarise, used_columns
 
-LISTED = 40  # words of a list on a terminal
+LISTED = 20  # words of a list on a terminal
 Origin = Mapping[str, np.ndarray]  # what samples were: columns `file` or `row`, `split`, ...
 
 
@@ -89,13 +90,16 @@ def _print_columns(title: str | Text, headings: list[str], rows: list[list[str]]
     Console(width=max(Console().width, width)).print(table)
 
 
-def print_scores(title: str, columns: dict[str, np.ndarray]) -> None:
-    """The ten lowest scores, a line each."""
-    worst = np.argsort(columns["elbo"], kind="stable")[:10]
-    forms = {"elbo": ".2f", "tail_share": ".3g"}
-    rows = [[format(column[i], forms.get(name, "")) for name, column in columns.items()] for i in worst]
-    shown = [["".join(c if c.isprintable() else repr(c)[1:-1] for c in cell) for cell in row] for row in rows]
-    _print_columns(Text(title), [name.replace("_", " ") for name in columns], shown, width=120)
+def print_lowest(columns: dict[str, np.ndarray], by: str, n: int = 10) -> None:
+    """The n samples of the lowest `by`, a line each."""
+    lowest = np.argsort(columns[by], kind="stable")[:n]
+    cells = [[plain(value) for value in column[lowest].tolist()] for column in columns.values()]
+    shown = [[_in_one_line(cell) for cell in row] for row in zip(*cells, strict=True)]
+    _print_columns("", [name.replace("_", " ") for name in columns], shown, width=120)
+
+
+def _in_one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def plain(value) -> str:
@@ -148,7 +152,7 @@ def write_array(
     write_atomically(out, buffer.getvalue())
 
 
-def write_columns(out: str, columns: Mapping[str | int, np.ndarray]) -> None:
+def write_columns(out: str, columns: Mapping[Any, np.ndarray]) -> None:
     """Columns (N,) by name as .csv, .tsv (.gz, too) or .parquet."""
     plain = {name: _as_text(column) if column.dtype.kind in "OU" else column for name, column in columns.items()}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -201,6 +205,7 @@ def write_images(
         from vaekit.pictures.fonts import shortened
         from vaekit.pictures.style import save
 
+        images = images[..., None] if images.ndim == 3 else images
         classes = [] if labels is None else list(dict.fromkeys(labels.tolist()))
         if labels is None or len(classes) == 1:
             figure = image_grid(images, title=f"class {shortened(classes[0])}" if classes else None)

@@ -157,7 +157,8 @@ class Recorded:
         before = {**recorded["fields"], **recorded["resolved"]}["epochs"]
         patient = run.finished and out_of_patience(plan, history)
         if self.epochs is None or (self.epochs == before and (patient or not free)):
-            return done, done if run.finished else plan.steps
+            begun = done == plan.turn < plan.steps  # gone on with, and killed before anything was done
+            return done, plan.steps if begun or not run.finished else done
         goal = self.epochs * per_epoch
         if goal < done:
             at = f"{round(done / per_epoch, 1):g}"
@@ -165,6 +166,8 @@ class Recorded:
             raise ValueError(
                 f"{run.path} has done {at} epochs already, got epochs={self.epochs}: ask for more to go on with it{remedy}"
             )
+        if run.finished and goal > done and not history:
+            raise ValueError(f"{run.path} has no log.jsonl, which says what its training did; train into a new folder")
         return done, goal
 
     @undisturbed
@@ -200,6 +203,11 @@ class Recorded:
         if prior and run.prior_file.exists():
             self.load_prior(run.prior_file)
         return self
+
+    @property
+    def ended_by(self) -> str | None:
+        """What the training ended by, one of ENDINGS; None of an earlier version's, which does not say."""
+        return (self.facts_.get("ended") or {}).get("because")
 
     def end(self, run: RunFolder) -> None:
         """Makes the unfinished `run`, which this is as `restore` left it, a finished one, with the weights that are here."""

@@ -23,7 +23,7 @@ from vaekit.parts.priors import AutoregressivePrior, StandardNormalPrior, Unifor
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import CLOCK, RunFolder, check_finite, digest, mismatch, read_tensors, write_tensors
 from vaekit.training.loop import check_time_budget, start_clock
-from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior
+from vaekit.training.prior import PriorSettings, describe_prior, fit_prior, make_prior, parts_of
 from vaekit.world import MOST, check_random_state, seeded
 
 WORSE = 0.1  # of the plain prior's rate, or a nat: by more a fitted prior is far worse than that one
@@ -86,7 +86,10 @@ class SecondStage:
         check_time_budget(time_budget)
         deadline = start_clock(time_budget)
         if folder and not RunFolder(folder).finished:
-            raise ValueError(f"{folder} holds no finished run, and a prior is fitted to weights that stay as they are")
+            raise ValueError(
+                f"{folder} holds no finished run, and a prior is fitted to weights that stay as they are: train the run to its "
+                "end, or end it where it is with `vaekit train ... --finish`"
+            )
         if images.x.shape[1:] != self.image_shape_:
             raise ValueError(
                 f"{images.name} has samples of shape {images.x.shape[1:]}, but the model was fitted on {self.image_shape_}"
@@ -105,6 +108,8 @@ class SecondStage:
             n_classes=n_classes,
             device=self.device_,
         )
+        named = () if classes is None else list(classes)
+        parts = parts_of(len(images), labels, resolved, classes=named, seed=seed, components=settings.components)
         # What a half-trained prior must have in common with this one to be gone on with.
         identity = {
             "settings": asdict(resolved),
@@ -126,7 +131,8 @@ class SecondStage:
                     data,
                     labels,
                     resolved,
-                    classes=() if classes is None else list(classes),
+                    classes=named,
+                    parts=parts,
                     seed=seed,
                     folder=stage,
                     deadline=deadline,

@@ -19,7 +19,7 @@ import numpy as np
 F = TypeVar("F", bound=Callable[..., Any])
 HERE = f"{Path(__file__).parent}{os.sep}"
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # kinds of devices that have an autocast of their own
-NUMPY = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+NUMPY: dict[str, Any] = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 PLAIN = nullcontext()
 
 
@@ -39,8 +39,8 @@ def undisturbed(function: F) -> F:
         if _thread.inside:
             return function(*args, **kwargs)
         with _process, _settled_thread():
-            _thread.inside = True
             try:
+                _thread.inside = True
                 return function(*args, **kwargs)
             finally:
                 _thread.inside = False
@@ -139,7 +139,7 @@ class _Process:
         if torch is None:  # data is read without it
             return
         settings = _of_torch()
-        if _products() != "highest" or _coarse(torch.backends.mkldnn.conv) != "none":
+        if _products() != "highest" or _coarse(getattr(torch.backends.mkldnn, "conv", None)) != "none":
             settings = settings + _of_products()
         for read, write, plain in settings:
             if (before := read()) != plain:
@@ -180,7 +180,8 @@ def _of_products() -> list[_Setting]:
     """The precision of float32 products and convolutions: torch's older setting, and its newer ones by backend."""
     import torch
 
-    owners = (torch.backends, torch.backends.cuda.matmul, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv)
+    cpu = [getattr(torch.backends.mkldnn, name, None) for name in ("matmul", "conv")]
+    owners = [owner for owner in (torch.backends, torch.backends.cuda.matmul, *cpu) if owner is not None]
     return [
         _Setting(lambda: _products() or "highest", torch.set_float32_matmul_precision, "highest"),
         *(
@@ -224,9 +225,10 @@ def _settled_thread() -> AbstractContextManager:
             undo.enter_context(torch.inference_mode(False))  # which enables gradients, too
         if torch is not None and not on_cpu:
             undo.enter_context(torch.device("cpu"))
-        for kind in kinds:
-            # No cache: the caller's block would keep one of weights that a training changes.
-            undo.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
+        if torch is not None:
+            for kind in kinds:
+                # No cache: the caller's block would keep one of weights that a training changes.
+                undo.enter_context(torch.autocast(kind, enabled=False, cache_enabled=False))
         return undo.pop_all()
 
 

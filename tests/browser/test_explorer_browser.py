@@ -17,6 +17,7 @@ from vaekit.data import open_data
 from vaekit.estimators import CVAE, VAE, VQVAE
 from vaekit.explorer.explored import Explored, some
 from vaekit.explorer.server import listen, make_app
+from vaekit.pictures.style import CLASSES, dark_colour
 
 VAE_RUN, CVAE_RUN, VQ_RUN, PLAIN_RUN = range(4)
 
@@ -366,6 +367,18 @@ def test_everything_has_a_name_and_text_stands_out(visit, scheme):
             ink = luminance(page.evaluate("(s) => getComputedStyle(document.querySelector(s)).color", selector))
             for ground in map(luminance, (page_colour, card_colour)):
                 assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= 4.5, selector
+
+
+def test_the_map_follows_the_scheme_of_the_page(visit):
+    page = visit(color_scheme="dark")
+    fill = "document.querySelector('.legend path').getAttribute('fill')"
+    assert page.evaluate("getComputedStyle(document.querySelector('.map canvas')).backgroundColor") == "rgb(20, 23, 26)"
+    assert page.evaluate(fill) == dark_colour(CLASSES[0]) != CLASSES[0].lower()
+    page.emulate_media(color_scheme="light")
+    until(page, f"{fill} === '{CLASSES[0]}'")
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.map canvas')).backgroundColor") == "rgb(255, 255, 255)"
+    )
 
 
 def test_a_slider_shows_its_picture_at_once(visit):

@@ -378,14 +378,14 @@ def test_still_pictures_stand_in_where_nothing_can_move(opened, way):
     if way == "on paper":
         page.emulate_media(media="print")
     assert page.locator(".living:visible").count() == 0
-    pictures = page.locator("figure img")
+    pictures = page.locator("figure img:not(.dark)")
     assert pictures.count() > 5 and all(picture.is_visible() for picture in pictures.all())
 
 
 def test_the_still_picture_is_there_on_demand(opened):
     page = opened()
     section = page.locator("#traversals")
-    image, button = section.locator("figure img"), section.locator("button.living")
+    image, button = section.locator("figure img:not(.dark)"), section.locator("button.living")
     assert not image.is_visible() and button.get_attribute("aria-expanded") == "false"
     button.click()
     assert image.is_visible() and button.get_attribute("aria-expanded") == "true"
@@ -397,6 +397,17 @@ def test_a_phone_scrolls_in_one_direction(opened, scripts):
     if scripts:
         pick(page.locator("#latent_space"), "CVAE")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_the_map_follows_the_scheme_of_the_page_and_names_run_in_their_direction(opened):
+    page = opened(color_scheme="dark")
+    canvas = page.locator("#latent_space .map canvas")
+    assert pixels(canvas)[30, 30].tolist() == [20, 23, 26]
+    page.emulate_media(color_scheme="light")
+    settle(page)
+    assert pixels(canvas)[30, 30].tolist() == [255, 255, 255]
+    names = page.locator("#latent_space .legend bdi")
+    assert sorted(names.all_text_contents()) == sorted(NAMES)
 
 
 CONTRASTS = """() => {

@@ -324,13 +324,13 @@ def _in_8_bits(x: np.ndarray, name: str, white: int | None) -> tuple[np.ndarray,
         low, high = int(x.min()), int(x.max())
         if low < 0 or high > WHOLE or (x.dtype == np.int8 and white is None and high > 1):
             return x, None, ()
-        own = white is not None and (white < WHOLE or x.dtype == np.uint16)
-        top = white if own else max(find_white(high), 1 if white is None else 255)
+        small = white == WHOLE and high <= 255 and x.dtype.itemsize > 2  # of such integers 65535 is not the largest
+        top = find_white(high) if white is None else 255 if small else white
     if top == 255 and x.dtype == np.uint8:
         return x, None, ()
     out = np.empty(x.shape, np.uint8)
     for start, part in chunks(x):
-        out[start : start + len(part)] = (np.minimum(part, top).astype(np.int32) * 255 + top // 2) // top
+        out[start : start + len(part)] = (np.minimum(part.astype(np.int32), top) * 255 + top // 2) // top
     notes = _cut(high, top)
     if white is None and top == 1:
         notes = ("pixels are 0 and 1 alone: taken for black and white (--white 255 takes them for 8-bit values)",)
@@ -338,8 +338,7 @@ def _in_8_bits(x: np.ndarray, name: str, white: int | None) -> tuple[np.ndarray,
         notes = (
             f"pixels have values up to {high:g}: {top} is taken for white (--white {WHOLE}, or another, says otherwise)",
         )
-    plain = top == WHOLE or (top == 255 and x.dtype != np.uint16)
-    return out, None if plain else top, notes
+    return out, None if top == 255 else top, notes
 
 
 def _cut(high: float, white: int) -> tuple[str, ...]:

@@ -3,8 +3,9 @@
     decoded/KEY/pixels        (N, H, W, C) uint8, nothing else
     decoded/KEY/facts.json    shape, fingerprint, and what the files were
 
-KEY is a digest of the files' places, sizes, times and labels and of how they are decoded. An entry is written in a folder with
-a temporary name and renamed when it is whole; of two processes that write the same one, the later takes the other's.
+KEY is a digest of the files' places, sizes, times and labels, of how they are decoded, and by which decoders. An entry is
+written in a folder with a temporary name and renamed when it is whole; of two processes that write the same one, the later
+takes the other's.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from vaekit.data.images import (
     listed,
     with_channels,
 )
-from vaekit.data.kinds import HEAD, head_of, words_for
+from vaekit.data.kinds import HEAD, formats, head_of, words_for
 from vaekit.data.readers import decode
 from vaekit.messages import first_line
 from vaekit.owned import claim, discard
@@ -121,7 +122,9 @@ def decoded(
     what tells these sources from others. Files that can't be read are left out.
     Raises ValueError where none can be, or where they differ in size.
     """
-    whole = hashlib.sha256(f"{VERSION} {key} {decoding!r} ".encode() + (b"" if y is None else y.tobytes())).hexdigest()
+    whole = hashlib.sha256(
+        f"{VERSION} {key} {decoding!r} {formats()} ".encode() + (b"" if y is None else y.tobytes())
+    ).hexdigest()
     entry = cache_dir() / "decoded" / whole
     found = _read(entry)
     if found is None:

@@ -25,6 +25,7 @@ FURTHEST = 1e15  # standard deviations, as which more count: their squares have 
 LOWEST, LARGEST = np.finfo(np.float64).smallest_subnormal, np.finfo(np.float64).max
 NORMAL_QUARTILES = 1.349  # standard deviations between the quartiles of a normal distribution
 OUTLYING = 10.0  # times that the standard deviation exceeds what the quartiles say, from which a few values make it
+ENOUGH = 100_000  # rows, from which quartiles are known well enough for advice
 LEAST_RATIO = 1.01  # of a column's largest value to its least, below which its logarithm is as good as linear
 
 
@@ -82,7 +83,7 @@ class Columns:
         if scaling == "auto":
             scalings = advised_scalings(x)
         elif scaling != "standard":
-            fits = positive(low, high) if scaling == "log" else np.array([len(np.unique(c[:1000])) > 2 for c in x.T])
+            fits = positive(low, high) if scaling == "log" else ~_two_valued(x, low, high)
             scalings = [scaling if fit else "standard" for fit in fits]
         scalings = tuple("standard" if still else each for each, still in zip(scalings, constant, strict=True))
         centre, width = np.zeros(x.shape[1]), np.ones(x.shape[1])
@@ -156,7 +157,7 @@ class Columns:
         near = np.full(len(whole), True) if within else whole & (self.high <= self.low + 1)
         return x.clip(np.where(near, self.low, -np.inf), np.where(near, self.high, np.inf))
 
-    def given(self, x: np.ndarray, frame: str | None = None, index=None):
+    def given(self, x: np.ndarray, frame: str | None = None, index=None) -> Any:
         """x (N, D), `settled`, in the form it came in: a data frame of the library `frame`, its columns named and typed as they
         were, or an array of a type that holds all of them. index: of the rows of a pandas frame.
         """
@@ -262,7 +263,7 @@ def places_of(wanted: Sequence, names: Sequence, name: str, *, others: bool = Fa
     """
     missing = [each for each in wanted if each not in names]
     if missing:
-        near = nearest(str(missing[0]), map(str, names)) if len(missing) == 1 else ""
+        near = nearest(str(missing[0]), [str(each) for each in names if each not in wanted])
         raise ValueError(f"{name} lacks {_named(missing)} of the model{near}; it has {_named(names)}")
     if not others and (extra := [each for each in names if each not in wanted]):
         raise ValueError(f"{name} has {_named(extra)}, which the model was not trained on; leave out such columns")
@@ -282,18 +283,15 @@ def positive(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def advised_scalings(x: np.ndarray) -> list[str]:
     """For each column of a finite table x (N, D) the scaling that suits it. "standard" suits most, and "log" a positive one
     that is so skewed that its standard deviation exceeds its mean: by it alone, values below 0 would be nothing special.
-    "robust" suits one of positive and negative values, or of zeros, in which few make the standard deviation that of all.
+    "robust" suits one of any sign in which a few values make the standard deviation, and the others are all but one.
     """
     low, high = x.min(0).astype(np.float64), x.max(0).astype(np.float64)
     mean, deviation = _moments(x.astype(np.float64))
-    spread = _middle(x.astype(np.float64))[1]
+    spread = _middle(x[:: max(1, len(x) // ENOUGH)].astype(np.float64))[1]
     skewed = (low >= 0) & (deviation > mean)
-    outlying = ((spread > 0) & (deviation / OUTLYING > spread)) | (skewed & (spread > 0))
+    outlying = (spread > 0) & (deviation / OUTLYING > spread)
     found = np.where(skewed & positive(low, high), "log", np.where(outlying, "robust", "standard"))
-    for place in np.flatnonzero(found != "standard"):
-        if len(np.unique(x[:, place])) <= 2:
-            found[place] = "standard"
-    return found.tolist()
+    return np.where(_two_valued(x, low, high), "standard", found).tolist()
 
 
 def scaling_problem(x: np.ndarray, header: Header | None) -> str | None:
@@ -324,6 +322,11 @@ def _constant(low: np.ndarray, high: np.ndarray, dtype: np.dtype, kinds: Sequenc
         rounding = (high / 2 - low / 2) <= ROUNDING * spacing * (np.maximum(np.abs(low), np.abs(high)) / 2)
     floats = np.array([np.dtype(kind).kind == "f" for kind in kinds])
     return (low == high) | (rounding & floats)  # integers are not rounded
+
+
+def _two_valued(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(D,) whether a column holds its least and its largest value only."""
+    return ((x == low) | (x == high)).all(0)
 
 
 def _where(scalings: Sequence[str], scaling: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vaekit.data.readers import LABEL_COLUMNS
+from vaekit.messages import first_line
 
 ORDER = ("train", "test", "validation")
 BATCH = 256  # rows that are read together
@@ -51,7 +52,7 @@ def read_datasets(name: str, tables: list[Path] | None) -> Tables:
         for table in tables:
             word = re.match(r"(train|test|val)", table.name)
             files.setdefault({"val": "validation"}.get(word[1], word[1]) if word else "train", []).append(str(table))
-        found = datasets.load_dataset("parquet", data_files=files)
+        found = _from_parquet(datasets, name, files)
     elif name.startswith("hf:"):
         found = datasets.load_dataset(name.removeprefix("hf:"))
     else:
@@ -69,6 +70,18 @@ def read_datasets(name: str, tables: list[Path] | None) -> Tables:
         parts = {part: table.cast_column(column, datasets.Image(decode=False)) for part, table in parts.items()}
     key = " ".join([column, *(f"{part} {table._fingerprint}" for part, table in parts.items())])
     return Tables(parts, column, None if labels is None else _labels(parts, labels), key)
+
+
+def _from_parquet(datasets, name: str, files: dict[str, list[str]]):
+    """The tables in Parquet files; ValueError that names them where they are damaged, which the library logs besides."""
+    logged = datasets.utils.logging.get_verbosity()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
+    try:
+        return datasets.load_dataset("parquet", data_files=files)
+    except Exception as error:  # whatever the library raises on hostile bytes
+        raise ValueError(f"{name} is damaged, or no Parquet file of images ({first_line(error)})") from None
+    finally:
+        datasets.utils.logging.set_verbosity(logged)
 
 
 def _image_column(features, image: type, name: str) -> str:

@@ -21,7 +21,7 @@ def as_array(X, name: str = "X") -> np.ndarray:
         X = np.ma.stack(X)
     if isinstance(X, np.ma.MaskedArray):
         return _unmasked(X, name)
-    if hasattr(X, "collect") and hasattr(X, "columns"):
+    if type(X).__name__ == "LazyFrame":
         raise ValueError(f"{name} is a lazy frame; pass what it collects: {name}.collect()")
     if hasattr(X, "toarray"):
         raise ValueError(f"{name} is a sparse matrix; pass a dense array: {name}.toarray()")

@@ -437,7 +437,7 @@ def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarr
     """
     if n < FEWEST:
         raise ValueError(
-            f"{n} images are too few to split into train, validation and test; at least {FEWEST} are needed"
+            f"{n} samples are too few to split into train, validation and test; at least {FEWEST} are needed"
         )
     order = np.random.default_rng(seed).permutation(n)
     place = np.arange(n) % 10
@@ -448,6 +448,25 @@ def split_indices(y: np.ndarray | None, n: int, seed: int) -> dict[str, np.ndarr
             place[n - alone.sum() :] = 0
     dealt = {"train": (place != 4) & (place != 9), "validation": place == 4, "test": place == 9}
     return {part: np.sort(order[chosen]) for part, chosen in dealt.items()}
+
+
+def hold_out(n: int, fraction: float, seed: int, y: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of n images that are trained on, and of those held out, a `fraction` of them and one at least; in random order.
+
+    y: (N,) labels as indices. With them the images held out are spread over the classes, and each class keeps one; so fewer
+    are held out where classes are small, and none where each has one image.
+    """
+    rng = np.random.default_rng(seed)
+    order, held = rng.permutation(n), max(1, round(fraction * n))
+    if y is None:
+        held = min(held, n - 1)
+        return order[held:], order[:held]
+    order = order[np.argsort(y[order], kind="stable")]  # class after class, drawn within each
+    free = order[1:][y[order[1:]] == y[order[:-1]]]  # all but one of each class
+    held = min(held, len(free))
+    start = int(rng.integers(max(1, len(free))))
+    out = free[(start + np.arange(held) * len(free) // max(1, held)) % max(1, len(free))]
+    return rng.permutation(np.setdiff1d(order, out)), rng.permutation(out)
 
 
 def evenly(n: int, most: int) -> np.ndarray:

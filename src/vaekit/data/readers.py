@@ -41,7 +41,6 @@ X_NAMES = (
     "features",
     "samples",
     "pixels",
-    "arr",
 )  # of arrays in a .npz file
 Y_NAMES = ("y", *LABEL_COLUMNS, "targets", "classes", "class_labels")
 PART_NAMES = {"train": "train", "training": "train", "test": "test", "val": "validation", "valid": "validation"}
@@ -414,12 +413,10 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
     if colours == "L" and image.mode != "L":
         grey = image.convert("L")
-        seen = seen._replace(lost=decoding.colour is not None and (np.asarray(image.convert("RGB")) != grey).any())
-        image, ground = grey, [round(np.dot(ground[:3], LUMA))]
+        seen = seen._replace(lost=decoding.colour is not None and _coloured(image))
+        image, ground = grey, [round(float(np.dot(ground[:3], LUMA)))]
     image = image if image.mode == colours else image.convert(colours)
-    if decoding.white is None and seen.wide is None and lossless:
-        extrema = image.getextrema() if colours != "L" else [image.getextrema()]
-        seen = seen._replace(narrow=max(high for _, high in extrema[:3]))
+    whole = image
     if decoding.resize is not None:
         side = decoding.resize
         if decoding.fit == "pad":
@@ -430,7 +427,17 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
         else:
             image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels, size, mode, seen
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if decoding.white is None and seen.wide is None and lossless:
+        high = 0 if padded else int(pixels[..., :3].max())  # far faster than a look at all of a large image
+        seen = seen._replace(narrow=high if high > 1 else _brightest(whole))
+    return pixels, size, mode, seen
+
+
+def _coloured(image: Image.Image) -> bool:
+    """Whether an image RGB or RGBA has colours that aren't grey."""
+    pixels = np.asarray(image)
+    return bool((pixels[..., :1] != pixels[..., 1:3]).any())
 
 
 def _to_8_bits(image: Image.Image, white: int) -> tuple[Image.Image, int]:
@@ -451,7 +458,11 @@ def _to_8_bits(image: Image.Image, white: int) -> tuple[Image.Image, int]:
 def _stretched(image: Image.Image, white: int) -> tuple[Image.Image, bool]:
     """An image L, RGB or RGBA in which `white` has become 255, alpha aside; and whether there were larger values."""
     bands = len(image.getbands())
-    extrema = image.getextrema() if bands > 1 else [image.getextrema()]
     scale = [min(255, (value * 255 + white // 2) // white) for value in range(256)]
     table = scale * min(3, bands) + list(range(256)) * (bands == 4)
-    return image.point(table), any(high > white for _, high in extrema[:3])
+    return image.point(table), _brightest(image) > white
+
+
+def _brightest(image: Image.Image) -> int:
+    """The largest value of an image L, RGB or RGBA, alpha aside."""
+    return int(np.max([image.getchannel(band).getextrema() for band in image.getbands()[:3]]))

@@ -7,10 +7,11 @@ import gzip
 import io
 import itertools
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -65,7 +66,7 @@ def read_table(
         raise ValueError(f"{path} has no rows of numbers")
     named = found[0].cells.name is not None
     dropped = tuple(name.strip() for name in drop.split(",") if name.strip()) if isinstance(drop, str) else tuple(drop)
-    names = [column.cells.name for column in found]
+    names: list = [column.cells.name for column in found]
     for flag, asked in (("drop", dropped), ("labels", (labels,) if labels and columns is None else ())):
         for name in asked:
             if not named:
@@ -82,7 +83,7 @@ def read_table(
             f"labels are taken from column {label.cells.name!r} of {path}; --drop {label.cells.name} leaves it out",
         )
     if columns is not None and named:
-        names = [column.cells.name for column in kept]
+        names: list = [column.cells.name for column in kept]
         places = places_of(columns, names, str(path), others=True)
         if extra := [name for name in names if name not in columns]:
             notes = (*notes, f"columns of {path} that the model was not trained on, left out: {listed(extra)}")
@@ -131,7 +132,7 @@ class _Column:
 
 
 def _label_column(columns: list[_Column], labels: str | None, wanted: Sequence | None) -> _Column | None:
-    by_name = {column.cells.name: column for column in columns}
+    by_name: dict[Any, _Column] = {column.cells.name: column for column in columns}
     if labels is not None and labels in by_name:
         return by_name[labels]
     lower = {name.lower() for name in by_name}
@@ -218,7 +219,7 @@ def _read_text(path: Path, keep: set) -> tuple[list[_Column], tuple[str, ...]]:
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             return _parse(path, _lines(path, file), keep)
-    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is no table in UTF-8, or is damaged ({first_line(error)})") from None
 
 
@@ -323,7 +324,15 @@ def write_table(path: Path, columns: dict[str | int, np.ndarray]) -> bytes:
         pyarrow.parquet.write_table(table, buffer)
         return buffer.getvalue().to_pybytes()
     text = io.StringIO(newline="")
-    writer = csv.writer(text, delimiter="\t" if ".tsv" in path.name.lower() else ",", lineterminator="\n")
+    # It quotes what holds the end of a line as it writes it, and so no carriage return.
+    words = [column.tolist() for column in columns.values() if column.dtype.kind in "OU"]
+    returns = any("\r" in str(cell) for cells in (columns, *words) for cell in cells)
+    writer = csv.writer(
+        text,
+        delimiter="\t" if ".tsv" in path.name.lower() else ",",
+        lineterminator="\n",
+        quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL,
+    )
     if any(isinstance(name, str) for name in columns):
         writer.writerow(columns)
     # The shortest text that reads back as the same number of its type.
@@ -345,7 +354,7 @@ def _holds_no_bytes(path: Path) -> bool:
     try:
         schema = parquet.read_schema(path)
     except (ValueError, OSError, pyarrow.ArrowException):
-        return False  # and what is wrong with it
+        return True  # `_read_parquet` says what is wrong with it
     return not any(_is_nested(kind) for kind in schema.types)
 
 

@@ -27,6 +27,7 @@ from vaekit.world import derive_seed, seeded
 
 BATCH = 1000
 BLOCK = 2048  # rows and columns of a block of distances between images: 16 MiB
+FEWEST = 6  # images that a set needs to be compared: five neighbours and itself
 NEAR = 0.01  # of training images are nearer to another one than a near copy is to its own
 JUDGE_VERSION = 1  # part of the cache's key: raised when network or training change
 

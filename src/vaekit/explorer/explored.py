@@ -349,16 +349,17 @@ def find_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return np.asarray(pca.mean_), np.asarray(pca.components_), np.asarray(pca.explained_variance_ratio_)
 
 
-def read_picture(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+def read_picture(data: bytes, shape: tuple[int, ...], white: int | None = None) -> np.ndarray:
     """An image file's bytes -> (H, W, C) uint8 of `shape`, the middle cut out where the proportions differ; read as
-    `open_data` reads image files. Raises ValueError for what is no image, damaged, or too large.
+    `open_data` reads image files. white: the run's own value of white. Raises ValueError for what is no image, damaged, or
+    too large.
     """
     height, width, channels = shape
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             Image.open(io.BytesIO(data), formats=FORMATS).close()  # only these: some others start programs
-            pixels, *_ = decode(data, Decoding(background="keep" if channels == 4 else "white"))
+            pixels, *_ = decode(data, Decoding(background="keep" if channels == 4 else "white", white=white))
     except UnidentifiedImageError:
         kinds = ", ".join(FORMATS)
         raise ValueError(f"this is no image file that can be read ({kinds}), whatever its name says") from None

@@ -27,7 +27,7 @@ from starlette.routing import Route
 
 from vaekit.data.images import Images
 from vaekit.explorer.explored import Explored, as_picture, as_png, background, read_picture
-from vaekit.pictures.style import CLASSES
+from vaekit.pictures.style import CLASSES, dark_colour
 from vaekit.state import undisturbed
 
 PAGE = Path(__file__).parent / "page"
@@ -77,6 +77,7 @@ def make_app(runs: Sequence[Explored], images: Images, *, token: str | None = No
             "classes": list(images.classes),
             "labels": None if images.y is None else images.y.tolist(),
             "colours": list(CLASSES),
+            "dark_colours": list(map(dark_colour, CLASSES)),
             "background": background(images),
             "runs": [run.facts() for run in runs],
         }
@@ -97,7 +98,9 @@ def make_app(runs: Sequence[Explored], images: Images, *, token: str | None = No
         data = await read_body(request, MOST_UPLOAD)
 
         def work() -> dict:
-            return run.encode(picture=read_picture(data, run.model.image_shape_), label=label)
+            decoding = run.model.facts_["data"]["decoding"] or {}
+            picture = read_picture(data, run.model.image_shape_, decoding.get("white"))
+            return run.encode(picture=picture, label=label)
 
         return JSONResponse(await run_in_threadpool(work))
 

@@ -1,7 +1,7 @@
 """The figures, a function each: arrays in, a matplotlib Figure out.
 
 Images are (N, H, W, C), uint8 or floats in [0, 1], C = 1, 3 or 4. Pictures of images show exact
-pixels: each pixel of the data is a square of whole output pixels.
+pixels: each pixel of the data, or of a large image reduced, is a square of whole output pixels.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from vaekit.pictures.style import (
     class_colours,
     new_figure,
     place,
+    reduced,
     styled,
     text_width,
     tile,
@@ -42,9 +43,14 @@ from vaekit.pictures.style import (
 
 MARGIN, LINE, CELL, FULL = 12, 34, 76, 1320  # output pixels: margin, line of text, image, widest picture
 ACROSS = 50  # images in a line of labelled rows
+LARGEST = 128  # pixels of an image's side; larger ones are reduced by a whole factor
 Records = Sequence[Mapping[str, float]]
 _TERM_UNITS = {"commitment": "squared distance", "codebook": "squared distance", "codes_used": "codes"}
 _TERMS = ("objective", "distortion", "rate", "commitment", "codebook", "codes_used")
+
+
+def _shown(images: np.ndarray, name: str = "images", dims: int = 4) -> np.ndarray:
+    return reduced(as_pixels(images, name, dims), LARGEST)
 
 
 @styled
@@ -142,7 +148,7 @@ def rate_distortion(models: Mapping[str, Sequence[tuple[float, float]]]) -> Figu
     axes.set(
         xlabel="rate, nats per image (test)", ylabel="distortion, nats per image (test)", title="Rate and distortion"
     )
-    axes.legend()
+    axes.legend(frameon=True, framealpha=1, edgecolor="none")
     return figure
 
 
@@ -207,8 +213,8 @@ def _ordered(n: int) -> list[tuple[float, ...]]:
 @styled
 def image_grid(images: np.ndarray, *, columns: int = 8, title: str | None = None) -> Figure:
     """Images side by side in rows of `columns`; missing ones at the end stay white."""
-    pixels = as_pixels(images)
-    return _sheets({title or "": tile_rows(pixels, columns, zoom(pixels.shape[2], CELL))})
+    pixels = _shown(images)
+    return _sheets({title or "": tile_rows(pixels, columns, zoom(pixels, CELL))})
 
 
 @styled
@@ -216,9 +222,9 @@ def sample_sheets(samples: Mapping[str, np.ndarray], *, columns: int = 8) -> Fig
     """Samples of several models beside each other, a sheet each."""
     if not samples:
         raise ValueError("sample_sheets needs the samples of at least one model")
-    pixels = {name: as_pixels(images, f"samples of {name!r}") for name, images in samples.items()}
+    pixels = {name: _shown(images, f"samples of {name!r}") for name, images in samples.items()}
     room = min(CELL, FULL // (len(samples) * columns))
-    return _sheets({name: tile_rows(images, columns, zoom(images.shape[2], room)) for name, images in pixels.items()})
+    return _sheets({name: tile_rows(images, columns, zoom(images, room)) for name, images in pixels.items()})
 
 
 @styled
@@ -230,8 +236,8 @@ def rows_of_sheets(groups: Mapping[str, Mapping[str, np.ndarray]], *, rows: int,
     room = min(CELL, FULL // (width * columns))
     lines = []
     for sheets in groups.values():
-        pixels = [as_pixels(images, f"samples of {name!r}")[: rows * columns] for name, images in sheets.items()]
-        lines.append([tile_rows(images, columns, zoom(images.shape[2], room)) for images in pixels])
+        pixels = [_shown(images, f"samples of {name!r}")[: rows * columns] for name, images in sheets.items()]
+        lines.append([tile_rows(images, columns, zoom(images, room)) for images in pixels])
     steps = [max(line[c].shape[1] for line in lines) for c in range(width)]
     steps = [
         max(step, text_width([list(sheets)[c] for sheets in groups.values()], 10, "bold")) + 2 * MARGIN
@@ -261,11 +267,11 @@ def labelled_rows(rows: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
     """
     if not rows:
         raise ValueError("labelled_rows needs at least one row of images")
-    pixels = [as_pixels(images, f"images of {label!r}") for label, images in rows.items()]
+    pixels = [_shown(images, f"images of {label!r}") for label, images in rows.items()]
     labels = [shortened(label) for label in rows]
     side = text_width(labels) + 2 * MARGIN
     columns = min(max(map(len, pixels)), ACROSS)
-    scale = zoom(pixels[0].shape[2], min(CELL, (FULL - side) // columns))
+    scale = zoom(pixels[0], min(CELL, (FULL - side) // columns))
     sheets = [tile_rows(images, columns, scale) for images in pixels]
     width = max(max(sheet.shape[1] for sheet in sheets), text_width([title], 10, "bold"))
     top = MARGIN + (LINE if title else 0)
@@ -310,8 +316,8 @@ def latent_space(
     columns = min(len(spaces), 2)
     rows = math.ceil(len(spaces) / columns)
     entries = [*names, *(["code vectors"] if codebooks else [])]
-    lines = 20 * rows  # of the legend
-    beside = math.ceil(len(entries) / lines) * (text_width(entries, 9) + 70) / DPI
+    lines = 19 * rows  # of the legend
+    beside = math.ceil(len(entries) / lines) * (text_width(entries, 8) + 70) / DPI
     figure = new_figure(3.6 * columns + beside, 3.5 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, (z, y)) in zip(panels, spaces.items(), strict=False):
@@ -329,7 +335,7 @@ def latent_space(
         first, second = (axis_names or {}).get(name, ("z1", "z2"))
         axes.set(title=name, xlabel=first, ylabel=second)
         low, high = np.percentile(z, [0.3, 99.7], axis=0)
-        middle, half = (low + high) / 2, 0.56 * (high - low).max() + 1e-6  # one scale for both axes
+        middle, half = (low + high) / 2, 0.56 * (high - low).max() or 1.0  # one scale for both axes
         axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), box_aspect=1)
         if y is not None and name not in (codebooks or {}):
             _name_clusters(axes, (z - middle + half) / (2 * half), y, names, colours)
@@ -342,7 +348,7 @@ def latent_space(
     if codebooks:
         handles.append(Line2D([], [], ls="", marker="x", color="black", label="code vectors"))
     if handles:
-        figure.legend(handles=handles, loc="outside right center", ncols=math.ceil(len(handles) / lines))
+        figure.legend(handles=handles, loc="outside right center", fontsize=8, ncols=math.ceil(len(handles) / lines))
     return figure
 
 
@@ -398,9 +404,9 @@ def _name_clusters(axes: Axes, z: np.ndarray, y: np.ndarray, names: Sequence[str
 @styled
 def manifold(images: np.ndarray, low: float, high: float, *, title: str = "") -> Figure:
     """The decoded plane: images (R, C, H, W, c), row 0 at z2 = high, column 0 at z1 = low."""
-    pixels = as_pixels(images, dims=5)
+    pixels = _shown(images, dims=5)
     rows, columns, height, width, _ = pixels.shape
-    scale = zoom(columns * width, 840)
+    scale = max(1, round(840 / (columns * width)))
     sheet = tile(pixels, scale, gutter=0)
     left, top = 90, MARGIN + LINE
     figure = canvas(left + sheet.shape[1] + MARGIN, top + len(sheet) + 80)
@@ -431,7 +437,7 @@ def traversals(panels: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np
     """
     parts = []
     for name, (images, kl, index, values) in panels.items():
-        pixels = as_pixels(images, f"traversals of {name!r}", dims=5)
+        pixels = _shown(images, f"traversals of {name!r}", dims=5)
         if (len(kl), len(index), len(values)) != (len(pixels), len(pixels), pixels.shape[1]):
             raise ValueError(
                 f"traversals of {name!r}: {len(pixels)} rows and {pixels.shape[1]} columns of images, "
@@ -441,7 +447,7 @@ def traversals(panels: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np
         parts.append((name, pixels, labels, values))
     side = max(text_width(labels) for _, _, labels, _ in parts) + 2 * MARGIN
     room = min(60, (FULL // len(parts) - side) // max(pixels.shape[1] for _, pixels, _, _ in parts))
-    sheets = [tile(pixels, zoom(pixels.shape[3], room)) for _, pixels, _, _ in parts]
+    sheets = [tile(pixels, zoom(pixels, room)) for _, pixels, _, _ in parts]
     top = MARGIN + LINE
     xlabel = "value of the latent that moves"
     widths = [max(sheet.shape[1], text_width([xlabel], 9)) + MARGIN for sheet in sheets]
@@ -449,7 +455,7 @@ def traversals(panels: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np
     left = side
     for (name, pixels, labels, values), sheet, width in zip(parts, sheets, widths, strict=True):
         axes = place(figure, sheet, left, top)
-        scale = zoom(pixels.shape[3], room)
+        scale = zoom(pixels, room)
         cell = pixels.shape[3] * scale
         texts = [_number(value, "+.1f" if abs(value) > 1e-6 else ".1f") for value in values]
         step = math.ceil((text_width(texts) + 6) / (cell + GUTTER))
@@ -474,20 +480,20 @@ def by_class(
 
     Beside them, where given, a sheet of samples of one class: chosen (N, H, W, C).
     """
-    pixels = as_pixels(images, dims=5)
+    pixels = _shown(images, dims=5)
     if pixels.shape[1] != len(classes):
         raise ValueError(f"by_class needs a column per class ({len(classes)}), got {pixels.shape[1]}")
     names = [shortened(name) for name in classes]
     beside = 8 if chosen is not None else 0
-    cell, scale = pixels.shape[3], zoom(pixels.shape[3], min(CELL, FULL // (len(names) + beside)))
+    cell, scale = pixels.shape[3], zoom(pixels, min(CELL, FULL // (len(names) + beside)))
     sheet = tile(pixels, scale)
     names_height = _heading_height(names, cell * scale)
     top = MARGIN + LINE + names_height
     pad = (names_height + 4) * 72 / DPI  # points
-    second = tile_rows(as_pixels(chosen, "chosen"), beside, scale) if chosen is not None else sheet[:0, :0]
+    second = tile_rows(_shown(chosen, "chosen"), beside, scale) if chosen is not None else sheet[:0, :0]
     width = max(sheet.shape[1], text_width([title], 10, "bold")) + 4 * MARGIN
     figure = canvas(
-        MARGIN + width + max(second.shape[1] + MARGIN, text_width([chosen_title], 10, "bold")),
+        MARGIN + width + max(second.shape[1], text_width([chosen_title], 10, "bold")) + MARGIN,
         top + max(len(sheet), len(second)) + MARGIN,
     )
     axes = place(figure, sheet, MARGIN, top)
@@ -538,12 +544,13 @@ def reconstructions(
         rows.append((f"{name}\nMSE {np.square(differences[name]).mean():.4f}", pixels))
         rows.append(("error", np.asarray(heat.cmap(heat.norm(errors[name]), bytes=True))[..., :3]))
     side = text_width([label for label, _ in rows]) + 2 * MARGIN
-    scale = zoom(truth.shape[2], min(CELL, (FULL - side) // len(truth)))
-    sheets = [tile(pixels[None], scale) for _, pixels in rows]
+    shown = [reduced(pixels, LARGEST) for _, pixels in rows]
+    scale = zoom(truth, min(CELL, (FULL - side) // len(truth)))
+    sheets = [tile(pixels[None], scale) for pixels in shown]
     height, width = sheets[0].shape[:2]
     gaps = np.array([0] + [GUTTER if label == "error" else 2 * MARGIN for label, _ in rows[1:]])
     headings = [shortened(name) for name in names or ()]
-    cell = truth.shape[2] * scale
+    cell = shown[0].shape[2] * scale
     above = _heading_height(headings, cell) if headings else 0
     tops = MARGIN + above + np.cumsum(gaps) + height * np.arange(len(rows))
     figure = canvas(side + width + 110, max(tops[-1] + height + MARGIN, 320))
@@ -555,8 +562,8 @@ def reconstructions(
     shades = np.asarray(heat.cmap(np.linspace(1, 0, 280), bytes=True))[:, None, :3].repeat(14, 1)  # (280, 14, 3)
     bar = place(figure, shades, side + width + 14, 20)
     bar.yaxis.tick_right()
-    shown = [value for value in MaxNLocator(6).tick_values(0, limit) if 0 <= value <= limit]
-    bar.set_yticks([280 * (1 - value / limit) for value in shown], [f"{value:g}" for value in shown])
+    ticks = [value for value in MaxNLocator(6).tick_values(0, limit) if 0 <= value <= limit]
+    bar.set_yticks([280 * (1 - value / limit) for value in ticks], [f"{value:g}" for value in ticks])
     bar.tick_params(length=3)
     bar.yaxis.set_label_position("right")
     bar.set_ylabel("absolute error", size=8)
@@ -566,7 +573,7 @@ def reconstructions(
 @styled
 def codes(originals: np.ndarray, rebuilt: np.ndarray, code_maps: np.ndarray, usage: np.ndarray) -> Figure:
     """A VQ-VAE's codes: inputs, code maps (N, h, w) as colours, outputs; below, usage (K,) by rank."""
-    truth, decoded = as_pixels(originals, "originals"), as_pixels(rebuilt, "reconstructions")
+    truth, decoded = _shown(originals, "originals"), _shown(rebuilt, "reconstructions")
     code_maps, usage = np.asarray(code_maps), np.asarray(usage)
     if decoded.shape != truth.shape or code_maps.ndim != 3 or len(code_maps) != len(truth):
         raise ValueError(
@@ -581,7 +588,7 @@ def codes(originals: np.ndarray, rebuilt: np.ndarray, code_maps: np.ndarray, usa
     count, height, width, _ = truth.shape
     labels = ["input", "codes", "decoded"]
     side = text_width(labels) + 3 * MARGIN
-    scale = zoom(width, min(CELL, (FULL - side) // count))
+    scale = zoom(truth, min(CELL, (FULL - side) // count))
     # Indices are names, not amounts: a fixed shuffle gives neighbours in the codebook unlike colours.
     order = np.random.default_rng(0).permutation(len(usage)) / max(len(usage) - 1, 1)
     palette = matplotlib.colormaps["turbo"](order, bytes=True)[:, :3]
@@ -630,14 +637,13 @@ def neighbours(
         )
     order = np.argsort(distances, kind="stable")[: rows * columns]
     above, below = (
-        as_pixels(np.asarray(images)[order], name)
-        for images, name in ((samples, "samples"), (nearest, "training images"))
+        _shown(np.asarray(images)[order], name) for images, name in ((samples, "samples"), (nearest, "training images"))
     )
     if above.shape != below.shape:
         raise ValueError(f"neighbours needs images of one shape, got {above.shape[1:3]} and {below.shape[1:3]}")
     labels, texts = ["sample", "nearest"], [f"{distances[index]:.3f}" for index in order]
     side, count = text_width(labels) + 2 * MARGIN, min(columns, len(order))
-    scale = zoom(above.shape[2], max(min(CELL, (FULL - side) // count), text_width(texts) + 6))
+    scale = zoom(above, max(min(CELL, (FULL - side) // count), text_width(texts) + 6))
     sheets = [
         tile(np.stack([above[start : start + columns], below[start : start + columns]]), scale)
         for start in range(0, len(order), columns)

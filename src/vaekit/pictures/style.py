@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,9 +112,21 @@ def as_pixels(images: np.ndarray, name: str = "images", dims: int = 4) -> np.nda
     return np.broadcast_to(images, (*images.shape[:-1], 3))
 
 
-def zoom(size: int, target: int) -> int:
-    """Output pixels per image pixel, at least 1, that bring `size` image pixels nearest to `target`."""
-    return max(1, round(target / size))
+def reduced(pixels: np.ndarray, side: int) -> np.ndarray:
+    """(..., H, W, 3) uint8 -> the same, H and W at most `side`, by a whole factor: means of blocks."""
+    *rest, height, width, _ = pixels.shape
+    factor = math.ceil(max(height, width) / side)
+    if factor == 1:
+        return pixels
+    edges = ((0, -height % factor), (0, -width % factor), (0, 0))
+    pixels = np.pad(pixels, (*[(0, 0)] * len(rest), *edges), mode="edge")
+    blocks = pixels.reshape(*rest, -1, factor, pixels.shape[-2] // factor, factor, 3)
+    return np.rint(blocks.mean((-4, -2))).astype(np.uint8)
+
+
+def zoom(pixels: np.ndarray, target: int) -> int:
+    """Output pixels per image pixel, at least 1, that bring the longer side of images (..., H, W, 3) nearest to `target`."""
+    return max(1, round(target / max(pixels.shape[-3:-1])))
 
 
 def tile(pixels: np.ndarray, scale: int = 1, gutter: int = GUTTER) -> np.ndarray:
@@ -189,10 +202,10 @@ def on_dark(figure: Figure, file: Path) -> bytes:
     with Image.open(file) as image:
         pixels = np.array(image.convert("RGB"))
     holes = np.zeros(pixels.shape[:2], bool)
-    for image in figure.findobj(AxesImage):
-        box = image.axes.get_window_extent()
+    for sheet in figure.findobj(AxesImage):
+        box = sheet.axes.get_window_extent()
         left, top = round(box.x0), round(len(holes) - box.y1)
-        shown = image.get_array()
+        shown = np.asarray(sheet.get_array())
         part = holes[top : top + shown.shape[0], left : left + shown.shape[1]]
         part |= shown[..., 3] == 255 if shown.shape[-1] == 4 else True
     pixels[holes] = 255

@@ -25,7 +25,7 @@ from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS, MODELS, VQVAE
 from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
-from vaekit.messages import filled
+from vaekit.messages import filled, first_line
 from vaekit.owned import check_folder, locked, remove_temporaries, write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.fonts import shortened
@@ -34,9 +34,10 @@ from vaekit.report.doctor import examine
 from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, traverse
 from vaekit.report.measure import PER_CLASS, label_names, measure_run, pick
 from vaekit.report.page import Picture, write_page
+from vaekit.second_stage import stage_of
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.loop import check_time_budget, start_clock
+from vaekit.training.loop import TrainingFailed, check_time_budget, start_clock
 from vaekit.training.plan import Budget
 from vaekit.training.prior import PriorSettings
 from vaekit.training.progress import describe_seconds
@@ -81,9 +82,11 @@ def compare(
     time_budget: seconds for all of it. Half of them are for what is still to be trained, alike for each model, and what one
     leaves over goes to the rest; a part is for priors, and the rest for measuring and drawing, which take what they take.
     Runs that are finished under `out` are kept, unfinished ones go on; other settings there raise ValueError.
+    A prior that can't be fitted and a training that fails are left out, which the output and the protocol say; it raises
+    TrainingFailed where no model is left.
     """
     check_time_budget(time_budget)
-    started, deadline, shortened = datetime.now(UTC), start_clock(time_budget), []
+    started, deadline, shortened, left_out = datetime.now(UTC), start_clock(time_budget), [], []
     folder_out = Path(out)
     check_folder(folder_out, "report", inputs=inputs_of(data, how.get("labels")))
     train, test = (open_data(data, split, **how) for split in ("train", "test"))
@@ -103,11 +106,20 @@ def compare(
     def make(name: str, seed: int, **settings) -> Estimator:
         return MODELS[name](**{**common, "epochs": epochs, **settings}, random_state=seed)
 
-    def run(folder: str, name: str, seed: int, *, weight: float = 1.0, **settings) -> Estimator:
+    def leave_out(what: str, error: Exception) -> None:
+        left_out.append(f"{what} ({first_line(error)})")
+        say(f"left out: {left_out[-1]}")
+
+    def run(folder: str, name: str, seed: int, *, weight: float = 1.0, **settings) -> Estimator | None:
+        """The model trained; None where its training failed, which then is said."""
         path, model = folder_out / "runs" / folder, make(name, seed, **settings)
         with budget.share(0.0 if RunFolder(path).finished else weight) as seconds:
-            model.fit_images(train, folder=str(path), resume=True, same_epochs=True, time_budget=seconds)
-        if (model.facts_.get("ended") or {}).get("because") == "budget":
+            try:
+                model.fit_images(train, folder=str(path), resume=True, same_epochs=True, time_budget=seconds)
+            except TrainingFailed as error:
+                leave_out(folder, error)
+                return None
+        if model.ended_by == "budget":
             shortened.append(f"{folder} ({model.describe_end()})")
             say(f"{folder}: ended by the time budget, {model.describe_end()}")
         return model
@@ -130,18 +142,27 @@ def compare(
         for seed in range(random_state, random_state + seeds):
             for name in models:
                 estimator = run(f"{name}-seed{seed}", name, seed)
+                if estimator is None:
+                    continue
                 first.setdefault(name, estimator)
                 folder = folder_out / "runs" / f"{name}-seed{seed}"
+                stage = stage_of(folder)
                 with budget_of_priors.share(1.0) as seconds:
                     if priors and not estimator.has_prior:
-                        estimator.fit_prior_images(train, PriorSettings(), folder=str(folder), time_budget=seconds)
-                RunFolder(folder / "prior", kind="prior").discard()  # of a process that was killed having fitted it
+                        try:
+                            estimator.fit_prior_images(train, PriorSettings(), folder=str(folder), time_budget=seconds)
+                        except (ValueError, TrainingFailed) as error:
+                            leave_out(f"the prior of {folder.name}", error)
+                stage.discard()  # of a process that was killed having fitted it
                 entry = measure_run(estimator, train, test, folder, judge=judge, judge_accuracy=judge_accuracy)
                 entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
                 if seed - random_state < max(1, RUNS // len(models)):
                     closer.append(living_run(estimator, entries[-1], test))
                 took = describe_seconds(entry["seconds"])
                 say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
+        if not first:
+            raise TrainingFailed(f"no model could be trained: {'; '.join(left_out)}")
+        models = [name for name in models if name in first]
 
         doctor = {
             LABELS[name]: [
@@ -159,9 +180,10 @@ def compare(
         }
         planar_epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 2)
         planar = {
-            name: run(f"{name}-d2", name, random_state, weight=PLANAR, latent_dim=2, epochs=planar_epochs)
+            name: model
             for name in models
             if name != "vqvae"
+            and (model := run(f"{name}-d2", name, random_state, weight=PLANAR, latent_dim=2, epochs=planar_epochs))
         }
         sweep_results = _sweep(run, test, first, random_state) if sweeps else {}
         say("drawing")
@@ -188,7 +210,7 @@ def compare(
                 "date": started.isoformat(timespec="seconds"),
                 "seeds": seeds,
                 "posterior draws": entries[0]["draws"],
-                "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train, shortened),
+                "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train, shortened, left_out),
                 "models": {LABELS[name]: {**first[name].settings(), **first[name].resolved_} for name in models},
                 "priors": {
                     LABELS[name]: asdict(first[name].prior_settings_) for name in models if first[name].has_prior
@@ -226,7 +248,12 @@ def _trainings(models: Sequence[str], seeds: int, first: int, sweeps: bool) -> l
 
 
 def _notes(
-    judge_accuracy: float | None, planar_epochs: int, sweep_results: dict, train: Images, shortened: list[str]
+    judge_accuracy: float | None,
+    planar_epochs: int,
+    sweep_results: dict,
+    train: Images,
+    shortened: list[str],
+    left_out: list[str],
 ) -> list[str]:
     notes = [
         f"The 2-D latent spaces and the manifold are of models with latent_dim=2, trained for {planar_epochs} epochs."
@@ -242,6 +269,8 @@ def _notes(
         notes.append("The 10 % validation part was not used.")
     if shortened:
         notes.append(f"Trainings that a time budget ended before all epochs were done: {', '.join(shortened)}.")
+    if left_out:
+        notes.append(f"Left out, since it could not be trained: {'; '.join(left_out)}.")
     return notes
 
 
@@ -250,15 +279,20 @@ def _sweep(run, test: Images, first: dict[str, Estimator], seed: int) -> dict:
     epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 4)
     found: dict = {"epochs": epochs}
 
-    def measure(folder: str, name: str, **settings) -> dict:
-        estimator = run(folder, name, seed, weight=SWEEP, epochs=epochs, **settings)
-        result = evaluate(estimator.model_, estimator.on_device(test, estimator.device_), draws=2)
-        return {key: result[key] for key in ("mse", "distortion", "rate", "elbo")}
+    def measure(field: str, folder: str, name: str, values: Sequence) -> None:
+        if name not in first:
+            return
+        points = []
+        for value in values:
+            estimator = run(f"{folder}-{value}", name, seed, weight=SWEEP, epochs=epochs, **{field: value})
+            if estimator:
+                result = evaluate(estimator.model_, estimator.on_device(test, estimator.device_), draws=2)
+                points.append({"value": value, **{key: result[key] for key in ("mse", "distortion", "rate", "elbo")}})
+        if points:
+            found[field] = points
 
-    if "vae" in first:
-        found["latent_dim"] = [{"value": d, **measure(f"sweep-latent-{d}", "vae", latent_dim=d)} for d in LATENT_DIMS]
-    if "bvae" in first:
-        found["beta"] = [{"value": b, **measure(f"sweep-beta-{b}", "bvae", beta=b)} for b in BETAS]
+    measure("latent_dim", "sweep-latent", "vae", LATENT_DIMS)
+    measure("beta", "sweep-beta", "bvae", BETAS)
     return found
 
 
@@ -294,17 +328,21 @@ def draw(
     )
     _draw_plane_of_rates(add, entries)
     _draw_sweeps(add, sweep_results)
-    fitted = all(model.has_prior for model in models.values())
+    fitted = any(model.has_prior for model in models.values())
+    unfitted = [LABELS[name] for name, model in models.items() if not model.has_prior]
     plain = {LABELS[name]: model.sample(64, random_state=seed, prior="plain") for name, model in models.items()}
-    kind = "fitted" if fitted else "plain"
-    samples = {LABELS[n]: model.sample(64, random_state=seed, prior=kind) for n, model in models.items()}
+    samples = {
+        LABELS[n]: model.sample(64, random_state=seed, prior="fitted") if model.has_prior else plain[LABELS[n]]
+        for n, model in models.items()
+    }
+    without = f" {', '.join(unfitted)}: without a fitted prior, so from the plain one." if fitted and unfitted else ""
     noise = " A VQ-VAE's codes are then drawn uniformly, which knows nothing of images." * ("vqvae" in models)
     add(
         "samples.png",
         figures.sample_sheets(samples),
         "Samples",
-        f"64 draws per model from its {kind} prior: look for variety, and for images that could be "
-        f"real.{'' if fitted else noise}",
+        f"64 draws per model from its {'fitted' if fitted else 'plain'} prior: look for variety, and for images that could be "
+        f"real.{without}{noise if LABELS['vqvae'] in unfitted else ''}",
         f"Sheets of 64 samples each from {names}.",
     )
     if fitted:
@@ -314,14 +352,15 @@ def draw(
                 {
                     "plain prior": plain,
                     "fitted prior": {
-                        f"{LABELS[n]}: {m.fitted_prior_name}": samples[LABELS[n]] for n, m in models.items()
+                        f"{LABELS[n]}: {m.fitted_prior_name if m.has_prior else m.prior_name}": samples[LABELS[n]]
+                        for n, m in models.items()
                     },
                 },
                 rows=4,
             ),
             "Plain and fitted priors",
             "The same decoders, above with codes from the prior of the training, below with codes from a prior fitted "
-            f"afterwards: look for fewer shapes that are no image.{noise}",
+            f"afterwards: look for fewer shapes that are no image.{without}{noise}",
             f"Samples from {names} under the plain prior above, and under the fitted prior below.",
         )
     for name in models:
@@ -437,6 +476,8 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
         label = f"{LABELS['vqvae']} vectors before quantisation"
         vectors, labels, codebook, axes = _code_vectors(models["vqvae"], part)
         spaces[label], codebooks[label], axis_names[label] = (vectors, labels), codebook, axes
+    if not spaces:
+        return
     add(
         "latent_space.png",
         figures.latent_space(spaces, test.classes, codebooks=codebooks, axis_names=axis_names),

@@ -114,6 +114,7 @@ def examine(
     if train.is_table:
         header = estimator.columns_.header
         opened |= {"labels": header.label, **({"drop": ",".join(header.dropped)} if header.dropped else {})}
+    opened |= {name: facts[name] for name in ("labels", "skip_bad") if facts.get(name)}
     flags = ["--data", data or train.name, *opening_flags({**(how or {}), **opened})]
     patient = Patient(estimator, train, test, known, new, folder, flags)
     found = list(named_once({check: diagnosis for check in CHECKS if (diagnosis := check(patient))}).values())
@@ -210,8 +211,8 @@ def underfitting(patient: Patient) -> Diagnosis:
     """Whether the training had come to rest when it ended: a curve that still falls, or too few steps to have got anywhere."""
     history, asked, usual = patient.estimator.history_, patient.settings["epochs"], _default(patient, "epochs")
     steps = history[-1]["step"]
-    ended = (patient.estimator.facts_.get("ended") or {}).get("because", "patience")
-    if patient.settings["early_stopping"] and len(history) < asked and ended == "patience":
+    patience = patient.estimator.ended_by in ("patience", None)
+    if patient.settings["early_stopping"] and len(history) < asked and patience:
         evidence = f"stopped early, after {len(history)} of {asked} epochs"
         return Diagnosis("underfitting", False, "training went on as long as it helped with new images", evidence)
     curve = _objective(patient)

@@ -13,6 +13,13 @@
     return made;
   }
 
+  // A name from the data, in whatever direction its script runs.
+  const named = (name) => el("bdi", {}, name);
+
+  // A colour of the style sheet, which has others for dark pages.
+  const ink = (name) => getComputedStyle(root).getPropertyValue(name);
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
   const number = (value, digits) => value.toFixed(digits).replace("-", "\u2212");
   const signed = (value, digits) => (value > 0 ? "+" : "") + number(value, digits);
 
@@ -105,7 +112,7 @@
     const box = el("fieldset", { class: "choice" }, el("legend", {}, title));
     box.hidden = names.length < 2;
     if (names.length > 12) {
-      const select = el("select", { "aria-label": title, autocomplete: "off" }, ...names.map((name) => el("option", {}, name)));
+      const select = el("select", { "aria-label": title, autocomplete: "off" }, ...names.map((name) => el("option", { dir: "auto" }, name)));
       select.addEventListener("change", () => pick(select.selectedIndex));
       box.append(select);
       return box;
@@ -114,7 +121,7 @@
     names.forEach((name, index) => {
       const input = el("input", { type: "radio", name: group, checked: index === 0, autocomplete: "off" });
       input.addEventListener("change", () => pick(index));
-      box.append(el("label", {}, input, el("span", {}, name)));
+      box.append(el("label", {}, input, el("span", {}, named(name))));
     });
     return box;
   }
@@ -169,8 +176,6 @@
     const still = section?.querySelector("figure");
     if (!still) return null;
     section.classList.add("lives");
-    const scrolls = still.hasAttribute("tabindex");
-    still.removeAttribute("tabindex");
     still.id = `${id}-still`;
     const button = el("button", { type: "button", class: "button living", "aria-expanded": "false", "aria-controls": still.id },
       "Show the still picture");
@@ -178,7 +183,6 @@
       const open = still.classList.toggle("still");
       button.setAttribute("aria-expanded", open);
       button.textContent = open ? "Hide the still picture" : "Show the still picture";
-      if (scrolls) still.tabIndex = open ? 0 : -1;
     });
     section.append(el("div", { class: "widget living" }, ...parts), button);
     return section;
@@ -210,9 +214,9 @@
     const shapes = [["line", { x1: 0, y1: height, x2: width, y2: height, stroke: "#888888" }]];
     shapes.push(["polyline", {
       points: values.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
-      fill: "none", stroke: "#0072B2", "stroke-width": 2, "stroke-linejoin": "round",
+      class: "curve",
     }]);
-    shapes.push(["circle", { cx: x(values.length - 1), cy: y(values.at(-1)), r: 3, fill: "#0072B2" }]);
+    shapes.push(["circle", { cx: x(values.length - 1), cy: y(values.at(-1)), r: 3 }]);
     for (const [tag, attributes] of shapes) {
       const shape = document.createElementNS(NS, tag);
       for (const [name, value] of Object.entries(attributes)) shape.setAttribute(name, value);
@@ -257,8 +261,6 @@
       render(canvas, [samples], (context, picture) => {
         canvas.width = columns * across;
         canvas.height = Math.ceil(count() / columns) * down;
-        context.fillStyle = "#ffffff";
-        context.fillRect(0, 0, canvas.width, canvas.height);
         context.imageSmoothingEnabled = false;
         for (let index = 0; index < count(); index += 1) {
           context.drawImage(picture, ...place(samples, index),
@@ -293,7 +295,7 @@
     context.beginPath();
     for (const [dx, dy] of SHAPES[look.marker]) context.lineTo(x + radius * dx, y + radius * dy);
     context.closePath();
-    context.fillStyle = look.colour;
+    context.fillStyle = dark.matches ? look.dark : look.colour;
     context.fill();
     context.stroke();
   }
@@ -305,6 +307,7 @@
     const nearest = large("the nearest test image");
     Object.assign(nearest.canvas, { width: points.sprite.width, height: points.sprite.height });
     const legend = el("div", { class: "legend", role: "group", "aria-label": "show one class alone" });
+    const swatches = []; // what draws each
     const behind = el("input", { type: "checkbox", autocomplete: "off" });
     const classBox = el("div");
     let map = maps[0];
@@ -327,8 +330,10 @@
         const sprite = map.sprites[label];
         const cell = size / map.steps;
         [canvas.width, canvas.height] = [size, size];
-        context.fillStyle = "#ffffff";
+        const ground = ink("--page");
+        context.fillStyle = ground;
         context.fillRect(0, 0, size, size);
+        lines(context, size, ratio);
         context.imageSmoothingEnabled = false;
         if (behind.checked) {
           const scale = Math.min(cell / sprite.width, cell / sprite.height);
@@ -338,14 +343,14 @@
               Math.floor(index / map.steps) * cell + (cell - height) / 2, width, height);
           }
         }
-        axes(context, size, ratio);
         context.lineWidth = (behind.checked ? 0.8 : 0.6) * ratio;
-        context.strokeStyle = behind.checked ? "#ffffff" : "rgba(0, 0, 0, 0.45)";
+        context.strokeStyle = behind.checked ? "#ffffff" : ink("--outline");
         const radius = (map.z.length > 600 ? 3 : 4.5) * (behind.checked ? 0.75 : 1) * ratio;
         for (const index of map.z.keys()) {
           const [x, y] = at(index);
           if (shown(index)) shape(context, look(index), x * size, y * size, radius);
         }
+        ticks(context, size, ratio, ground);
         for (const [colour, width] of [["#ffffff", 4], ["#000000", 2]]) {
           context.strokeStyle = colour;
           context.lineWidth = width * ratio;
@@ -360,29 +365,38 @@
       });
     }
 
-    function axes(context, size, ratio) {
+    // Round values along an axis, and where they lie on it, from 0 to 1.
+    function marks(axis) {
       const span = map.high[0] - map.low[0];
       const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50].find((value) => span / value <= 8) ?? span / 4;
+      const found = [];
+      for (let value = Math.ceil(map.low[axis] / step) * step; value < map.high[axis]; value += step) {
+        found.push({ share: (value - map.low[axis]) / span, text: number(value + 0, step < 1 ? 1 : 0) });
+      }
+      return found;
+    }
+
+    function lines(context, size, ratio) {
+      context.fillStyle = ink("--grid");
+      for (const { share } of marks(0)) context.fillRect(share * size, 0, ratio, size);
+      for (const { share } of marks(1)) context.fillRect(0, (1 - share) * size, size, ratio);
+    }
+
+    // Over the points, with an edge that sets them off.
+    function ticks(context, size, ratio, ground) {
       context.font = `${11 * ratio}px system-ui, sans-serif`;
-      context.lineWidth = 3 * ratio;
-      const digits = step < 1 ? 1 : 0;
+      context.lineWidth = 4 * ratio;
+      context.lineJoin = "round";
       const write = (text, x, y, align) => {
         context.textAlign = align;
-        context.strokeStyle = "#ffffff";
+        context.strokeStyle = ground;
         context.strokeText(text, x, y);
-        context.fillStyle = "#444444";
+        context.fillStyle = ink("--ticks");
         context.fillText(text, x, y);
       };
       for (const axis of [0, 1]) {
-        for (let value = Math.ceil(map.low[axis] / step) * step; value < map.high[axis]; value += step) {
-          const share = (value - map.low[axis]) / span;
-          if (!behind.checked) {
-            context.fillStyle = "#e6e6e6";
-            if (axis) context.fillRect(0, (1 - share) * size, size, ratio);
-            else context.fillRect(share * size, 0, ratio, size);
-          }
+        for (const { share, text } of marks(axis)) {
           if (share > 0.06 && share < 0.9) {
-            const text = number(value + 0, digits);
             if (axis) write(text, 4 * ratio, (1 - share) * size + 4 * ratio, "left");
             else write(text, share * size, size - 5 * ratio, "center");
           }
@@ -406,12 +420,12 @@
         if (shown(index) && distance < best) [best, near] = [distance, index];
       }
       show(decoded.canvas, map.sprites[label], row * map.steps + column);
-      const asked = map.labels ? ` as class ${map.labels[label]}` : "";
-      decoded.text.textContent = `Decoded at z1 = ${number(value[0], 2)}, z2 = ${number(value[1], 2)}${asked}`;
+      const asked = map.labels ? [" as class ", named(map.labels[label])] : [];
+      decoded.text.replaceChildren(`Decoded at z1 = ${number(value[0], 2)}, z2 = ${number(value[1], 2)}`, ...asked);
       nearest.canvas.style.visibility = near < 0 ? "hidden" : "visible";
       if (near >= 0) show(nearest.canvas, points.sprite, near);
-      const named = points.y && near >= 0 ? `: ${look(near).name}` : "";
-      nearest.text.textContent = near < 0 ? "No test image is near" : `Nearest test image${named}`;
+      const found = points.y && near >= 0 ? [": ", named(look(near).name)] : [];
+      nearest.text.replaceChildren(near < 0 ? "No test image is near" : "Nearest test image", ...found);
       draw();
     });
 
@@ -421,9 +435,13 @@
         if (!present.has(index)) return;
         const swatch = el("canvas", { width: 28, height: 28, "aria-hidden": "true" });
         const context = swatch.getContext("2d");
-        context.strokeStyle = "rgba(0, 0, 0, 0.45)";
-        shape(context, each, 14, 14, 9);
-        const button = el("button", { type: "button", class: "button", "aria-pressed": "false" }, swatch, each.name);
+        swatches.push(() => {
+          context.clearRect(0, 0, 28, 28);
+          context.strokeStyle = ink("--outline");
+          shape(context, each, 14, 14, 9);
+        });
+        swatches.at(-1)();
+        const button = el("button", { type: "button", class: "button", "aria-pressed": "false", title: each.name }, swatch, named(each.name));
         button.addEventListener("click", () => {
           alone = alone === index ? null : index;
           for (const other of legend.children) other.setAttribute("aria-pressed", other === button && alone !== null);
@@ -436,16 +454,17 @@
       map = chosen;
       label = 0;
       classBox.replaceChildren(map.labels
-        ? choice("decoded as", map.labels, (index) => { label = index; goTo(cursor.column, cursor.row); }) : "");
+        ? choice(map.classes > map.labels.length ? `decoded as (${map.labels.length} of ${map.classes} classes)` : "decoded as", map.labels, (index) => { label = index; goTo(cursor.column, cursor.row); }) : "");
       box.setAttribute("aria-label",
         `Map of ${map.label}: test images in two latents. Arrow keys move over the plane and show what it decodes to.`);
       goTo(Math.floor(map.steps / 2), Math.floor(map.steps / 2));
     };
     behind.addEventListener("change", draw);
+    dark.addEventListener("change", () => { swatches.forEach((swatch) => swatch()); draw(); });
     window.addEventListener("resize", draw);
     const made = attach("latent_space",
       el("p", {}, "Move over the plane: beside it is what the place under the hand decodes to, and the test image nearest to it.",
-        reduced(points.sprite)),
+        data.uncoloured ? ` ${data.uncoloured} classes are more than colours and marks can tell apart: none is marked.` : "", reduced(points.sprite)),
       el("div", { class: "controls" }, choice("model", maps.map((each) => each.label), (index) => use(maps[index])), classBox,
         el("label", { class: "plain" }, behind, " decoded plane behind the points")),
       el("div", { class: "columns" }, box, el("div", { class: "side-column" }, decoded.box, nearest.box, legend)));
@@ -529,8 +548,8 @@
       const printed = (run) => number(run.errors[chosen], 4);
       const lowest = Math.min(...of.map((run) => run.errors[chosen]));
       const alone = of.filter((run) => printed(run) === number(lowest, 4)).length === 1;
-      const name = inputs.names ? inputs.names[chosen] : `test image ${chosen + 1}`;
-      const first = el("canvas", { role: "img", "aria-label": `input: ${name}` });
+      const name = inputs.names ? named(inputs.names[chosen]) : `test image ${chosen + 1}`;
+      const first = el("canvas", { role: "img", "aria-label": `input: ${name.textContent ?? name}` });
       const parts = of.map((run) => ({
         run,
         rebuilt: el("canvas", { role: "img", "aria-label": `reconstruction by ${run.label}` }),

@@ -17,7 +17,17 @@ from vaekit.data import Images
 from vaekit.data.images import evenly, spread
 from vaekit.estimator import Estimator
 from vaekit.estimators import LABELS
-from vaekit.pictures.style import CLASSES, ERROR_MAP, MARKERS, SERIES, as_pixels, class_colours, tile
+from vaekit.pictures.style import (
+    CLASSES,
+    ERROR_MAP,
+    MARKERS,
+    SERIES,
+    as_pixels,
+    class_colours,
+    dark_colour,
+    reduced,
+    tile,
+)
 from vaekit.report.measure import label_names
 from vaekit.report.page import COLUMNS, QUALITY_COLUMNS, png_url
 
@@ -77,9 +87,10 @@ def living_figures(runs: Sequence[dict], planar: Mapping[str, Estimator], test: 
     names, colours = ([""], [SERIES[0]]) if y is None else (test.classes, class_colours(len(test.classes)))
     return {
         "classes": [
-            {"name": str(name), "colour": colour, "marker": MARKERS[index // len(CLASSES)]}
+            {"name": str(name), "colour": colour, "dark": dark_colour(colour), "marker": MARKERS[index // len(CLASSES)]}
             for index, (name, colour) in enumerate(zip(names, colours, strict=True))
         ],
+        "uncoloured": len(test.classes) if test.y is not None and y is None else 0,
         "image": list(test.x.shape[1:3]),
         "heat": heat.tolist(),
         "runs": list(runs),
@@ -127,7 +138,7 @@ def _map(label: str, model: Estimator, part: Images) -> dict:
     """
     z = model.transform(part.x, label_names(model, part))
     low, high = np.percentile(z, [0.3, 99.7], axis=0)
-    middle, half = (low + high) / 2, 0.56 * (high - low).max() + 1e-6  # one scale for both axes
+    middle, half = (low + high) / 2, 0.56 * (high - low).max() or 1.0  # one scale for both axes
     labels = [None]
     if model.conditional:
         labels = [model.classes_[index] for index in evenly(len(model.classes_), MOST_DECODED)]
@@ -140,6 +151,7 @@ def _map(label: str, model: Estimator, part: Images) -> dict:
         "high": [round(float(value), 4) for value in middle + half],
         "steps": steps,
         "labels": [str(name) for name in labels] if model.conditional else None,
+        "classes": len(model.classes_) if model.conditional else 0,
         "sprites": [sprite(model.inverse_transform(plane, name), SMALL_SIDE) for name in labels],
         "z": np.round(z.astype(np.float64), 3).tolist(),
     }
@@ -157,7 +169,7 @@ def sprite(images: np.ndarray, side: int = SIDE) -> dict:
 
     Images larger than `side` are brought below it by a whole factor: means of blocks.
     """
-    pixels = _reduced(as_pixels(images), side)
+    pixels = reduced(as_pixels(images), side)
     count, height, width, _ = pixels.shape
     columns = math.ceil(math.sqrt(count * height / width))
     blank = np.zeros((-count % columns, *pixels.shape[1:]), np.uint8)
@@ -165,14 +177,3 @@ def sprite(images: np.ndarray, side: int = SIDE) -> dict:
     file = io.BytesIO()
     Image.fromarray(sheet[..., 0] if images.shape[-1] == 1 else sheet[..., :3]).save(file, "PNG", optimize=True)
     return {"src": png_url(file.getvalue()), "count": count, "columns": columns, "width": width, "height": height}
-
-
-def _reduced(pixels: np.ndarray, side: int) -> np.ndarray:
-    """(N, H, W, 3) uint8 -> the same, H and W at most `side`."""
-    count, height, width, _ = pixels.shape
-    factor = math.ceil(max(height, width) / side)
-    if factor == 1:
-        return pixels
-    pixels = np.pad(pixels, ((0, 0), (0, -height % factor), (0, -width % factor), (0, 0)), mode="edge")
-    blocks = pixels.reshape(count, -1, factor, pixels.shape[2] // factor, factor, 3)
-    return np.rint(blocks.mean((2, 4))).astype(np.uint8)

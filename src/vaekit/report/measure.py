@@ -16,6 +16,7 @@ from vaekit.estimator import SCORE_SEED, Estimator
 from vaekit.evaluation.augmentation import classification_accuracy_score
 from vaekit.evaluation.disentanglement import disentanglement
 from vaekit.evaluation.generation import (
+    FEWEST,
     Judge,
     class_consistency,
     copy_check,
@@ -59,9 +60,9 @@ def measure_run(
 
     Cost; likelihood (`evaluation.likelihood`) on `test`, the NLL of 50 draws on at most 2,000 of its images; reconstructions
     and representation (`evaluation.representation`), probes learnt on at most 10,000 images of `train`, disentanglement where
-    the images' factors are known; with a judge, samples
-    (`evaluation.generation`), at most 10,000, and the class consistency of `PER_CLASS` samples per class where samples can be
-    asked for by class. Which parts there are depends on the data and the model: see `vaekit.report.page` for their units.
+    the images' factors are known; with a judge, samples (`evaluation.generation`), 6 to 10,000, and the class
+    consistency of `PER_CLASS` samples per class where samples can be asked for by class. Which parts there are depends on the
+    data and the model: see `vaekit.report.page` for their units.
     full: also the NLL of 500 draws on all of `test`, the copy check with its picture in folder/neighbours.png, whether the
     latent is independent of the class, and the classification accuracy score.
 
@@ -157,9 +158,12 @@ def _representation(estimator: Estimator, train: Images, test: Images, *, full: 
 
 def _generation(estimator: Estimator, train: Images, test: Images, judge: Judge) -> dict:
     n = min(SAMPLES, len(train), len(test))
-    embed, features = pick_features(judge)
-    reference = train.x[pick(len(train), n)]
-    found = measure_samples(embed, _samples(estimator, n), test.x, reference, seed=SCORE_SEED) | {"features": features}
+    found = {}
+    if n >= FEWEST:
+        embed, features = pick_features(judge)
+        reference = train.x[pick(len(train), n)]
+        found |= measure_samples(embed, _samples(estimator, n), test.x, reference, seed=SCORE_SEED)
+        found["features"] = features
     if judged := judge_as_asked(estimator, test, judge, PER_CLASS):
         found |= {"class_consistency": judged[0], "samples_per_class": PER_CLASS}
     return found

@@ -31,7 +31,7 @@ from vaekit.data import Images, open_data
 from vaekit.data.builtin import inputs_of
 from vaekit.data.images import split_indices
 from vaekit.estimators import BetaVAE
-from vaekit.evaluation.generation import get_judge, measure_samples, pick_features
+from vaekit.evaluation.generation import FEWEST, get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
 from vaekit.messages import filled, in_rows
@@ -257,8 +257,8 @@ def advise(points: Sequence[dict]) -> list[Advice]:
     found = []
     for purpose, choose in purposes.items():
         pick, reason = choose(means, used)
-        place = (None, None) if pick is None else (pick["latent_dim"], pick["beta"])
-        found.append(Advice(purpose, *place, reason))
+        chosen = (None, None) if pick is None else (pick["latent_dim"], pick["beta"])
+        found.append(Advice(purpose, *chosen, reason))
     return found
 
 
@@ -384,20 +384,20 @@ def _train_and_measure(grid: Grid, point: Point, out: str, seconds: float | None
     model = _model(grid, point)
     folder = str(Path(out) / "runs" / point.folder)
     model.fit_images(train, folder=folder, resume=True, same_epochs=True, time_budget=seconds)
-    place = model.describe_end() if (model.facts_.get("ended") or {}).get("because") == "budget" else None
+    place = model.describe_end() if model.ended_by == "budget" else None
     found = evaluate(model.model_, model.on_device(held, model.device_))
     record = {**point._asdict(), **{name: found[name] for name in MEASURED}}
     record["seconds"] = sum(epoch["seconds"] for epoch in model.history_)
-    if held.y is None or train.y is None or not can_probe(train.y):
-        return record, place
     some = train.take(np.sort(np.random.default_rng(SEED).permutation(len(train))[:PROBED]))
+    if held.y is None or some.y is None or not can_probe(some.y):
+        return record, place
     codes, known = model.transform(held), model.transform(some)
     probes = measure_representation(known, some.y, codes, held.y, train_x=some.x, x=held.x, seed=SEED)
     record |= {key: probes[key] for key in ("probe_accuracy", "probe_accuracy_se", "probe_accuracy_pca", "probe_train")}
-    if not train.is_table:
+    n = min(SAMPLES, len(held), len(some))
+    if not train.is_table and n >= FEWEST:
         judge, _ = get_judge(train, held)
         embed, _ = pick_features(judge)
-        n = min(SAMPLES, len(held), len(some))
         samples = model.sample(n, random_state=SEED)
         distances = measure_samples(embed, samples.reshape(n, *held.image_shape), held.x, some.x[:n], seed=SEED)
         record |= {key: distances[key] for key in ("frechet", "frechet_floor", "samples")}

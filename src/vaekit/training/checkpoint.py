@@ -380,7 +380,7 @@ class RunFolder:
         notes = {"step": last["step"], "history": history, "rollbacks": last.get("rollbacks", 0)}
         notes["seconds_total"] = last.get("seconds_total", 0.0)
         if best:
-            tensors |= {f"best.{name}": tensor for name, tensor in weights.items()}
+            tensors |= {f"best.{name}": tensor.clone() for name, tensor in weights.items()}
             notes |= {"best_epoch": best["epoch"], "best_value": best["validation_objective"]}
         write_tensors(self.checkpoint_file, tensors, notes)
         removed = [file for file in (self.prior_file, *map(self.path.joinpath, MADE_OF_WEIGHTS)) if file.is_file()]

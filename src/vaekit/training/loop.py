@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vaekit.data.cache import ahead
 from vaekit.data.images import Rows
-from vaekit.messages import first_line, in_rows
+from vaekit.messages import first_line
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder, is_record, mismatch
 from vaekit.training.compiled import compiled
@@ -161,8 +161,7 @@ def train(
         if step < plan.steps and verbose and deadline is None:  # which is held, whatever a rehearsal says
             with drawing(derive_seed(plan.seed, "rehearsal")):
                 seconds = rehearse(module, objective, data, plan) * (plan.steps - step)
-            left = f"{plan.steps - step} steps of {batch_size} images to go, about {describe_seconds(seconds)}"
-            report.say(in_rows(left, data.log_det is not None))
+            report.say(f"{plan.steps - step} steps of {batch_size} to go, about {describe_seconds(seconds)}")
         good = saved or _snapshot(state, optimizer, step, sums, best, history)
         last_saved, checkpoint_cost, epoch_clock = time.monotonic(), 0.0, time.perf_counter()
         state.train()
@@ -243,7 +242,7 @@ def train(
                 started = time.monotonic()
                 tensors, notes = good if end_of_epoch else _snapshot(state, optimizer, step, sums, best, history)
                 spent = {"seconds_total": before + time.perf_counter() - clock}
-                if not end_of_epoch:  # the epoch so far, for who looks at the run as it stands
+                if sums:  # the epoch so far, for who looks at the run as it stands
                     record = _record(epoch + 1, step, terms, sums, batch_size, plan, module, rollbacks) | spent
                     notes = notes | {"record": record}
                 folder.save_checkpoint(tensors, notes | spent | {"rollbacks": rollbacks})
@@ -255,7 +254,7 @@ def train(
             report.say(f"the time budget is over: it ends at {describe_place(step, plan.steps, per_epoch)}")
         if plan.patience is not None and best is not None:
             module.load_state_dict(best["weights"])
-            report.say(f"kept the weights of epoch {best['epoch']}, the best on the validation images")
+            report.say(f"kept the weights of epoch {best['epoch']}, the best on held-out data")
     state.eval()
     return history
 

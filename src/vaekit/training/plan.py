@@ -53,17 +53,17 @@ class Plan:
         """Of the cosine, in parts of the peak."""
         return self.height * _cosine(max(0, step - self.turn), self.steps - self.turn)
 
-    def towards(self, steps: int, at: int, *, anew: int = 0) -> Plan:
+    def towards(self, steps: int, at: int, *, anew: int | None = None) -> Plan:
         """This plan, made to end after `steps` steps from the step `at` on. The learning rate begins there where it is, or
         where that of a training of `steps` steps would be if that is higher, and falls to zero at the new end.
 
-        anew: steps of linear rise, for an optimizer whose moments begin at nothing.
+        anew: steps of linear rise, for an optimizer whose moments begin at nothing; None is for one that goes on.
         """
         left = (steps - at) // 5  # no rise takes more of what is left
-        if at < self.turn + self.warmup:  # nothing but a part of the rise has been done
+        if anew is None and at < self.turn + self.warmup:  # nothing but a part of the rise has been done
             return replace(self, steps=steps, warmup=min(self.warmup, at - self.turn + left))
         height = max(self._height_at(at), _cosine(at, steps))
-        return replace(self, steps=steps, turn=at, height=height, warmup=min(anew, left))
+        return replace(self, steps=steps, turn=at, height=height, warmup=min(anew or 0, left))
 
 
 def _cosine(step: int, steps: int) -> float:
@@ -88,9 +88,11 @@ class Budget:
         if self.deadline is None or not weight:
             yield None
             return
-        yield max(0.001, min(self.seconds * weight / self.left, self.deadline - began))
-        self.seconds -= time.monotonic() - began
-        self.left -= weight
+        try:
+            yield max(0.001, min(self.seconds * weight / self.left, self.deadline - began))
+        finally:
+            self.seconds -= time.monotonic() - began
+            self.left -= weight
 
 
 def read_plan(found: dict) -> Plan:

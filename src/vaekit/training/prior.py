@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.images import hold_out
 from vaekit.messages import check_number, filled, nearest
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, start_alike
@@ -34,6 +35,7 @@ FOR_LATENTS = ("gmm", "vamp", "flow")
 PRIORS = (*FOR_LATENTS, *FOR_CODES)
 NAMES = {"gmm": "GMM", "vamp": "VampPrior", "flow": "flow", "pixelcnn": "PixelCNN", "transformer": "transformer"}
 MOST_FOR_GMM = 50_000  # latents that the mixture is fitted to
+LEAST_VARIANCE = 1e-3  # of a component of it, in any direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,8 @@ class PriorSettings:
     """gmm, vamp or flow for Gaussian latents; pixelcnn or transformer for codes. None is gmm, or pixelcnn."""
     components: int | None = None
     """Of a gmm or vamp, for each class; None is as many as the data can tell: 20 images per number in a component, at most
-    100 (20 with classes); 200 (50 with classes) for vamp, whose components are narrow."""
+    100 (20 with classes), and one for a class with fewer images than that gives; 200 (50 with classes) for vamp, whose
+    components are narrow."""
     layers: int | None = None
     """Depth of a flow (None is 8), a pixelcnn or transformer (6 and 4; 4 and 3 below 5,000 images). The report's PixelCNN
     has 15."""
@@ -59,7 +62,8 @@ class PriorSettings:
     learning_rate: float | None = None
     """Adam's peak learning rate, cosine to zero; None is 0.003 (pixelcnn), 0.002 (transformer, flow) or 0.01 (vamp)."""
     validation_fraction: float = 0.05
-    """Share of the images held out, whose rate chooses the epoch that is kept and is reported."""
+    """Share of the images held out, of each class alike, whose rate chooses the epoch that is kept and is reported. With 0, or
+    one image of each class, those trained on stand for them."""
     precision: str | None = None
     """float32 or bfloat16; None is bfloat16 for codes of 5,000 images or more where the processor has it in hardware."""
     compile: bool | None = None
@@ -149,6 +153,38 @@ class Codes(Data):
         return self.x[index], None if self.y is None else self.y[index]
 
 
+def parts_of(
+    n: int,
+    labels: Tensor | None,
+    settings: PriorSettings,
+    *,
+    classes: Sequence,
+    seed: int,
+    components: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the images that a prior is trained on, and of those held out; see `PriorSettings.validation_fraction`.
+
+    labels, settings, classes: as in `fit_prior`. components: how many were asked for, and not chosen for the data.
+    Raises ValueError for a class that has no images, or fewer to train on than `components`.
+    """
+    y = filled(labels).cpu().numpy() if len(classes) else None
+    counts = [n] if y is None else np.bincount(y, minlength=len(classes)).tolist()
+    if not min(counts):
+        raise ValueError(f"class {classes[counts.index(0)]} has no images to fit a prior to")
+    seed = derive_seed(seed, "validation")
+    kept, out = hold_out(n, settings.validation_fraction, seed, y)
+    if settings.validation_fraction == 0 or not len(out):
+        kept = out = np.random.default_rng(seed).permutation(n)
+    counts = [len(kept)] if y is None else np.bincount(y[kept]).tolist()
+    if components is not None and settings.prior in ("gmm", "vamp") and min(counts) < components:
+        whose = "there are" if y is None else f"class {classes[counts.index(min(counts))]} has"
+        raise ValueError(
+            f"a mixture of {components} components needs {components} images to train on; {whose} {min(counts)}, besides "
+            "those held out: ask for fewer components"
+        )
+    return kept, out
+
+
 def fit_prior(
     model: Autoencoder,
     data: Data,
@@ -156,6 +192,7 @@ def fit_prior(
     settings: PriorSettings,
     *,
     classes: Sequence,
+    parts: tuple[np.ndarray, np.ndarray],
     seed: int,
     folder: RunFolder | None = None,
     deadline: float | None = None,
@@ -163,18 +200,15 @@ def fit_prior(
 ) -> tuple[LearnedPrior, list[dict], dict]:
     """A prior for the codes that `model` gives to the images of `data`; the model is not changed.
 
-    labels: (N,) int64 indices of `classes`, which are empty for a prior without classes. settings: resolved ones. folder: of
-        this second stage, which has a run.json, to go on from. deadline: a reading of `time.monotonic`, see `train`.
+    labels: (N,) int64 indices of `classes`, which are empty for a prior without classes. settings: resolved ones. parts: what
+        `parts_of` gives. folder: of this second stage, which has a run.json, to go on from. deadline: a reading of
+        `time.monotonic`, see `train`.
     Returns the prior, its history (a record per epoch, `rate` in nats per image), and what else was found: the rates of the
     held-out images, `validation_rate` under it and those under simpler priors.
     """
     device, n_classes = data.x.device, len(classes)
+    kept, out = (torch.from_numpy(index).to(device) for index in parts)
     codes = encode(model, data)
-    order = torch.from_numpy(np.random.default_rng(derive_seed(seed, "validation")).permutation(len(codes))).to(device)
-    held = min(len(codes) - 1, max(1, round(settings.validation_fraction * len(codes))))
-    kept, out = order[held:], order[:held]
-    if settings.validation_fraction == 0 or len(codes) < 2:
-        kept = out = order
 
     def part(index: Tensor) -> Codes:
         return Codes(codes[index], None if labels is None or not n_classes else labels[index])
@@ -186,15 +220,12 @@ def fit_prior(
             start_alike(prior.network, model.latent.codebook.detach())
     if n_classes:
         counts = torch.bincount(filled(train_part.y), minlength=n_classes).float()
-        for name, count in zip(classes, counts.tolist(), strict=True):
-            if not count:
-                raise ValueError(f"class {name} has no images to fit a prior to")
         prior.class_shares.copy_(counts / counts.sum())
     fitting, history = None, []
     if settings.prior == "gmm":
         assert isinstance(prior, MixturePrior)
         with seeded(derive_seed(seed, "draws")):
-            _fit_gmm(prior, train_part, classes, derive_seed(seed, "gmm") % 2**31, deadline)
+            _fit_gmm(prior, train_part, derive_seed(seed, "gmm") % 2**31, deadline)
     else:
         fitting = _fitting(settings, prior, model, data, labels, kept, seed)
         per_epoch = max(1, len(train_part) // filled(settings.batch_size))
@@ -379,40 +410,62 @@ def _draw(moments: Tensor) -> tuple[Tensor, Tensor]:
     return z, gaussian_log_prob(z, mean, log_var).sum(1)
 
 
-def _fit_gmm(prior: MixturePrior, data: Codes, classes: Sequence, seed: int, deadline: float | None = None) -> None:
+def _fit_gmm(prior: MixturePrior, data: Codes, seed: int, deadline: float | None = None) -> None:
     """scikit-learn's mixture, full covariances, on one posterior draw per image; one mixture for each class.
 
     Each covariance counts D + 1 images of the pooled one, that of all components, besides its own: n images that are fewer
-    than latents span n - 1 directions, and samples would stay in them.
+    than latents span n - 1 directions, and samples would stay in them. A class with too few images for a mixture is one
+    Gaussian, which leans on the covariance within all classes. In no direction is what is leant on narrower than posteriors
+    are, whose draws the codes are.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    z = _draw(data.x)[0].cpu().double().numpy()
-    groups = [z] if data.y is None else [z[data.y.cpu().numpy() == label] for label in range(prior.n_classes)]
-    counts, covariances = [], []
-    for index, group in enumerate(groups):
+    z, (centres, log_vars) = _draw(data.x)[0].cpu().double().numpy(), data.x.cpu().double().chunk(2, dim=1)
+    labels = np.zeros(len(z), dtype=int) if data.y is None else data.y.cpu().numpy()
+    members = [np.flatnonzero(labels == label) for label in range(max(1, prior.n_classes))]
+    few = np.array([len(own) < max(2, prior.components) for own in members])
+    counts, scatters, within = [], [], []  # (G, M), (G, M, D, D), (G, D, D)
+    for index, own in enumerate(members):
+        group = z[own]
+        within.append(len(group) * np.cov(group.T, bias=True).reshape(2 * z.shape[1:]))
+        if few[index]:  # its mean is that of the posteriors, which a draw of one image would blur
+            prior.means[index] = centres[own].mean(0)
+            counts.append(np.full(prior.components, len(group) - 1.0))
+            scatters.append(np.broadcast_to(within[-1], (prior.components, *within[-1].shape)))
+            continue
         if len(group) > MOST_FOR_GMM:
             group = group[np.random.default_rng(seed).permutation(len(group))[:MOST_FOR_GMM]]
-        if len(group) < max(2, prior.components):
-            whose = f"class {classes[index]} has" if len(classes) else "there are"
-            needed = max(2, prior.components)
-            raise ValueError(f"a mixture of {prior.components} components needs {needed} images; {whose} {len(group)}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out rate tells how good it is
             mixture = GaussianMixture(
-                prior.components, covariance_type="full", reg_covar=1e-3, max_iter=100, random_state=seed
+                prior.components, covariance_type="full", reg_covar=LEAST_VARIANCE, max_iter=100, random_state=seed
             )
             _iterate(mixture, group, deadline)
         weights = np.asarray(mixture.weights_)
         prior.log_weights[index] = torch.from_numpy(np.log(np.maximum(weights, 1e-12)))
         prior.means[index] = torch.from_numpy(np.asarray(mixture.means_))
         counts.append(len(group) * weights)
-        covariances.append(mixture.covariances_)
-    n, covariance = np.stack(counts)[..., None, None], np.stack(covariances)  # (G, M, 1, 1), (G, M, D, D)
-    pooled, extra = (n * covariance).sum((0, 1)) / n.sum(), prior.latent_dim + 1
-    cholesky = np.linalg.cholesky((n * covariance + extra * pooled) / (n + extra))
+        scatters.append(counts[-1][:, None, None] * mixture.covariances_)
+    n, scatter, extra = np.stack(counts)[..., None, None], np.stack(scatters), prior.latent_dim + 1
+    pooled = np.empty((len(members), 1, *scatter.shape[2:]))
+    pooled[few] = sum(within) / max(1, len(z) - len(members))
+    pooled[~few] = scatter[~few].sum((0, 1)) / max(1.0, n[~few].sum())
+    if prior.n_classes or len(z) <= prior.latent_dim:
+        variance = np.maximum(log_vars.exp().mean(0).numpy(), LEAST_VARIANCE)
+        pooled = np.stack([[_at_least(matrix, variance) for matrix in matrices] for matrices in pooled])
+    cholesky = np.linalg.cholesky((scatter + extra * pooled) / (n + extra))
     prior.precision_cholesky.copy_(torch.from_numpy(np.linalg.inv(cholesky)).mT)
+
+
+def _at_least(covariance: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """`covariance` (D, D), made as wide as the diagonal one of `variance` (D,) in directions where it is narrower."""
+    scale = np.sqrt(variance)
+    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
+    if values.min() >= 1:
+        return covariance
+    root = scale[:, None] * vectors * np.sqrt(np.maximum(values, 1))
+    return root @ root.T
 
 
 def _iterate(mixture, z: np.ndarray, deadline: float | None) -> None:

@@ -61,10 +61,15 @@ function latest(work) {
 
 const SHAPES = [
   "M8 1a7 7 0 1 0 .01 0z", "M8 1L15 14H1z", "M2 2h12v12H2z", "M8 0l8 8-8 8-8-8z", "M6 1h4v5h5v4h-5v5H6v-5H1V6h5z",
+  "M8 15L1 2h14z", "M4 1l4 4 4-4 3 3-4 4 4 4-3 3-4-4-4 4-3-3 4-4-4-4z", "M8 0l2 6h6l-5 3.6 2 6.4-5-4-5 4 2-6.4L0 6h6z", "M1 8L14 1v14z", "M15 8L2 1v14z",
 ];
 
+const dark = window.matchMedia("(prefers-color-scheme: dark)");
+const ink = (name) => getComputedStyle(document.documentElement).getPropertyValue(name); // a colour of the style sheet
+const named = (name) => make("bdi", { textContent: name }); // a name from the data, in whatever direction its script runs
+
 function symbol(label, facts) {
-  const colours = facts.colours;
+  const colours = dark.matches ? facts.dark_colours : facts.colours;
   return { colour: colours[label % colours.length], shape: SHAPES[Math.floor(label / colours.length) % SHAPES.length] };
 }
 
@@ -114,7 +119,7 @@ class Run {
     if (facts.classes) {
       const chooser = make("select", { "aria-label": `${facts.name}: class` });
       if (!facts.conditional) chooser.append(make("option", { value: "", textContent: "any class" }));
-      facts.classes.forEach((name) => chooser.append(make("option", { value: name, textContent: name })));
+      facts.classes.forEach((name) => chooser.append(make("option", { value: name, textContent: name, dir: "auto" })));
       chooser.addEventListener("change", () => {
         this.label = chooser.value || null;
         if (facts.conditional) this.again();
@@ -149,15 +154,17 @@ class Run {
     const { page } = this;
     if (page.labels) {
       page.classes.forEach((name, label) => {
-        const { colour, shape } = symbol(label, page);
+        const { shape } = symbol(label, page);
         const icon = document.createElementNS("http://www.w3.org/2000/svg", "svg");
         icon.setAttribute("viewBox", "0 0 16 16");
         icon.setAttribute("aria-hidden", "true");
         const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
         path.setAttribute("d", shape);
-        path.setAttribute("fill", colour);
+        const paint = () => path.setAttribute("fill", symbol(label, page).colour);
+        paint();
+        dark.addEventListener("change", paint);
         icon.append(path);
-        const button = make("button", { type: "button", ariaPressed: "false" }, icon, name);
+        const button = make("button", { type: "button", ariaPressed: "false", title: name }, icon, named(name));
         button.addEventListener("click", () => {
           this.only = this.only === label ? null : label;
           [...this.legend.children].forEach((other, i) => (other.ariaPressed = String(this.only === i)));
@@ -196,9 +203,12 @@ class Run {
       }
     });
     new ResizeObserver(() => this.draw()).observe(canvas);
+    dark.addEventListener("change", () => this.draw());
     return make("section", { "aria-label": "Map" }, make("h3", { textContent: "Map of the latent space" }),
       make("div", { className: "map" }, canvas, this.tip), this.legend,
-      make("p", { className: "soft", textContent: "Click or drag to decode any place; a double click takes the nearest image." }));
+      make("p", { className: "soft", textContent: "Click or drag to decode any place; a double click takes the nearest image." }),
+      page.labels && page.classes.length > SHAPES.length * page.colours.length
+        ? make("p", { className: "soft", textContent: `${page.classes.length} classes are more than colours and marks: some look alike.` }) : "");
   }
 
   findBounds() {
@@ -248,7 +258,7 @@ class Run {
     if (far) return;
     if (this.tip.dataset.index !== String(index)) {
       this.tip.dataset.index = index;
-      const name = this.page.labels ? this.page.classes[this.page.labels[index]] : `image ${index}`;
+      const name = this.page.labels ? named(this.page.classes[this.page.labels[index]]) : `image ${index}`;
       this.tip.replaceChildren(make("img", { src: `/api/images/${index}.png`, alt: "" }), name);
     }
     this.tip.style.left = `${x < box.width / 2 ? x + 14 : x - 90}px`;
@@ -264,7 +274,7 @@ class Run {
     const pen = canvas.getContext("2d");
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, size, size);
-    pen.strokeStyle = "#e6e6e6";
+    pen.strokeStyle = ink("--grid");
     const [zeroX, zeroY] = this.pixel([0, 0], size);
     pen.beginPath();
     pen.moveTo(zeroX, 0); pen.lineTo(zeroX, size); pen.moveTo(0, zeroY); pen.lineTo(size, zeroY);
@@ -284,14 +294,21 @@ class Run {
       pen.restore();
     });
     pen.globalAlpha = 1;
-    pen.fillStyle = "#57606a";
     pen.font = "11px system-ui, sans-serif";
-    pen.fillText(`${facts.axes[0]} →`, 6, size - 7);
+    pen.lineWidth = 4;
+    pen.lineJoin = "round";
+    const write = (text, x, y) => { // over the points, with an edge that sets it off
+      pen.strokeStyle = ink("--page");
+      pen.strokeText(text, x, y);
+      pen.fillStyle = ink("--soft");
+      pen.fillText(text, x, y);
+    };
+    write(`${facts.axes[0]} →`, 6, size - 7);
     if (facts.axes[1]) {
       pen.save();
       pen.translate(14, 6);
       pen.rotate(Math.PI / 2);
-      pen.fillText(`← ${facts.axes[1]}`, 0, 3);
+      write(`← ${facts.axes[1]}`, 0, 3);
       pen.restore();
     }
     if (this.point) {
@@ -463,7 +480,7 @@ class Run {
   }
 
   takeFrames({ frames }) {
-    this.heading.textContent = this.facts.conditional ? `From A to B, both as ${this.label}` : "From A to B";
+    this.heading.textContent = this.facts.conditional ? `From A to B, both as \u2068${this.label}\u2069` : "From A to B";
     this.frames.replaceChildren(...frames.map(({ code, image }, i) => {
       const name = i === 0 ? "A" : i === frames.length - 1 ? "B" : `${Math.round((100 * i) / (frames.length - 1))}%`;
       const button = make("button", { type: "button", title: "Show this one" }, make("img", { src: image, alt: "" }), name);
@@ -479,7 +496,7 @@ class Run {
     const answer = await ask(`/api/runs/${this.index}/encode${query}`, blob, "application/octet-stream");
     if (this.facts.conditional) this.label = this.chooser.value = answer.label;
     this.take(answer, {});
-    const inferred = this.facts.conditional ? `, as ${answer.label}` : "";
+    const inferred = this.facts.conditional ? `, as \u2068${answer.label}\u2069` : "";
     this.pair.hidden = false;
     this.pair.replaceChildren(
       make("figure", {}, make("img", { src: answer.input, alt: "The input" }), "input"),
@@ -532,6 +549,7 @@ class Page {
     this.classes = facts.classes;
     this.labels = facts.labels;
     this.colours = facts.colours;
+    this.dark_colours = facts.dark_colours;
     this.facts = facts;
     this.count = facts.runs[0].points.length;
     byId("data").textContent = `${facts.data}: ${this.count.toLocaleString("en")} held-out images`;
