@@ -163,7 +163,7 @@ def test_a_worse_prior_is_said_and_not_used_unless_asked_for(misled, capsys, tmp
     np.testing.assert_array_equal(model.sample(6, 3, random_state=0), fitted)
     assert np.any(np.asarray(plain) != np.asarray(fitted))
     assert model.sampling_classes() is None
-    np.testing.assert_array_equal(model.sampling_classes("fitted"), range(10))
+    assert [str(name) for name in filled(model.sampling_classes("fitted"))] == list("0123456789")
     x = open_data(misled / "few.npz", "test").x
     np.testing.assert_array_equal(model.score_samples(x), load(misled / "run", prior=False).score_samples(x))
     model.save(tmp_path / "again")
