@@ -157,13 +157,16 @@ class SecondStage:
 
     @undisturbed
     def prior_log_prob(self, codes, y=None) -> np.ndarray:
-        """Codes as `encode` gives them -> (N,) log p(code), or log p(code|y), in nats under the prior in use."""
+        """Codes as `encode` gives them -> (N,) log p(code), or log p(code|y), in nats under the fitted prior, or where there
+        is none under the one of the training.
+        """
         self._check_fitted()
         z = self._as_codes(codes)
-        index = self._label_index(y, len(z), self.sampling_classes())
+        index = self._label_index(y, len(z), self.sampling_classes("fitted"))
+        prior = self.with_prior("fitted" if self.has_prior else None).prior
         with torch.inference_mode():
             parts = [
-                self.model_.prior.log_prob(
+                prior.log_prob(
                     z[start : start + MOST].to(self.device_),
                     None if index is None else index[start : start + MOST].to(self.device_),
                 ).cpu()
