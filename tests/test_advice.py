@@ -16,6 +16,7 @@ from PIL import Image
 from vaekit.cli import main
 from vaekit.data import open_data
 from vaekit.files import load
+from vaekit.messages import filled
 from vaekit.pictures import figures
 from vaekit.report import doctor
 from vaekit.report.doctor import Diagnosis, examine
@@ -160,15 +161,16 @@ def test_a_worse_prior_is_said_and_not_used_unless_asked_for(misled, capsys, tmp
     plain, fitted = (model.sample(6, 3, random_state=0, prior=prior) for prior in ("plain", "fitted"))
     np.testing.assert_array_equal(model.sample(6, random_state=0), plain)
     np.testing.assert_array_equal(model.sample(6, 3, random_state=0), fitted)
-    assert (plain != fitted).any()
-    assert model.sampling_classes() is None and len(model.sampling_classes("fitted")) == 10
+    assert np.any(np.asarray(plain) != np.asarray(fitted))
+    assert model.sampling_classes() is None
+    assert [str(name) for name in filled(model.sampling_classes("fitted"))] == list("0123456789")
     x = open_data(misled / "few.npz", "test").x
     np.testing.assert_array_equal(model.score_samples(x), load(misled / "run", prior=False).score_samples(x))
     model.save(tmp_path / "again")
     np.testing.assert_array_equal(load(tmp_path / "again").sample(6, 3, random_state=0), fitted)
 
     found = {one.name: one for one in examine(model, *(open_data(misled / "few.npz", p) for p in ("train", "test")))}
-    assert found["prior"].wrong and found["prior"].cure.endswith("--no-per-class")
+    assert found["prior"].wrong and f"{found['prior'].cure}".endswith("--no-per-class")
     assert f"{facts['validation_rate']:.2f} under the fitted prior" in found["prior"].evidence
 
 
@@ -193,8 +195,9 @@ def test_the_remedy_helps(misled, capsys):
     remedies = []
     while (model := load(misled / "run")).prior_is_worse:
         remedies.append(model.other_prior)
-        said = fit_prior(misled, *model.other_prior, *(["--no-per-class"] if remedies[1:] else []), capsys=capsys)
-    assert remedies == [["--no-per-class"], ["--prior", "flow"]]
+        quick = ["--layers", "2", "--channels", "8", "--epochs", "20"] if remedies[1:] else []
+        said = fit_prior(misled, *model.other_prior, *quick, capsys=capsys)
+    assert remedies == [["--no-per-class"], ["--no-per-class", "--prior", "flow"]]
     assert "far worse" not in said and model.prior_name == "flow"
     np.testing.assert_array_equal(model.sample(3, random_state=0), model.sample(3, random_state=0, prior="fitted"))
 
@@ -278,7 +281,9 @@ def test_a_picture_without_advice_has_no_star():
     points = [point(2, 1.0, 10.0), point(4, 1.0, 12.0)]
 
     def labels(chosen) -> list[str]:
-        return [text.get_text() for text in figures.sweep(points, chosen=chosen).axes[0].get_legend().get_texts()]
+        return [
+            text.get_text() for text in filled(figures.sweep(points, chosen=chosen).axes[0].get_legend()).get_texts()
+        ]
 
     assert labels((4, 1.0)) == ["2", "4", "advised"]
     assert labels(None) == ["2", "4"]

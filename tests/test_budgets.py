@@ -234,7 +234,7 @@ def test_a_prior_holds_its_budget_by_plan_and_goes_on_with_it(fitted, tmp_path, 
     again = load(runs[1]).fit_prior_images(table(64), FLOW, folder=str(runs[1]), time_budget=60)
     assert again.prior_history_[-1]["step"] == plan["steps"]
     if plan["steps"] == steps:
-        assert_equal(again.model_.prior.state_dict(), whole.model_.prior.state_dict())
+        assert_equal(again.with_prior("fitted").prior.state_dict(), whole.with_prior("fitted").prior.state_dict())
 
 
 def test_a_prior_holds_its_budget_by_the_clock(fitted, slow):

@@ -611,7 +611,7 @@ every_second_stage = pytest.mark.parametrize(("kind", "prior", "labelled"), SECO
 
 
 def prior_weights(model) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in model.model_.prior.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in model.with_prior("fitted").prior.state_dict().items()}
 
 
 def assert_same_prior(a, b):
@@ -811,8 +811,8 @@ def test_a_class_prior_draws_the_class_that_is_asked_for(kind, prior):
 @every_second_stage
 def test_labels_make_the_prior_class_conditional(kind, prior, labelled):
     model = quickly(kind, prior, labelled)
-    assert model.model_.prior.n_classes == (10 if labelled else 0)
-    found = model.sampling_classes()
+    assert model.with_prior("fitted").prior.n_classes == (10 if labelled else 0)
+    found = model.sampling_classes("fitted")
     assert (found is None) == (not labelled)
     if labelled:
         assert [str(label) for label in found] == [str(label) for label in range(10)]
@@ -848,9 +848,9 @@ def test_a_label_the_prior_does_not_know_is_refused(kind, prior):
 def test_labels_may_be_words():
     words = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])[few().y]
     model = copy.deepcopy(fitted("vae")).fit_prior(few().x, words, prior="gmm")
-    assert model.sampling_classes().tolist() == sorted(set(words))
+    assert model.sampling_classes("fitted").tolist() == sorted(set(words))
     code, index = model.encode(few().x), np.searchsorted(sorted(set(words)), words)
-    direct = model.model_.prior.log_prob(torch.from_numpy(code), torch.from_numpy(index))
+    direct = model.with_prior("fitted").prior.log_prob(torch.from_numpy(code), torch.from_numpy(index))
     np.testing.assert_allclose(model.prior_log_prob(code, words), direct.numpy(), rtol=1e-6)
     assert model.sample(2, y="nine").shape == (2, 8, 8, 1)
 

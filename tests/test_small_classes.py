@@ -81,7 +81,7 @@ def test_every_class_with_an_image_has_a_prior(prior, sizes):
     assert held == (min(max(1, round(0.05 * len(y))), len(y) - len(sizes)) or len(y))
     assert math.isfinite(model.prior_facts_["validation_rate"])
     assert model.prior_classes_.tolist() == list(range(len(sizes)))
-    shares = model.model_.prior.class_shares.numpy()
+    shares = model.with_prior("fitted").prior.class_shares.numpy()
     assert (shares > 0).all() and shares.sum() == pytest.approx(1)
     samples = model.sample(2 * len(sizes), np.repeat(np.arange(len(sizes)), 2), random_state=0)
     assert len(samples) == 2 * len(sizes) and np.isfinite(samples).all()
@@ -105,7 +105,7 @@ def test_a_class_of_one_image_has_a_mixture_for_every_seed():
         model = copy.deepcopy(fitted("vae")).fit_prior(x, y, random_state=seed)
         rates.append(model.prior_facts_["validation_rate"])
         mean = fitted("vae").transform(x[y == 0])[0]
-        np.testing.assert_allclose(model.model_.prior.means[0, 0], mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(model.with_prior("fitted").prior.means[0, 0], mean, rtol=1e-5, atol=1e-6)
     assert np.isfinite(rates).all() and np.max(rates) < 50
 
 

@@ -147,7 +147,7 @@ def test_folders_are_read_as_their_flags_say(tmp_path, capsys):
     (tmp_path / "bad.png").write_bytes(b"not an image")
     (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"{i:02d}.png,{'ab'[i % 2]}\n" for i in range(60)))
     flags = ["--resize", "8", "--fit", "pad", "--labels", str(tmp_path / "labels.csv"), "--skip-bad"]
-    out = tmp_path / "s"
+    out = tmp_path.with_name(f"{tmp_path.name}-swept")
     main(["sweep", "--data", str(tmp_path), "--out", str(out), "--latent-dim", "2", "--beta", "1", "--epochs", "1",
           "--architecture", "mlp", "--jobs", "1", *flags])  # fmt: skip
     assert load(out / "runs" / "latent2-beta1-seed0").image_shape_ == (8, 8, 1)

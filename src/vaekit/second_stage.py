@@ -157,13 +157,16 @@ class SecondStage:
 
     @undisturbed
     def prior_log_prob(self, codes, y=None) -> np.ndarray:
-        """Codes as `encode` gives them -> (N,) log p(code), or log p(code|y), in nats under the prior in use."""
+        """Codes as `encode` gives them -> (N,) log p(code), or log p(code|y), in nats under the fitted prior, or where there
+        is none under the one of the training.
+        """
         self._check_fitted()
         z = self._as_codes(codes)
-        index = self._label_index(y, len(z), self.sampling_classes())
+        index = self._label_index(y, len(z), self.sampling_classes("fitted"))
+        prior = self.with_prior("fitted" if self.has_prior else None).prior
         with torch.inference_mode():
             parts = [
-                self.model_.prior.log_prob(
+                prior.log_prob(
                     z[start : start + MOST].to(self.device_),
                     None if index is None else index[start : start + MOST].to(self.device_),
                 ).cpu()
@@ -236,9 +239,10 @@ class SecondStage:
         """The flags of `vaekit fit-prior` that would do better where the fitted prior is worse: one for all classes, with more
         images to learn from, or else another kind.
         """
-        if self.prior_classes_ is not None and not self.conditional:
-            return ["--no-per-class"]
-        return ["--prior", "gmm" if self.prior_settings_.prior == "flow" else "flow"]
+        of_all = [] if self.conditional else ["--no-per-class"]
+        if of_all and self.prior_classes_ is not None:
+            return of_all
+        return [*of_all, "--prior", "gmm" if self.prior_settings_.prior == "flow" else "flow"]
 
     @property
     def can_sample(self) -> bool:

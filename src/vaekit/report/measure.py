@@ -249,14 +249,16 @@ def classes_shown(estimator: Estimator, train: Images, test: Images, per_class: 
     )
 
 
-def _small(images: np.ndarray) -> np.ndarray:
+def _small(images) -> np.ndarray:
     """Images (N, H, W[, C]) -> (N, F) floats, brought down to 32 pixels a side."""
 
     def pooled(part: Tensor) -> Tensor:
         x = to_input(part)
         return F.adaptive_avg_pool2d(x, (min(SIDE, x.shape[2]), min(SIDE, x.shape[3]))).flatten(1)
 
-    return torch.cat([pooled(part) for part in torch.as_tensor(_with_channels(images)).split(PER_CLASS)]).numpy()
+    return torch.cat(
+        [pooled(part) for part in torch.as_tensor(_with_channels(np.asarray(images))).split(PER_CLASS)]
+    ).numpy()
 
 
 def _asked(estimator: Estimator, test: Images, per_class: int) -> tuple[np.ndarray, np.ndarray]:
