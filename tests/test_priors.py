@@ -1014,7 +1014,7 @@ def test_a_prior_that_can_not_be_fitted_leaves_the_one_before_it():
         ({"temperature": 0.0}, "temperature must be > 0"),
         ({"temperature": -1.0}, "temperature must be > 0"),
         ({"temperature": math.nan}, "temperature must be > 0"),
-        ({"prior": "gmm"}, "prior must be None or 'plain'"),
+        ({"prior": "gmm"}, "prior must be None, 'plain' or 'fitted'"),
         ({"n": 0}, "n must be"),
     ],
     ids=str,
