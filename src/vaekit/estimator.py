@@ -780,7 +780,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         """How frequent each of `sampling_classes` was in training; sums to 1."""
         if self.conditional:
             return self.class_frequencies_
-        shares = self._fitted_prior.class_shares.cpu().double().numpy()
+        shares = self.with_prior("fitted").prior.class_shares.cpu().double().numpy()
         return shares / shares.sum()
 
     @undisturbed
