@@ -238,7 +238,7 @@ def test_finish_ends_a_run_where_it_is(digits_run, tmp_path, capsys):
     main(["train", "vae", "--finish", "--out", str(run)])
     out = capsys.readouterr().out
     assert "22 steps, epoch 1 of 3, ended by --finish" in out
-    assert sorted(file.name for file in run.iterdir()) == ["log.jsonl", "run.json", "weights.safetensors"]
+    assert sorted(file.name for file in run.glob("[!.]*")) == ["log.jsonl", "run.json", "weights.safetensors"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ended = load(run)
@@ -363,7 +363,7 @@ def test_going_on_beyond_the_end_cut_short_at_any_write_comes_to_the_same_end(
         )
         assert (folder / "weights.safetensors").read_bytes() == expected, f"change {change}"
         assert timeless(RunFolder(folder).log()) == log
-        assert {file.name for file in folder.iterdir()} == {"run.json", "log.jsonl", "weights.safetensors"}
+        assert {file.name for file in folder.glob("[!.]*")} == {"run.json", "log.jsonl", "weights.safetensors"}
         assert RunFolder(folder).config()["earlier_plans"] == RunFolder(tmp_path / "whole").config()["earlier_plans"]
 
 
