@@ -182,6 +182,7 @@ def _overview() -> str:
     return (
         "usage: vaekit COMMAND ...\n\nThe workbench for variational autoencoders: train, sample, represent, compare.\n\n"
         f"commands (each has --help):\n{_rows(COMMANDS)}\n\nmodels:\n{_rows(MODEL_NAMES)}\n\n"
-        "data: digits, mnist, fashion-mnist, sprites, a folder of images (a sub-folder a class), .npy, .npz or idx files\n\n"
+        "data: digits, mnist, fashion-mnist, sprites, a folder of images (a sub-folder a class), .npy, .npz or idx files,\n"
+        "      tables in .csv, .tsv or .parquet files\n\n"
         "start with:\n  vaekit compare --data digits --out report\n  vaekit train vae --data FOLDER --out runs/vae"
     )
