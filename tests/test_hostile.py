@@ -20,6 +20,7 @@ from vaekit.cli import main
 from vaekit.data import cache, describe, images
 from vaekit.data.readers import read_idx, read_npy, read_npz
 from vaekit.data.sprites import read_dsprites
+from vaekit.owned import claim
 from vaekit.training.checkpoint import read_tensors, write_tensors
 
 if sys.platform != "linux":
@@ -180,14 +181,16 @@ def test_pipes_are_not_waited_for(tmp_path, capsys):
     assert len(open_data(tmp_path / "pictures", "all", skip_bad=True)) == 2
     with pytest.raises(ValueError, match=r"p\.png \(no file\)"):
         open_data(tmp_path / "pictures" / "*.png", "all")
-    for name in ("x.npy", "x.npz", "x-idx3-ubyte", "sweep.json", "evaluation.json"):
+    for name in ("x.npy", "x.npz", "x-idx3-ubyte", "evaluation.json"):
         os.mkfifo(tmp_path / name)
     for read, name in ((read_npy, "x.npy"), (read_npz, "x.npz"), (read_idx, "x-idx3-ubyte")):
         with pytest.raises(ValueError, match=f"{name} is no file"):
             read(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"x\.npy"):
         open_data(tmp_path / "x.npy", "all")
-    sweep = hostile._sweep("digits", str(tmp_path))
+    claim(tmp_path / "sweep", "sweep")
+    os.mkfifo(tmp_path / "sweep" / "sweep.json")
+    sweep = hostile._sweep("digits", str(tmp_path / "sweep"))
     assert "sweep.json is no file" in refusal(capsys, *sweep)
 
 
@@ -371,8 +374,8 @@ def stopped(tmp_path_factory):
             "optimizer's state of parameter",
         ),
         (lambda tensors, state: state.update(step={}), "step is {}"),
-        (lambda tensors, state: state.update(step=99), "step 99 of"),
-        (lambda tensors, state: state.update(step=-1), "step -1 of"),
+        (lambda tensors, state: state.update(step=99), "step is 99"),
+        (lambda tensors, state: state.update(step=-1), "step is -1"),
         (lambda tensors, state: state.update(rollbacks="x"), "rollbacks is 'x'"),
         (lambda tensors, state: state.update(rollbacks=10**9), "times gone back"),
         (lambda tensors, state: state.update(seconds_total=[]), "seconds_total is"),

@@ -260,7 +260,7 @@ def test_a_run_reads_every_later_folder_by_its_own_white(tmp_path, capsys):
     assert model.facts_["data"]["decoding"]["white"] == 4095
     (tmp_path / "later").mkdir()
     later = write_array(tmp_path / "later", "png", x // 20)  # darker: alone it would be taken for 8 bits
-    run("encode", tmp_path / "run", "--data", later, "--split", "all", "--out", tmp_path / "z.npy")
+    run("encode", tmp_path / "run", "--data", later, "--split", "all", "--overwrite", "--out", tmp_path / "z.npy")
     np.testing.assert_array_equal(
         np.load(tmp_path / "z.npy"), model.transform(np.rint(x // 20 * (255 / 4095)).astype(np.uint8))
     )
@@ -268,7 +268,7 @@ def test_a_run_reads_every_later_folder_by_its_own_white(tmp_path, capsys):
     brighter = write_array(tmp_path / "later", "tiff", x + 1000)
     for path in brighter.glob("*.png"):
         path.unlink()
-    run("encode", tmp_path / "run", "--data", brighter, "--split", "all", "--out", tmp_path / "z.npy")
+    run("encode", tmp_path / "run", "--data", brighter, "--split", "all", "--overwrite", "--out", tmp_path / "z.npy")
     assert "images with values above 4095, the value of white, cut to it: 20" in capsys.readouterr().err
 
 
@@ -278,7 +278,7 @@ def test_a_run_of_8_bits_does_not_stretch_a_black_folder(tmp_path, capsys):
     dark = masks().astype(np.uint8)
     for kind in ("png", "npy"):
         later = write_array(tmp_path / "later", kind, dark)
-        run("encode", tmp_path / "run", "--data", later, "--split", "all", "--out", tmp_path / "z.npy")
+        run("encode", tmp_path / "run", "--data", later, "--split", "all", "--overwrite", "--out", tmp_path / "z.npy")
         expected = load(tmp_path / "run").transform(dark.astype(np.float32) / 255)
         np.testing.assert_allclose(np.load(tmp_path / "z.npy"), expected, atol=1e-6)
 
@@ -500,7 +500,7 @@ def test_a_run_remembers_what_its_files_became(mixed, tmp_path, capsys):
     model = load(mixed / "run")
     assert model.image_shape_ == (8, 8, 3)
     assert model.facts_["data"]["skip_bad"] and model.facts_["data"]["labels"] == str(mixed / "labels.csv")
-    run("encode", mixed / "run", "--data", mixed / "grey", "--split", "all", "--out", tmp_path / "z.npy")
+    run("encode", mixed / "run", "--data", mixed / "grey", "--split", "all", "--overwrite", "--out", tmp_path / "z.npy")
     assert "images that can't be read, left out: 1 (bad.png" in capsys.readouterr().err
     np.testing.assert_allclose(np.load(tmp_path / "z.npy"), model.transform(grey()), atol=1e-6)
     run("reconstruct", mixed / "run", "--data", mixed / "grey", "--out", tmp_path / "x.npy")
@@ -511,7 +511,17 @@ def test_a_run_remembers_what_its_files_became(mixed, tmp_path, capsys):
 
 
 def test_what_is_lost_is_said_and_a_flag_forces_it(mixed, tmp_path, capsys):
-    run("encode", mixed / "grey run", "--data", mixed / "colour", "--split", "all", "--out", tmp_path / "z.npy")
+    run(
+        "encode",
+        mixed / "grey run",
+        "--data",
+        mixed / "colour",
+        "--split",
+        "all",
+        "--overwrite",
+        "--out",
+        tmp_path / "z.npy",
+    )
     assert "colour images made grey: 20" in capsys.readouterr().err
     x = open_data(mixed / "colour", "all", colour="grey").x
     assert x.shape == (20, 8, 8, 1)
@@ -526,7 +536,17 @@ def test_what_is_lost_is_said_and_a_flag_forces_it(mixed, tmp_path, capsys):
     assert model.image_shape_ == (8, 8, 1) and model.facts_["data"]["decoding"]["colour"] == "grey"
     np.save(tmp_path / "colour.npy", open_data(mixed / "colour", "all").x)
     capsys.readouterr()
-    run("encode", tmp_path / "run", "--data", tmp_path / "colour.npy", "--split", "all", "--out", tmp_path / "z.npy")
+    run(
+        "encode",
+        tmp_path / "run",
+        "--data",
+        tmp_path / "colour.npy",
+        "--split",
+        "all",
+        "--overwrite",
+        "--out",
+        tmp_path / "z.npy",
+    )
     assert "images have lost their colours, since they were made grey" in capsys.readouterr().err
 
 
@@ -612,31 +632,24 @@ FRAMES = {"pandas": pd.DataFrame, "polars": pl.DataFrame}
 
 @pytest.mark.parametrize("library", FRAMES)
 @pytest.mark.parametrize(
-    ("column", "words", "remedy"),
+    ("column", "words"),
     [
-        (["Rome", "Oslo", "Rome"], r"its column 'b' holds str such as 'Rome'", ("get_dummies", "to_dummies")),
-        (
-            [1.0, None, 3.0],
-            r"NaN or infinity \(first in sample 1\): 1 of 3 values of column 'b'",
-            ("dropna", "drop_nulls"),
-        ),
-        ([None, None, None], r"nothing in that column: leave it out", ("columns=['b']", "drop('b')")),
-        (pd.date_range("2026-01-01", periods=3).to_list(), r"its column 'b' holds dates", ("dt.days", "total_days")),
+        (["Rome", "Oslo", "Rome"], r"column 'b' holds text \('Rome' in row 0\): encode it as columns of 0 and 1"),
+        ([1.0, None, 3.0], r"column 'b' lacks 1 of 3 values \(NaN; first in row 1\): fill them in"),
+        ([None, None, None], r"column 'b' has no values at all: leave it out"),
+        (pd.date_range("2026-01-01", periods=3).to_list(), r"column 'b' holds dates .*days since a date"),
     ],
     ids=["text", "missing", "nothing", "dates"],
 )
-def test_a_column_that_is_no_numbers_is_named(library, column, words, remedy):
-    with pytest.raises(ValueError, match=words) as error:
+def test_a_column_that_is_no_numbers_is_named(library, column, words):
+    with pytest.raises(ValueError, match=words):
         tiny().fit(FRAMES[library]({"a": [1.0, 2.0, 4.0], "b": column}))
-    assert remedy[library == "polars"] in str(error.value)
 
 
 def test_an_empty_column_of_an_array_is_named():
     x = np.random.default_rng(0).random((9, 3))
     x[:, 2] = np.nan
-    with pytest.raises(
-        ValueError, match=r"9 of 9 values of column 2; there is nothing in that column: .*np\.delete\(X, 2, axis=1\)"
-    ):
+    with pytest.raises(ValueError, match=r"column 2 has no values at all: leave it out"):
         tiny().fit(x)
 
 

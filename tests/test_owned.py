@@ -145,9 +145,9 @@ def test_files_and_links_in_the_way_of_a_folder_are_told_in_a_sentence(runs, tmp
     (tmp_path / "theirs" / "round").symlink_to(tmp_path / "theirs" / "round")
     before = seen(tmp_path)
     for way, words in (
-        ("file", "is a file"),
+        ("file", "a file"),
         ("file/below", "file is a file, and no folder"),
-        ("dangling", "is a link to nothing"),
+        ("dangling", "a link to nothing"),
         ("dangling/below", "dangling is a link to nothing, and no folder"),
         ("round", "link"),
         ("n" * 300, "file name too long"),

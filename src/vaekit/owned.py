@@ -91,7 +91,7 @@ def check_new_folder(folder: str | os.PathLike, *, inputs: Iterable[str | os.Pat
     _check_way(folder)
     _check_apart(folder, inputs)
     if os.path.lexists(folder) and not folder.is_dir():
-        raise ValueError(f"{folder} is {_what_stands_at(folder)}, and not an empty folder; choose another")
+        raise ValueError(f"{folder} is not an empty folder, but {_what_stands_at(folder)}; choose another")
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} exists and is not an empty folder; choose another")
     return Path(os.path.realpath(folder))

@@ -153,7 +153,7 @@ class Recorded:
         if run.finished:
             done = history[-1]["step"] if history else plan.steps
         else:
-            done = run.checkpoint_step()
+            done = run.checkpoint_step(plan.steps)
         before = {**recorded["fields"], **recorded["resolved"]}["epochs"]
         patient = run.finished and out_of_patience(plan, history)
         if self.epochs is None or (self.epochs == before and (patient or not free)):
@@ -209,6 +209,7 @@ class Recorded:
         """What the training ended by, one of ENDINGS; None of an earlier version's, which does not say."""
         return (self.facts_.get("ended") or {}).get("because")
 
+    @undisturbed
     def end(self, run: RunFolder) -> None:
         """Makes the unfinished `run`, which this is as `restore` left it, a finished one, with the weights that are here."""
         self.facts_["ended"]["because"] = "finish"

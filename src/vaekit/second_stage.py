@@ -268,7 +268,7 @@ class SecondStage:
     def _attach_prior(self, learned: nn.Module, settings, classes, history: list[dict], facts: dict) -> None:
         self._fitted_prior, self.prior_settings_, self.prior_classes_ = learned, settings, classes
         self.prior_history_, self.prior_facts_ = history, facts
-        self.model_.prior = self._plain_prior().to(self.device_) if self.prior_is_worse else learned
+        self.model_.prior = self._plain_prior().to(self.device_).eval() if self.prior_is_worse else learned
 
     @undisturbed
     def with_prior(self, prior: str | None) -> Autoencoder:
@@ -283,7 +283,7 @@ class SecondStage:
             raise ValueError("no prior is fitted yet: run `vaekit fit-prior RUN --data DATA`, or call fit_prior(X, y)")
         module = copy.copy(self.model_)
         module._modules = dict(self.model_._modules)
-        module.prior = self._fitted_prior if prior == "fitted" else self._plain_prior().to(self.device_)
+        module.prior = self._fitted_prior if prior == "fitted" else self._plain_prior().to(self.device_).eval()
         return module
 
     def _plain_prior(self) -> nn.Module:

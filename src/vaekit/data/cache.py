@@ -123,7 +123,7 @@ def decoded(
     Raises ValueError where none can be, or where they differ in size.
     """
     whole = hashlib.sha256(
-        f"{VERSION} {key} {decoding!r} {formats()} ".encode() + (b"" if y is None else y.tobytes())
+        f"{VERSION} {key} {decoding!r} {sorted(formats())} ".encode() + (b"" if y is None else y.tobytes())
     ).hexdigest()
     entry = cache_dir() / "decoded" / whole
     found = _read(entry)

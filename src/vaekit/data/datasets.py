@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,14 +75,15 @@ def read_datasets(name: str, tables: list[Path] | None) -> Tables:
 
 def _from_parquet(datasets, name: str, files: dict[str, list[str]]):
     """The tables in Parquet files; ValueError that names them where they are damaged, which the library logs besides."""
-    logged = datasets.utils.logging.get_verbosity()
-    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
+    logger = logging.getLogger("datasets")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         return datasets.load_dataset("parquet", data_files=files)
     except Exception as error:  # whatever the library raises on hostile bytes
         raise ValueError(f"{name} is damaged, or no Parquet file of images ({first_line(error)})") from None
     finally:
-        datasets.utils.logging.set_verbosity(logged)
+        logger.setLevel(level)
 
 
 def _image_column(features, image: type, name: str) -> str:

@@ -8,11 +8,12 @@ import contextlib
 import itertools
 import logging
 import unicodedata
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from matplotlib import font_manager
+
+from vaekit.state import warn
 
 HOUSE = "DejaVu Sans"  # comes with matplotlib
 LONGEST = 32  # characters of a name in a picture
@@ -34,11 +35,10 @@ def legible(value: Any) -> Any:
     absent = _find({character for text in _texts(value) for character in text if not _known.get(character)})
     if absent:
         scripts = sorted({unicodedata.name(c, "unnamed").split()[0].capitalize() for c in absent})
-        warnings.warn(
+        warn(
             f"names in pictures hold {len(absent)} characters that no font here can draw ({', '.join(scripts)}); such are "
             "written in brackets, [U+0939] or [rocket]. A font that has them helps, such as one of Noto Sans; colours of "
-            "emoji can't be drawn",
-            stacklevel=3,
+            "emoji can't be drawn"
         )
     return _replaced(value)
 

@@ -342,13 +342,13 @@ class RunFolder:
             raise ValueError("no checkpoint can be read: " + "; ".join(damage) + "; start again in a new folder")
         return None
 
-    def checkpoint_step(self) -> int:
-        """How many steps the newest checkpoint has done; 0 where there is none yet."""
+    def checkpoint_step(self, most: int) -> int:
+        """How many steps the newest checkpoint has done of so many at `most`; 0 where there is none yet."""
         saved = self.load_checkpoint()
         step = saved[1].get("step") if saved else 0
-        if type(step) is not int or step < 0:
+        if type(step) is not int or not 0 <= step <= most:
             raise ValueError(
-                f"the checkpoint is of another model, or damaged (step {step!r:.40}); start again in a new folder"
+                f"the checkpoint is of another model, or damaged (step is {step!r:.40}); start again in a new folder"
             )
         return step
 

@@ -165,7 +165,7 @@ def parts_of(
     """Indices of the images that a prior is trained on, and of those held out; see `PriorSettings.validation_fraction`.
 
     labels, settings, classes: as in `fit_prior`. components: how many were asked for, and not chosen for the data.
-    Raises ValueError for a class that has no images, or fewer to train on than `components`.
+    Raises ValueError for a class that has no images, or fewer to train on than the `components` of a mixture.
     """
     y = filled(labels).cpu().numpy() if len(classes) else None
     counts = [n] if y is None else np.bincount(y, minlength=len(classes)).tolist()
@@ -176,7 +176,7 @@ def parts_of(
     if settings.validation_fraction == 0 or not len(out):
         kept = out = np.random.default_rng(seed).permutation(n)
     counts = [len(kept)] if y is None else np.bincount(y[kept]).tolist()
-    if components is not None and settings.prior in ("gmm", "vamp") and min(counts) < components:
+    if components is not None and settings.prior == "gmm" and min(counts) < components:
         whose = "there are" if y is None else f"class {classes[counts.index(min(counts))]} has"
         raise ValueError(
             f"a mixture of {components} components needs {components} images to train on; {whose} {min(counts)}, besides "
@@ -284,7 +284,10 @@ def _plan_to_follow(
     """
     config = folder.config() if folder else {}
     recorded = read_plan(config["plan"]) if "plan" in config else plan
-    at, goal = folder.checkpoint_step() if folder else 0, plan.steps if deadline is None else recorded.steps
+    at, goal = (
+        folder.checkpoint_step(recorded.steps) if folder else 0,
+        plan.steps if deadline is None else recorded.steps,
+    )
     chosen = recorded if goal == recorded.steps else recorded.towards(goal, at)
     if deadline is not None and at < goal:
         with seeded(derive_seed(plan.seed, "rehearsal")):
