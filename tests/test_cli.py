@@ -512,7 +512,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_weights(npz, tmp_path, mon
         patch.setattr(RunFolder, "append", interrupt)
         result = run(*arguments, tmp_path / "broken")
     assert result.code == 130 and "--resume" in result.err.splitlines()[-1]
-    assert "is not finished: epoch 2 of 5" in done("sample", tmp_path / "broken", "--out", tmp_path / "x.npy").err
+    done("sample", tmp_path / "broken", "--out", tmp_path / "x.npy")  # as of its last checkpoint
     done(*arguments, tmp_path / "broken", "--resume")
     assert_same_weights(tmp_path / "broken", tmp_path / "unbroken")
     assert [record["epoch"] for record in RunFolder(tmp_path / "broken").log()] == [1, 2, 3, 4, 5]

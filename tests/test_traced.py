@@ -228,7 +228,7 @@ def test_reconstructions_of_an_array_have_its_row_numbers(runs, npz, tmp_path):
     done("reconstruct", runs["cvae"], "--data", npz, "-n", 3, "--out", tmp_path / "out/")
     images = open_data(npz, "test")
     rows = images.rows[spread(images, 3)]
-    assert sorted(os.listdir(tmp_path / "out")) == [f"{row:06d}.png" for row in rows]
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(f"{row:06d}.png" for row in rows)
 
 
 def places(*names: str) -> list[str]:

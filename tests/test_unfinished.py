@@ -313,7 +313,7 @@ def test_a_finished_run_goes_on_beyond_its_end(finished, capfd):
     assert "Going on from epoch 4 of 7" in said
     assert more.history_[:4] == old and [record["step"] for record in more.history_] == [2, 4, 6, 8, 10, 12, 14]
     assert not more.has_prior
-    names = {file.name for file in finished.path.iterdir()}
+    names = {file.name for file in finished.path.glob("[!.]*")}
     assert names == {"run.json", "log.jsonl", "weights.safetensors", "mine.txt"}
     plan = finished.config()["plan"]
     assert (plan["steps"], plan["turn"]) == (14, 8)
