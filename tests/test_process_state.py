@@ -270,7 +270,6 @@ def test_evaluation_does_the_same_under_all_settings_together(digits):
 # ---- which functions ---------------------------------------------------------------------------------------------
 
 PURE = {
-    "log_det",
     "describe_end",
     "in_pixels",
     "steps_per_epoch",

@@ -831,6 +831,7 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         """Where the fitted module lives."""
         return next(self.model_.parameters()).device
 
+    @undisturbed
     def log_det(self, x: np.ndarray) -> np.ndarray:
         """(N,) log-determinant of a table's scaling at its rows x: what the nats of their density lose in its own units; 0 for
         images.
