@@ -261,7 +261,10 @@ def test_a_cache_that_holds_other_things_loses_nothing(runs, tmp_path, monkeypat
     before = [seen(folder, times_of_folders=False) for folder in (cache, temporary)]
     assert exit_code("data", runs / "photos") == 0
     if place == "judges":
-        assert exit_code("compare", "--data", runs / "photos", "--out", tmp_path / "report", *QUICK, "--models", "vae") == 0
+        assert (
+            exit_code("compare", "--data", runs / "photos", "--out", tmp_path / "report", *QUICK, "--models", "vae")
+            == 0
+        )
     for folder, was in zip((cache, temporary), before, strict=True):
         now = seen(folder, times_of_folders=False)
         assert {name: now.get(name) for name in was} == was
