@@ -6,6 +6,7 @@ import subprocess
 import sys
 import types
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -726,3 +727,15 @@ def test_a_mistyped_path_is_told_the_nearest(mixed, tmp_path, capsys):
         capsys, "data", mixed / "colour", "--labels", mixed / "label.csv"
     )
     assert "did you mean" not in refusal(capsys, "data", tmp_path / "nothing" / "like.npy")
+
+
+def test_a_member_of_an_archive_that_is_no_array_is_told(tmp_path):
+    for name in ("x", "y"):
+        np.savez(
+            tmp_path / "a.npz",
+            **{other: np.zeros((12, 4, 4)) if other == "x" else np.arange(12) for other in "xy" if other != name},
+        )
+        with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+            archive.writestr(f"{name}.npy", b"no array")
+        with pytest.raises(ValueError, match=rf"a\.npz is truncated or damaged \({name} is no array\)"):
+            open_data(tmp_path / "a.npz", "all")
