@@ -108,11 +108,12 @@ def read_npz_parts(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]
     if chosen is None:
         found = ", ".join(f"{key} {shape}" for key, shape in shapes.items() if key) or "none with a name"
         raise ValueError(f"{path} must hold an array named x (and y for labels); its arrays: {found}")
-    arrays = _load_numpy(path, wanted=tuple(key for pair in chosen.values() for key in pair if key))
-    for key in (key for pair in chosen.values() for key in pair if key):
+    wanted = tuple(key for pair in chosen.values() for key in pair if key is not None)
+    arrays = _load_numpy(path, wanted=wanted)
+    for key in wanted:
         if not isinstance(arrays.get(key), np.ndarray):  # numpy hands over a member of another kind as its bytes
-            raise ValueError(f"{path} is truncated or damaged ({key} is no array)")
-    return {part: (filled(arrays[x]), arrays[y] if y else None) for part, (x, y) in chosen.items()}
+            raise ValueError(f"{path} is truncated or damaged ({key or 'a member without a name'} is no array)")
+    return {part: (filled(arrays[x]), None if y is None else arrays[y]) for part, (x, y) in chosen.items()}
 
 
 def read_origin(path: Path, n: int) -> dict[str, np.ndarray]:
