@@ -115,9 +115,10 @@ class Recorded:
 
     def _recorded_plan(self, run: RunFolder, recorded: dict) -> Plan:
         try:
+            _check_ended(recorded)
             return read_plan(recorded["plan"])
-        except ValueError as error:
-            raise ValueError(f"{run.config_file} is damaged: {error}") from None
+        except (LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{run.config_file} is damaged: {first_line(error)}") from None
 
     def _check_same_fields(self, run: RunFolder, recorded: dict, images: Images, same_epochs: bool) -> None:
         """Raises ValueError where the fields, filled in, differ from those of the run; what it filled in then is taken over. A
@@ -276,7 +277,10 @@ def _check_ended(config: dict) -> None:
     """Raises ValueError where what run.json says of the end of a training, and of plans before the last, is no such thing. Runs
     that have not ended, and those of earlier versions, say nothing.
     """
-    for plan in config.get("earlier_plans", []):
+    plans = config.get("earlier_plans", [])
+    if type(plans) is not list:
+        raise ValueError(f"earlier_plans must be a list, got {plans!r:.80}")
+    for plan in plans:
         read_plan(plan)
     ended = config.get("ended")
     if ended is not None and (type(ended["step"]) is not int or ended["because"] not in ENDINGS):
