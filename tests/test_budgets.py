@@ -19,6 +19,7 @@ from tests.test_unfinished import assert_equal, weights
 from vaekit import load
 from vaekit.cli import main
 from vaekit.estimator import Estimator
+from vaekit.owned import LOCK, MARK
 from vaekit.report.compare import _trainings, compare
 from vaekit.report.sweep import sweep
 from vaekit.training import loop
@@ -122,7 +123,7 @@ def test_the_clock_ends_a_training_that_is_slower_than_rehearsed(tmp_path, slow,
     assert run.config()["ended"] == {"step": done, "because": "budget"}
     assert model.history_ == run.history()
     assert "the time budget is over: it ends at epoch" in capfd.readouterr().err
-    assert {file.name for file in run.path.glob("[!.]*")} == {"run.json", "log.jsonl", "weights.safetensors"}
+    assert {file.name for file in run.path.iterdir()} == {MARK, LOCK, "run.json", "log.jsonl", "weights.safetensors"}
     assert_equal(weights(load(run.path)), weights(model))
     assert np.isfinite(model.score_samples(table().x)).all()
     # The same command leaves it as it is; other epochs go on with it, and so do these without a budget.

@@ -20,6 +20,7 @@ from vaekit import CVAE, VAE, VQVAE, open_data
 from vaekit.data import cache, describe
 from vaekit.data.cache import ahead
 from vaekit.data.images import Images, Rows, fingerprint, is_mapped
+from vaekit.owned import MARK
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -40,7 +41,7 @@ def photos(tmp_path, digits) -> Path:
 def entries(tmp_path, monkeypatch):
     """A cache of its own; what is in its folder of images."""
     monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path / "cache"))
-    return lambda: sorted((tmp_path / "cache" / "decoded").glob("[!.]*"))
+    return lambda: sorted(path for path in (tmp_path / "cache" / "decoded").iterdir() if path.name != MARK)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from vaekit.cli import COMMANDS, MODEL_NAMES, main
 from vaekit.data import open_data
 from vaekit.estimators import MODELS
 from vaekit.files import load
+from vaekit.owned import LOCK, MARK
 from vaekit.training.checkpoint import RunFolder, read_tensors
 
 CLASSES = ("one", "two", "zero")  # in the order that open_data has them
@@ -400,7 +401,7 @@ def test_training_leaves_a_finished_run(runs, name):
     assert config["class"] == MODELS[name].__name__ and config["version"] == vaekit.__version__
     records = [json.loads(line) for line in (runs[name] / "log.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2]
-    assert sorted(path.name for path in runs[name].glob("[!.]*")) == ["log.jsonl", "run.json", "weights.safetensors"]
+    assert {path.name for path in runs[name].iterdir()} == {MARK, LOCK, "log.jsonl", "run.json", "weights.safetensors"}
     model = load(runs[name])
     assert model.image_shape_ == (8, 8, 1) and model.n_parameters_ == config["parameters"]
 
@@ -573,9 +574,9 @@ def test_a_fitted_prior_gives_samples_by_class_and_the_rate_of_the_evaluation(ow
     before = json.loads((own["vqvae"] / "evaluation.json").read_text())
     result = done("fit-prior", own["vqvae"], "--data", photos, "--epochs", 2, "--layers", 1, "--channels", 8)
     assert "PixelCNN, per class" in result.out and "held-out images" in result.out
-    assert sorted(path.name for path in own["vqvae"].glob("[!.]*")) == sorted(
-        ["run.json", "log.jsonl", "weights.safetensors", "prior.safetensors", "evaluation.json"]
-    )
+    assert set(os.listdir(own["vqvae"])) == {
+        *(MARK, LOCK, "run.json", "log.jsonl", "weights.safetensors", "prior.safetensors", "evaluation.json")
+    }
     label = CLASSES[0]
     done("sample", own["vqvae"], "-n", 5, "--label", label, "--top-p", 0.9, "--out", tmp_path / "x.npz")
     with np.load(tmp_path / "x.npz") as file:

@@ -29,6 +29,7 @@ from safetensors.numpy import load_file
 from vaekit import CVAE, VAE, VQVAE, load, open_data
 from vaekit.cli import main
 from vaekit.hub import check_repo_id, download, model_card, parse_address, public_name, write_repository
+from vaekit.owned import MARK
 from vaekit.report.measure import measure_run
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -280,7 +281,7 @@ def test_only_a_runs_files_are_fetched_and_the_cache_serves_the_second_time(hub,
     hub.commit("me/digits", {**hub.files("me/digits"), **extra})
     hub.asked.clear()
     folder = download("hf://me/digits")
-    assert {path.name for path in folder.glob("[!.]*")} == RUN
+    assert {path.name for path in folder.iterdir()} == RUN
     fetched = {line.split("/")[-1] for line in hub.asked if "/resolve/" in line}
     assert fetched == RUN
     hub.asked.clear()
@@ -332,7 +333,7 @@ def test_a_prior_can_be_left_aside_as_of_a_folder(hub, models):
 def test_a_repository_is_a_run_folder_with_a_card_and_a_picture(models, some, tmp_path):
     folder = write_repository(models["cvae"], tmp_path / "model", license="mit")
     assert_same_model(load(folder), models["cvae"], some.x[:5])
-    assert {path.name for path in folder.glob("[!.]*")} == RUN | {"README.md", "samples.png"}
+    assert {path.name for path in folder.iterdir()} == RUN | {MARK, "README.md", "samples.png"}
     picture = Image.open(folder / "samples.png")
     assert picture.height > picture.width, "ten classes, a row each, eight samples a row"
     assert np.asarray(picture.convert("L")).std() > 10

@@ -22,6 +22,7 @@ from torch import nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from vaekit import CVAE, VAE, VQVAE, Images, load, open_data
+from vaekit.owned import LOCK, MARK
 from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, _draw, generate, log_prob, start_alike
 from vaekit.parts.networks import Condition
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior
@@ -1239,7 +1240,9 @@ def test_a_prior_in_a_run_replaces_the_one_before_it_only_when_it_is_done(monkey
     run = tmp_path / "run"
     fitted("vae").save(run)
     first = load(run).fit_prior_images(unlabelled(few()), PriorSettings(), folder=run)
-    assert {file.name for file in run.glob("[!.]*")} == {
+    assert {file.name for file in run.iterdir()} == {
+        MARK,
+        LOCK,
         "run.json",
         "log.jsonl",
         "weights.safetensors",

@@ -107,11 +107,12 @@ def timeless(records: list[dict]) -> list[dict]:
 
 
 def names(path: Path) -> set[str]:
-    return {file.name for file in path.glob("[!.]*")}
+    """The files in a run folder, temporary ones too, but its mark and lock."""
+    return {file.name for file in path.iterdir()} - {MARK, LOCK}
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.glob("[!.]*")}
+    return {name: (path / name).read_bytes() for name in names(path)}
 
 
 def flip(path: Path, place: float = 0.5) -> None:
@@ -737,9 +738,9 @@ def test_what_a_kill_left_behind_is_gone_when_the_run_is_done(tmp_path, monkeypa
 
         patch.setattr(os, "replace", die)
         fit_in(tmp_path / "run", {})
-    assert set(os.listdir(tmp_path / "run")) - {MARK, LOCK} > {"run.json", "log.jsonl"}
+    assert names(tmp_path / "run") > {"run.json", "log.jsonl"}
     fit_in(tmp_path / "run", {})
-    assert set(os.listdir(tmp_path / "run")) - {MARK, LOCK} == FINISHED
+    assert names(tmp_path / "run") == FINISHED
 
 
 FLAGS = "--data digits --architecture mlp --latent-dim 4 --epochs 10 --batch-size 64 --random-state 0 --device cpu"

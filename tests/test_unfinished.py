@@ -15,6 +15,7 @@ from tests.test_training import Disk, Killed, fails_at, table, timeless, tiny
 from vaekit import VAE, VQVAE, BetaVAE, load
 from vaekit.cli import main
 from vaekit.files import finish
+from vaekit.owned import LOCK, MARK
 from vaekit.training import checkpoint, loop
 from vaekit.training.checkpoint import RunFolder, read_tensors, write_tensors
 from vaekit.training.prior import PriorSettings
@@ -238,7 +239,7 @@ def test_finish_ends_a_run_where_it_is(digits_run, tmp_path, capsys):
     main(["train", "vae", "--finish", "--out", str(run)])
     out = capsys.readouterr().out
     assert "22 steps, epoch 1 of 3, ended by --finish" in out
-    assert sorted(file.name for file in run.glob("[!.]*")) == ["log.jsonl", "run.json", "weights.safetensors"]
+    assert {file.name for file in run.iterdir()} == {MARK, LOCK, "log.jsonl", "run.json", "weights.safetensors"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ended = load(run)
@@ -313,8 +314,8 @@ def test_a_finished_run_goes_on_beyond_its_end(finished, capfd):
     assert "Going on from epoch 4 of 7" in said
     assert more.history_[:4] == old and [record["step"] for record in more.history_] == [2, 4, 6, 8, 10, 12, 14]
     assert not more.has_prior
-    names = {file.name for file in finished.path.glob("[!.]*")}
-    assert names == {"run.json", "log.jsonl", "weights.safetensors", "mine.txt"}
+    names = {file.name for file in finished.path.iterdir()}
+    assert names == {MARK, LOCK, "run.json", "log.jsonl", "weights.safetensors", "mine.txt"}
     plan = finished.config()["plan"]
     assert (plan["steps"], plan["turn"]) == (14, 8)
     assert plan["height"] == pytest.approx(0.5 * (1 + np.cos(np.pi * 8 / 14)))
@@ -363,7 +364,7 @@ def test_going_on_beyond_the_end_cut_short_at_any_write_comes_to_the_same_end(
         )
         assert (folder / "weights.safetensors").read_bytes() == expected, f"change {change}"
         assert timeless(RunFolder(folder).log()) == log
-        assert {file.name for file in folder.glob("[!.]*")} == {"run.json", "log.jsonl", "weights.safetensors"}
+        assert {file.name for file in folder.iterdir()} == {MARK, LOCK, "run.json", "log.jsonl", "weights.safetensors"}
         assert RunFolder(folder).config()["earlier_plans"] == RunFolder(tmp_path / "whole").config()["earlier_plans"]
 
 
