@@ -1,5 +1,6 @@
 """Pictures and pages whatever the names are and however many: no warnings, nothing cut off, what is left out is counted."""
 
+import io
 import logging
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from vaekit import CVAE, output
@@ -18,7 +20,7 @@ from vaekit.data import Images
 from vaekit.data.images import spread
 from vaekit.pictures import figures, fonts
 from vaekit.pictures.fonts import families, legible, shortened
-from vaekit.pictures.style import CLASSES, DARK, dark_colour, on_dark, reduced, save
+from vaekit.pictures.style import CLASSES, DARK, SERIES, dark_colour, new_figure, on_dark, reduced, save
 from vaekit.report.page import Picture, findings, summarise, write_page
 
 RNG = np.random.default_rng(0)
@@ -416,3 +418,23 @@ def test_the_page_holds_what_lies_over_a_figure_in_the_dark(tmp_path):
     ).read_text()
     assert page.count('<img class="dark"') == 1 and 'alt="" aria-hidden="true"' in page
     assert page.count("<img ") == 2 and page.count('alt="words"') == 1
+
+
+def test_every_colour_of_the_palettes_is_seen_on_a_dark_ground(tmp_path):
+    """A contrast of 3 to 1 at least, as WCAG 2 asks of marks (success criterion 1.4.11)."""
+    colours = [*SERIES, *CLASSES]
+    figure = new_figure(4, 1, layout=None)
+    width = 1 / len(colours)
+    for place, colour in enumerate(colours):
+        figure.add_artist(Rectangle((place * width, 0), width, 1, color=colour))
+    over = Image.open(io.BytesIO(on_dark(figure, save(figure, tmp_path / "x.png")))).convert("RGB")
+
+    def luminance(rgb) -> float:
+        parts = np.asarray(rgb) / 255
+        parts = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+        return float(parts @ [0.2126, 0.7152, 0.0722])
+
+    ground = luminance(np.array(to_rgb(DARK[0])) * 255)
+    for place, colour in enumerate(colours):
+        seen = over.getpixel((round((place + 0.5) * width * over.width), over.height // 2))
+        assert (luminance(seen) + 0.05) / (ground + 0.05) > 3, colour

@@ -63,11 +63,9 @@ def check_folder(
 
     through_links: whether `folder` may be a link, as one that a user names may, and one inside a folder of ours may not.
     """
-    folder = Path(folder)
+    folder = _place_for(folder, inputs)
     if not through_links and folder.is_symlink():
         raise ValueError(f"{folder} is a link, and not vaekit's: remove it first")
-    _check_way(folder)
-    _check_apart(folder, inputs)
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
@@ -87,9 +85,7 @@ def check_new_folder(folder: str | os.PathLike, *, inputs: Iterable[str | os.Pat
     """Raises ValueError unless `folder` is new or empty, and is none of the `inputs` nor lies in one of them; returns where it
     is, through links.
     """
-    folder = Path(folder)
-    _check_way(folder)
-    _check_apart(folder, inputs)
+    folder = _place_for(folder, inputs)
     if os.path.lexists(folder) and not folder.is_dir():
         raise ValueError(f"{folder} is not an empty folder, but {_what_stands_at(folder)}; choose another")
     if folder.is_dir() and any(folder.iterdir()):
@@ -101,9 +97,7 @@ def check_file(file: str | os.PathLike, *, inputs: Iterable[str | os.PathLike] =
     """Raises ValueError unless a file may be written at `file`: nothing is there, or a file that the user wants replaced, and
     it is none of the `inputs` nor lies in a folder of them, through links too. Nothing is changed.
     """
-    file = Path(file)
-    _check_way(file)
-    _check_apart(file, inputs)
+    file = _place_for(file, inputs)
     if not os.path.lexists(file):
         return
     if not file.is_file():
@@ -193,6 +187,14 @@ def discard(folder: str | os.PathLike, names: Iterable[str]) -> None:
             for name in os.listdir(folder):
                 (folder / name).unlink()
             folder.rmdir()
+
+
+def _place_for(out: str | os.PathLike, inputs: Iterable[str | os.PathLike]) -> Path:
+    """`out` as a path; ValueError where nothing can be made there, or where it is, or lies in, what is read."""
+    out = Path(out)
+    _check_way(out)
+    _check_apart(out, inputs)
+    return out
 
 
 def _entries(folder: Path) -> list[str]:

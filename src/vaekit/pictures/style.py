@@ -210,11 +210,23 @@ def on_dark(figure: Figure, file: Path) -> bytes:
         part |= shown[..., 3] == 255 if shown.shape[-1] == 4 else True
     pixels[holes] = 255
     index, colours = _indexed(pixels, 255) or _quantised(pixels, 255)
-    flipped = colours + (255.0 - colours.max(1, keepdims=True) - colours.min(1, keepdims=True))  # lightness, not hue
+    flipped = _lit(
+        colours + (255.0 - colours.max(1, keepdims=True) - colours.min(1, keepdims=True))
+    )  # lightness, not hue
     ground, ink = (np.array(to_rgb(colour)) * 255 for colour in DARK)
     index[holes] = len(colours)
     dark = np.rint(ground + flipped * ((ink - ground) / 255))
     return _png(index, np.concatenate([dark, [ground]]), transparency=len(colours))
+
+
+def _lit(colours: np.ndarray) -> np.ndarray:
+    """Colours (K, 3) whose lightness was turned over, of which those that were light before, and so would be all but lost on
+    a dark ground, are made lighter; greys are not.
+    """
+    low, high = colours.min(1, keepdims=True), colours.max(1, keepdims=True)
+    lightness = np.maximum((low + high) / 510, 1e-9)
+    colourful = (high - low) / 255 > 0.4 * lightness
+    return colours * np.where(colourful, np.clip(0.65 / lightness, 1.0, 1.75), 1.0)
 
 
 def _indexed(pixels: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray] | None:
