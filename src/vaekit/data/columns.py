@@ -15,8 +15,13 @@ import numpy as np
 from vaekit.messages import nearest
 
 SCALINGS = ("standard", "log", "robust", "auto")
-KINDS = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
-KINDS = ("bool", *KINDS, "float16", "float32", "float64")
+KINDS = (
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+)
 FRAMES = ("pandas", "polars")
 # Of the spacing of floating-point numbers at a column's values: what a chain of dozens of operations leaves of a constant. A
 # column that spans no more than this is constant up to rounding, and its standard deviation is noise.
