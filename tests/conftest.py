@@ -6,6 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples at every run: what fails for one fails for all. `--hypothesis-profile explore` looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile("same")
 
 # Before vaekit is imported: its cache and its data are looked up when they are needed.
 SHARED = Path(__file__).parents[2] / "shared" / "data"

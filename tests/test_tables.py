@@ -420,6 +420,8 @@ BAD = {
     "gap": (["1", "", "NA"] * 4, r"column 'gap' lacks 8 of 12 values \(NaN; first in row 1\): fill them in"),
     "none": ([""] * 12, "column 'none' has no values at all: leave it out"),
     "far": (["1", "inf"] * 6, r"column 'far' holds infinity 6 times \(first in row 1\)"),
+    "farther": (["inf"] * 12, r"column 'farther' holds infinity 12 times"),
+    "both": (["inf", "nan"] * 6, r"column 'both' lacks 6 of 12 values"),
 }
 
 
@@ -427,7 +429,8 @@ BAD = {
 def test_what_is_no_number_is_told_by_column_with_what_to_do(name, tmp_path):
     cells, message = BAD[name]
     pd.DataFrame({"v": np.linspace(0, 1, 12), name: cells}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(ValueError, match=message):
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=message):
+        warnings.simplefilter("error")  # one sentence, and nothing of the arithmetic
         open_data(tmp_path / "t.csv")
     assert open_data(tmp_path / "t.csv", "all", drop=name).header.names == ("v",)
     assert open_data(tmp_path / "t.csv", "all", drop=[name]).header.dropped == (name,)
@@ -453,6 +456,22 @@ def test_tables_that_can_not_be_used(text, how, message, tmp_path):
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=message or "is no table in UTF-8"):
         read_table(file, **how)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["1e300", "2e300"], ("1e+300", "2e+300")),
+        ([str(2**63 + 2048), str(2**64)], (str(2.0**63 + 2048), str(2.0**64))),
+        (["1", "2"], ("1", "2")),
+    ],
+)
+def test_labels_beyond_64_bits_stay_apart(labels, classes, tmp_path):
+    pd.DataFrame({"v": np.linspace(0, 1, 12), "label": labels * 6}).to_csv(tmp_path / "t.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = open_data(tmp_path / "t.csv", "all", labels="label")
+    assert table.classes == classes and (table.y == [0, 1] * 6).all()
 
 
 def test_columns_to_drop_need_a_table():
@@ -559,6 +578,9 @@ def test_latents_and_codes_go_out_and_in_as_tables(files, tmp_path):
             )
         one, other = (pd.read_csv(tmp_path / f"{name}.x.csv") for name in ("z.csv", "z.npy"))
         assert (one == other).all(axis=None) and one.shape[1] == len(load(files / run).feature_names_in_)
+    codes.assign(z0=0.5).to_csv(tmp_path / "z.csv", index=False)
+    code, said = vaekit("decode", files / "vqvae", "--codes", tmp_path / "z.csv", "--out", tmp_path / "x.csv")
+    assert code == 2 and "z.csv holds no codes: they are whole numbers" in said
 
 
 def test_another_file_is_taken_by_the_names_of_its_columns(files, tmp_path):

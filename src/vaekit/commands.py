@@ -16,6 +16,7 @@ import tyro
 from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
 from vaekit.data.builtin import inputs_of, opening_flags
+from vaekit.data.given import as_whole
 from vaekit.data.images import COLOURS, PARTS, WHOLE, Decoding, SizesDiffer, listed, split_indices, spread
 from vaekit.data.tables import TABLE_SUFFIXES, load_pyarrow, read_table
 from vaekit.messages import check_number, filled, in_rows, nearest, nearest_path
@@ -481,7 +482,12 @@ class Decode:
         if self.codes.endswith(TABLE_SUFFIXES):
             grid = getattr(model.model_.prior, "grid", None)
             found = read_table(path, columns=[f"z{i}" for i in range(math.prod(grid) if grid else model.latent_dim)])
-            codes = found.x.astype(np.int64).reshape(len(found.x), *grid) if grid else found.x
+            codes = found.x if grid is None else as_whole(found.x)
+            if codes is None:
+                raise ValueError(
+                    f"{path} holds no codes: they are whole numbers, as `vaekit encode {self.run_folder}` writes them"
+                )
+            codes = codes.reshape(len(codes), *grid) if grid else codes
         else:
             codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
         if model.conditional and self.label is None:

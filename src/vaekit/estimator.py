@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vaekit.data.columns import SCALINGS, Columns, Header, places_of, scaling_problem
 from vaekit.data.frames import frame_library, table_header
-from vaekit.data.given import as_array
+from vaekit.data.given import as_array, as_whole
 from vaekit.data.images import (
     DARK,
     Images,
@@ -919,8 +919,8 @@ class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, Transfor
         if classes is None or y is None:
             return None
         y = np.full(n, y) if np.ndim(y) == 0 else label_column(y, n)
-        if y.dtype.kind == "f" and np.isfinite(y).all() and (y == np.floor(y)).all():
-            y = y.astype(np.int64)  # as `fit` takes them
+        if y.dtype.kind == "f" and (whole := as_whole(y)) is not None:
+            y = whole  # as `fit` takes them
         known = {str(label): index for index, label in enumerate(classes)}
         names = [str(label) for label in y.tolist()]
         unknown = sorted(set(names) - set(known))

@@ -453,7 +453,7 @@ def _open_files(
         names, classes = [names[i] for i in kept], np.array([read[i] for i in kept])
         part_of = part_of and [part_of[i] for i in kept]
         notes += more
-        if np.char.isdecimal(classes).all():
+        if np.char.isdecimal(classes).all() and np.char.str_len(classes).max() < 19:
             classes = classes.astype(np.int64)  # so that 10 comes after 9
     base = os.path.commonpath([os.path.dirname(name) for name in names]) if name else ""
     images, parts = _from_files(

@@ -78,6 +78,15 @@ def _refuse_loaders(X, name: str, torch) -> None:
         )
 
 
+def as_whole(values: np.ndarray) -> np.ndarray | None:
+    """Numbers as int64 that are the same, or None where some are fractions, not finite, or beyond 64 bits."""
+    if values.dtype.kind in "biu":
+        return values.astype(np.int64) if not values.size or values.max() <= np.iinfo(np.int64).max else None
+    if not ((values == np.floor(values)) & (np.abs(values) < 2.0**63)).all():
+        return None
+    return values.astype(np.int64)
+
+
 def refuse_unread(X, name: str) -> None:
     """Raises ValueError where `X` is not images but names or wraps them: paths, Pillow's pictures, iterators."""
     some = X if isinstance(X, (list, tuple)) else [X]

@@ -12,7 +12,7 @@ import numpy as np
 
 from vaekit.data.columns import Header, array_header, scaling_problem
 from vaekit.data.frames import frame_library, frame_values, not_finite
-from vaekit.data.given import as_array, refuse_unread
+from vaekit.data.given import as_array, as_whole, refuse_unread
 from vaekit.state import undisturbed, warn
 
 PARTS = ("train", "validation", "test")
@@ -370,7 +370,7 @@ def check_labels(y, n: int, name: str = "y") -> tuple[np.ndarray, tuple]:
         if not (y == np.floor(y)).all():
             fraction = y[y != np.floor(y)][0]
             raise ValueError(f"Unknown label type: {name} holds fractions such as {fraction}; labels are classes")
-        y = y.astype(np.int64)
+        y = y if (whole := as_whole(y)) is None else whole
     if y.dtype.kind == "O" and any(value is None or (isinstance(value, float) and np.isnan(value)) for value in y):
         raise ValueError(f"{name} holds None or NaN; every image needs a label")
     try:

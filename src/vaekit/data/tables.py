@@ -17,6 +17,7 @@ import numpy as np
 
 from vaekit.data.columns import Header, places_of
 from vaekit.data.frames import Cells, refuse_strange, words_problem
+from vaekit.data.given import as_whole
 from vaekit.data.images import listed
 from vaekit.data.readers import LABEL_COLUMNS, check_file, check_unpacked
 from vaekit.messages import first_line, nearest
@@ -128,7 +129,7 @@ class _Column:
             )
         if words:
             return raw
-        return values.astype(np.int64) if (values == np.rint(values)).all() else values
+        return values if (whole := as_whole(values)) is None else whole
 
 
 def _label_column(columns: list[_Column], labels: str | None, wanted: Sequence | None) -> _Column | None:
@@ -277,7 +278,8 @@ def _without_index(path: Path, columns: list[_Column], notes: list[str]) -> tupl
     kept = []
     for place, column in enumerate(columns):
         values, name = column.cells.values, str(column.cells.name)
-        steps = np.diff(values)
+        with np.errstate(invalid="ignore", over="ignore"):  # of infinities, and of the largest numbers
+            steps = np.diff(values)
         counts = column.cells.strange is None and ((steps == 1).all() or np.isnan(values).all())
         if (name == "" and counts) or name.startswith("__index_level_"):
             notes.append(f"a column of {path} without a name, which counts the rows or is empty, is left out")
