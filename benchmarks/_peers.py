@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vaekit.data import Images
-from vaekit.estimator import Estimator
-from vaekit.estimators import MODELS
+from vaekit.estimators.base import Estimator
 from vaekit.models.autoencoder import Autoencoder
+from vaekit.registry import MODELS
 
 LAMBDA = 0.098  # of the report's loss, 1/2 ||x - decoder(z)||^2 + lambda KL
 BATCH, LEARNING_RATE = 100, 0.005
@@ -22,7 +22,7 @@ BATCH, LEARNING_RATE = 100, 0.005
 
 def untrained(name: str, images: Images, seed: int) -> Autoencoder:
     """The module of the report's model `name` as a training from `seed` finds it, in PyTorch's own memory format."""
-    model = MODELS[name](architecture="wang2023", random_state=seed)
+    model = MODELS[name].estimator()(architecture="wang2023", random_state=seed)
     model._take_in(images)
     model.resolved_ = model._resolve(len(images), table=False)
     return model._make_module(seed).to(memory_format=torch.contiguous_format).train()

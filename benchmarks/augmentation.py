@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks.harness import HERE, Findings, progress, trained
+from vaekit import CVAE
 from vaekit.data import open_data
-from vaekit.estimators import CVAE
 from vaekit.evaluation.augmentation import BATCH_SIZE, REAL, STEPS, augmentation_gain, summarise
 from vaekit.owned import write_atomically
 from vaekit.pictures import figures

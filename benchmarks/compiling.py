@@ -19,9 +19,9 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from benchmarks.harness import Findings, interleave, progress
+from vaekit import VAE, VQVAE
 from vaekit.data import Images
-from vaekit.estimator import Estimator
-from vaekit.estimators import VAE, VQVAE
+from vaekit.estimators.base import Estimator
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import Elbo
 from vaekit.parts.causal import GatedPixelCNN

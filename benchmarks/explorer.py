@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import Findings
-from vaekit.estimators import LABELS, MODELS
+from vaekit.registry import MODELS
 
 IN_THE_PAGE = """async ([index, rounds]) => {
   const run = window.explorer.runs[index], taken = [];
@@ -86,7 +86,7 @@ def run(argv):
         np.save(f"{folder}/x.npy", x)
         codes = []
         for name in names:
-            model = MODELS[name](epochs=1, random_state=0, device="cpu").fit(x)
+            model = MODELS[name].estimator()(epochs=1, random_state=0, device="cpu").fit(x)
             model.save(f"{folder}/{name}")
             codes.append(model.encode(x[:rounds]))
         command = [sys.executable, "-m", "vaekit", "explore", *(f"{folder}/{name}" for name in names)]
@@ -103,7 +103,7 @@ def run(argv):
                 server.terminate()
     rows = []
     for i, name in enumerate(names):
-        row: list[str | float | int] = [LABELS[name]]
+        row: list[str | float | int] = [MODELS[name].label]
         for taken in (asked[i], shown[i] if shown else None):
             row += [f"{np.quantile(taken, q):.1f}" for q in (0.5, 0.95)] if taken else ["", ""]
         rows.append(row)

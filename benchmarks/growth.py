@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
 from benchmarks.harness import RECORDS, Findings, interleave, progress
-from vaekit.estimator import Estimator
-from vaekit.estimators import VAE, VQVAE
+from vaekit import VAE, VQVAE
+from vaekit.estimators.base import Estimator
 from vaekit.models.objectives import Elbo
 from vaekit.pictures.style import MARKERS, SERIES, new_figure, save, styled
 from vaekit.tensors import total

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from vaekit.estimator import Estimator
-from vaekit.estimators import MODELS
+from vaekit.estimators.base import Estimator
 from vaekit.owned import write_atomically
+from vaekit.registry import MODELS
 
 HERE = Path(__file__).parent
 RECORDS = HERE / "results"
@@ -110,7 +110,7 @@ def trained(folder: str, model: str, images, **fields) -> Estimator:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(made_by, "\n".join(commits) + "\n")
     _used[folder] = " ".join(commits) or "an earlier commit"
-    return MODELS[model](**fields, verbose=True).fit_images(images, folder=str(path), resume=True)
+    return MODELS[model].estimator()(**fields, verbose=True).fit_images(images, folder=str(path), resume=True)
 
 
 def mean_std(values: Sequence[float], form: str = ".2f") -> str:

@@ -24,7 +24,7 @@ from sklearn.base import clone
 
 from benchmarks.harness import HERE, Findings, interleave, median_ratio, progress
 from vaekit import VAE, VQVAE, load
-from vaekit.estimator import Estimator
+from vaekit.estimators.base import Estimator
 from vaekit.models.objectives import distortion_and_rate
 
 MODELS = {

@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks.harness import Findings, mean_std, progress, trained
 from vaekit.data import open_data
-from vaekit.estimators import LABELS
 from vaekit.evaluation.distances import frechet_distance
 from vaekit.evaluation.generation import class_consistency, get_judge
+from vaekit.registry import MODELS
 from vaekit.training.prior import NAMES, PriorSettings
 
 KINDS = ("plain", "gmm", "vamp", "flow")
@@ -53,7 +53,7 @@ def run(argv):
                 progress(f"{name} seed {seed} {kind}: Frechet distance {distance[name, kind][-1]:.2f}")
     rows = [
         [
-            LABELS[name],
+            MODELS[name].label,
             "N(0, I)" if kind == "plain" else f"{NAMES[kind]}, per class",
             mean_std(distance[name, kind]),
             mean_std(rate[name, kind]),

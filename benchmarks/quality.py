@@ -17,8 +17,8 @@ import torch
 from benchmarks._peers import Pythae, as_floats, test_loss, untrained
 from benchmarks.harness import Findings, progress
 from vaekit.data import open_data
-from vaekit.estimators import LABELS, MODELS
 from vaekit.recorded import count_parameters
+from vaekit.registry import MODELS
 
 EPOCHS, FITS = 20, 3
 CODES = {"vae": {}, "vqvae": {"n_codes": 10, "code_dim": 2}}
@@ -41,7 +41,7 @@ def run(argv, name="vae"):
         found = ours.setdefault(epochs, [])
         fields = {"likelihood": "gaussian_fixed", "epochs": epochs, "random_state": len(found), **CODES[name]}
         started = time.perf_counter()
-        model = MODELS[name](**fields).fit_images(train)
+        model = MODELS[name].estimator()(**fields).fit_images(train)
         found.append((time.perf_counter() - started, test_loss(model, held)))
         progress(f"{name}: vaekit {found[-1][1]:.3f} after {epochs} epochs, {found[-1][0]:.1f} s")
         return model
@@ -65,7 +65,7 @@ def run(argv, name="vae"):
     seconds = statistics.median(seconds for seconds, _ in ours[epochs])
     losses = [loss for _, loss in ours[epochs]]
     row = [
-        LABELS[name],
+        MODELS[name].label,
         f"{target:.2f}",
         f"{count_parameters(module):,}",
         reached,

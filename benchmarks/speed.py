@@ -9,7 +9,7 @@ import statistics
 import numpy as np
 
 from benchmarks.harness import Findings, interleave, median_ratio
-from vaekit.estimators import LABELS, MODELS
+from vaekit.registry import MODELS
 
 IMAGES = 6400  # a whole number of batches of 100 and of 128
 EPOCH = 60000
@@ -23,13 +23,13 @@ def run(argv):
     x, y = rng.integers(0, 256, (IMAGES, 28, 28), dtype=np.uint8), rng.integers(0, 10, IMAGES)
 
     def action(name, architecture):
-        return lambda: MODELS[name](architecture=architecture, epochs=1, random_state=0).fit(x, y)
+        return lambda: MODELS[name].estimator()(architecture=architecture, epochs=1, random_state=0).fit(x, y)
 
     names = [(name, architecture) for name in MODELS for architecture in (None, "wang2023")]
     seconds = interleave({key: action(*key) for key in names}, rounds)
     rows = [
         [
-            LABELS[name],
+            MODELS[name].label,
             *(f"{statistics.median(seconds[name, a]) / IMAGES * EPOCH:.1f}" for a in (None, "wang2023")),
             f"{1.1 * median_ratio(seconds[name, None], seconds[name, 'wang2023']):.2f}",
         ]

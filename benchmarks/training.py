@@ -16,8 +16,8 @@ import torch
 
 from benchmarks._peers import PlainLoop, Pythae, as_floats, test_loss, untrained
 from benchmarks.harness import Findings, median_ratio, progress
+from vaekit import VAE
 from vaekit.data import open_data
-from vaekit.estimators import VAE
 from vaekit.training.loop import Data
 
 

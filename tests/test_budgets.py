@@ -18,7 +18,7 @@ from tests.test_training import fails_at, table, timeless, tiny
 from tests.test_unfinished import assert_equal, weights
 from vaekit import load
 from vaekit.cli import main
-from vaekit.estimator import Estimator
+from vaekit.estimators.base import Estimator
 from vaekit.owned import LOCK, MARK
 from vaekit.report.compare import _trainings, compare
 from vaekit.report.sweep import sweep

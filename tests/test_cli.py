@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 
 import vaekit
-from vaekit.cli import COMMANDS, MODEL_NAMES, main
+from vaekit.cli import COMMANDS, main
 from vaekit.data import open_data
-from vaekit.estimators import MODELS
 from vaekit.files import load
 from vaekit.owned import LOCK, MARK
+from vaekit.registry import MODELS
 from vaekit.training.checkpoint import RunFolder, read_tensors
 
 CLASSES = ("one", "two", "zero")  # in the order that open_data has them
@@ -153,7 +153,7 @@ def test_no_arguments_show_the_overview_and_are_wrong_usage():
 def test_help_lists_every_command_and_every_model(flag):
     result = done(flag)
     assert not result.err
-    for name in (*COMMANDS, *MODEL_NAMES):
+    for name in (*COMMANDS, *MODELS):
         assert re.search(rf"^  {name}\b", result.out, re.MULTILINE), name
 
 
@@ -161,7 +161,7 @@ def test_the_version_is_the_packages():
     assert done("--version").out == f"vaekit {vaekit.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [(name,) for name in COMMANDS] + [("train", name) for name in MODEL_NAMES])
+@pytest.mark.parametrize("command", [(name,) for name in COMMANDS] + [("train", name) for name in MODELS])
 def test_every_command_and_every_model_has_help(command):
     result = done(*command, "--help")
     assert result.out.startswith(f"usage: vaekit {' '.join(command)}") and not result.err
@@ -169,14 +169,14 @@ def test_every_command_and_every_model_has_help(command):
 
 def test_training_no_model_names_the_models_and_is_wrong_usage():
     result = run("train")
-    assert all(name in result.out + result.err for name in MODEL_NAMES)
+    assert all(name in result.out + result.err for name in MODELS)
     assert result.code == 2
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_field_of_a_model_is_a_flag_with_words(name):
     shown = done("train", name, "--help").out
-    for field in dataclasses.fields(MODELS[name]):
+    for field in dataclasses.fields(MODELS[name].estimator()):
         assert re.search(rf"(?<![\w-])--{field.name.replace('_', '-')}(?![\w-])", shown), field.name
 
 
@@ -398,7 +398,7 @@ def test_too_few_images_to_split_are_refused(tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_training_leaves_a_finished_run(runs, name):
     config = json.loads((runs[name] / "run.json").read_text())
-    assert config["class"] == MODELS[name].__name__ and config["version"] == vaekit.__version__
+    assert config["class"] == MODELS[name].name and config["version"] == vaekit.__version__
     records = [json.loads(line) for line in (runs[name] / "log.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records] == [1, 2]
     assert {path.name for path in runs[name].iterdir()} == {MARK, LOCK, "log.jsonl", "run.json", "weights.safetensors"}
@@ -475,7 +475,7 @@ def test_resuming_a_finished_run_changes_nothing(runs, photos, monkeypatch):
         raise AssertionError("a finished run was trained again")
 
     before = snapshot(runs["vqvae"])
-    monkeypatch.setattr("vaekit.estimator.train", train)
+    monkeypatch.setattr("vaekit.estimators.base.train", train)
     done("train", "vqvae", "--data", photos, "--out", runs["vqvae"], *QUICK, "--resume")
     assert snapshot(runs["vqvae"]) == before
 

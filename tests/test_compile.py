@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from vaekit import VQVAE, load, open_data
+from vaekit import VAE, VQVAE, load, open_data
 from vaekit.data.images import Images
-from vaekit.estimators import MODELS, VAE
 from vaekit.parts import (
     AutoregressivePrior,
     BernoulliLikelihood,
@@ -32,6 +31,7 @@ from vaekit.parts import (
     make_networks,
 )
 from vaekit.parts.networks import ARCHITECTURES
+from vaekit.registry import MODELS
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.prior import PriorSettings
@@ -84,7 +84,7 @@ def check(function, module: nn.Module, *inputs, backend: str = "eager") -> None:
 def training(name: str, architecture: str):
     """A module, its objective and a batch, as `fit` would have them."""
     shape = (28, 28, 1) if architecture == "wang2023" else (8, 8, 1)
-    estimator = MODELS[name](architecture=architecture)
+    estimator = MODELS[name].estimator()(architecture=architecture)
     estimator.image_shape_, estimator.classes_ = shape, np.arange(3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -130,7 +130,7 @@ def test_using_a_model_is_one_graph(name):
 
 def test_a_learned_beta_is_one_graph():
     module, _, x, _ = training("bvae", "mlp")
-    objective = MODELS["bvae"](epsilon=5.0)._make_objective(1)
+    objective = MODELS["bvae"].estimator()(epsilon=5.0)._make_objective(1)
     both = nn.ModuleList([module, objective])
     before = objective.beta.clone()
     check(lambda x: total(objective(module(x), 0)), both, x, backend="aot_eager")

@@ -16,9 +16,9 @@ from vaekit.cli import main
 from vaekit.commands import make_train
 from vaekit.data import Images, open_data
 from vaekit.data.images import fingerprint
-from vaekit.estimators import MODELS
 from vaekit.files import load
 from vaekit.hub import model_card
+from vaekit.registry import MODELS
 from vaekit.report.doctor import Diagnosis, examine
 
 
@@ -123,7 +123,7 @@ def test_every_model_can_be_examined_and_its_cures_be_typed(arguments, clinic):
     for diagnosis in found.values():
         if diagnosis.cure and diagnosis.cure.startswith("vaekit train"):
             words = shlex.split(diagnosis.cure)[2:]
-            tyro.cli(make_train(MODELS[words[0]]), args=words[1:])
+            tyro.cli(make_train(MODELS[words[0]].estimator()), args=words[1:])
 
 
 def test_the_command_says_it_in_words_and_in_json(clinic, capsys):

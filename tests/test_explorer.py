@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
+from vaekit import CVAE, VAE, VQVAE
 from vaekit.cli import main
 from vaekit.data import Images, open_data
-from vaekit.estimators import CVAE, VAE, VQVAE
 from vaekit.explorer.explored import Explored, find_plane, read_picture, run_names, some
 from vaekit.explorer.server import HEADERS, MOST_JSON, MOST_UPLOAD, is_loopback, listen, make_app
 from vaekit.report.doctor import examine

@@ -7,7 +7,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "vaekit"
 FLOORS = [
-    ["messages", "owned", "state", "tensors", "world"],
+    ["messages", "owned", "state", "tensors", "world", "registry"],
     [
         "parts.strided",
         "parts.networks",
@@ -55,7 +55,20 @@ FLOORS = [
         "evaluation",
     ],
     ["pictures.fonts", "pictures.style", "pictures.figures", "pictures"],
-    ["report.page", "hub", "second_stage", "recorded", "estimator", "estimators", "files", "export"],
+    [
+        "report.page",
+        "hub",
+        "second_stage",
+        "recorded",
+        "estimators.fields",
+        "estimators.base",
+        "estimators.gaussian",
+        "estimators.conditional",
+        "estimators.quantized",
+        "estimators",
+        "files",
+        "export",
+    ],
     ["report.measure", "report.doctor", "report.living", "report.compare", "report.sweep", "report"],
     ["explorer.explored", "explorer.server", "explorer", "output", "commands", "cli", "__main__"],
 ]

@@ -12,8 +12,8 @@ import pytest
 import vaekit
 import vaekit.models
 import vaekit.parts
-from vaekit.estimator import Estimator
-from vaekit.estimators import MODELS
+from vaekit.estimators.base import Estimator
+from vaekit.registry import MODELS
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "parts"
 NO_EXAMPLE = {"Draw", "Trace"}  # what parts return
@@ -80,7 +80,9 @@ def test_every_public_name_is_documented(module):
             assert not undocumented(thing, f"{module.__name__}.{name}")
 
 
-@pytest.mark.parametrize("cls", [Estimator, *MODELS.values()], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls", [Estimator, *(model.estimator() for model in MODELS.values())], ids=lambda cls: cls.__name__
+)
 def test_every_public_method_and_field_of_an_estimator_is_documented(cls):
     for base in (base for base in cls.__mro__ if base.__module__.startswith("vaekit")):
         assert not undocumented(base, base.__name__)

@@ -23,17 +23,17 @@ from PIL import Image
 
 from vaekit.cli import main
 from vaekit.data import open_data
-from vaekit.estimators import LABELS
 from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.files import load
 from vaekit.pictures.style import as_pixels
+from vaekit.registry import MODELS
 from vaekit.report.compare import compare
 from vaekit.report.living import sprite, traverse
 from vaekit.report.page import embeddable
 from vaekit.training.checkpoint import read_tensors
 
 NAMES = ["vae", "bvae", "cvae", "vqvae"]  # what `vaekit compare` compares where it isn't told
-COMPARED = [LABELS[name] for name in NAMES]
+COMPARED = [MODELS[name].label for name in NAMES]
 
 QUICK = ("--epochs", "1", "--architecture", "mlp")
 LATENT_DIMS, BETAS = (2, 3), (1.0, 2.0)
@@ -108,7 +108,7 @@ def no_training(*_, **__):
 @pytest.fixture
 def untrained(monkeypatch):
     """From here on, neither a model nor a judge can be trained."""
-    monkeypatch.setattr("vaekit.estimator.train", no_training)
+    monkeypatch.setattr("vaekit.estimators.base.train", no_training)
     monkeypatch.setattr("vaekit.evaluation.generation.train", no_training)
 
 
@@ -327,7 +327,7 @@ def test_the_doctor_is_heard_on_every_model(report, npz):
         )
         assert not checks["prior"]["wrong"], "a prior is fitted"
     assert html.count(", underfitting: ") == len(NAMES)
-    assert "conditioning" in {check["name"] for check in found[LABELS["cvae"]]}
+    assert "conditioning" in {check["name"] for check in found[MODELS["cvae"].label]}
 
 
 def test_colour_images_without_labels_are_compared(colour_report, colours):
@@ -524,7 +524,7 @@ def test_a_second_comparison_trains_nothing_and_finds_the_same_numbers(
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(report, npz, tmp_path, undrawn, monkeypatch):
-    from vaekit.estimator import train
+    from vaekit.estimators.base import train
 
     trained = []
 
@@ -536,7 +536,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(report, npz, tmp_path, u
 
     arguments = (npz, tmp_path / "report", *QUICK, "--models", "vae,bvae")
     with monkeypatch.context() as patch:
-        patch.setattr("vaekit.estimator.train", interrupt_the_second)
+        patch.setattr("vaekit.estimators.base.train", interrupt_the_second)
         broken = run(*arguments)
     assert broken.code == 130 and "Traceback" not in broken.err
     assert not (broken.path / "index.html").exists() and not (broken.path / "results.json").exists()

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from vaekit import CVAE, VAE, VQVAE, BetaVAE, TrainingFailed
 from vaekit.data import open_data
 from vaekit.data.images import hold_out
-from vaekit.estimator import Estimator
+from vaekit.estimators.base import Estimator
 from vaekit.evaluation import generation
 from vaekit.parts.priors import MixturePrior
 from vaekit.report.compare import compare

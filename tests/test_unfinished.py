@@ -139,7 +139,7 @@ def test_a_run_that_was_stopped_within_its_first_epoch_has_a_record_of_it(tmp_pa
 
 def test_no_checkpoint_yet_is_said(tmp_path, monkeypatch):
     with pytest.raises(Killed), monkeypatch.context() as patch:
-        patch.setattr("vaekit.estimator.train", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patch.setattr("vaekit.estimators.base.train", lambda *_, **__: (_ for _ in ()).throw(Killed))
         tiny().fit_images(table(), folder=str(tmp_path / "run"))
     for use in (load, finish):
         with pytest.raises(ValueError, match="is not finished: it has no weights yet, and no checkpoint; go on with"):

@@ -6,40 +6,31 @@ Public names load on first use, so that `import vaekit` stays quick: it imports 
 import importlib
 from typing import TYPE_CHECKING
 
+from vaekit.registry import MODELS
+
 if TYPE_CHECKING:  # for editors and type checkers, which run nothing
-    from vaekit.data import Images, open_data
-    from vaekit.estimators import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE
-    from vaekit.files import load
-    from vaekit.training.loop import TrainingFailed
+    from vaekit.data import Images as Images
+    from vaekit.data import open_data as open_data
+    from vaekit.estimators.conditional import CVAE as CVAE
+    from vaekit.estimators.gaussian import IWAE as IWAE
+    from vaekit.estimators.gaussian import VAE as VAE
+    from vaekit.estimators.gaussian import BetaTCVAE as BetaTCVAE
+    from vaekit.estimators.gaussian import BetaVAE as BetaVAE
+    from vaekit.estimators.quantized import VQVAE as VQVAE
+    from vaekit.files import load as load
+    from vaekit.training.loop import TrainingFailed as TrainingFailed
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "VAE": "vaekit.estimators",
-    "BetaVAE": "vaekit.estimators",
-    "CVAE": "vaekit.estimators",
-    "VQVAE": "vaekit.estimators",
-    "IWAE": "vaekit.estimators",
-    "BetaTCVAE": "vaekit.estimators",
+    **{model.name: model.home for model in MODELS.values()},
     "load": "vaekit.files",
     "open_data": "vaekit.data",
     "Images": "vaekit.data",
     "TrainingFailed": "vaekit.training.loop",
 }
 
-__all__ = [
-    "VAE",
-    "BetaVAE",
-    "CVAE",
-    "VQVAE",
-    "IWAE",
-    "BetaTCVAE",
-    "Images",
-    "TrainingFailed",
-    "__version__",
-    "load",
-    "open_data",
-]
+__all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from vaekit.registry import MODELS
+
 COMMANDS = {
     "data": "what is in a data set, and what is wrong with it",
     "train": "train a model: vaekit train MODEL --data DATA --out RUN",
@@ -32,14 +34,6 @@ COMMANDS = {
 }
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 STOPPED = "stopped; a run in a folder goes on with --resume, and fit-prior, compare and sweep when they are run again"
-MODEL_NAMES = {
-    "vae": "variational autoencoder",
-    "bvae": "beta-VAE: fixed --beta, or the rate held at --epsilon nats",
-    "cvae": "conditional VAE: needs labels",
-    "vqvae": "VQ-VAE: a grid of discrete codes",
-    "iwae": "importance-weighted autoencoder: the bound of --k draws",
-    "btcvae": "beta-TCVAE: the total correlation of the latents weighted by --beta",
-}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -141,23 +135,19 @@ def _run(command: str, *rest: str) -> None:
 
     if command == "train":
         if not rest:
-            raise ValueError(f"train needs a model, one of {', '.join(MODEL_NAMES)}; `vaekit train --help` says how")
+            raise ValueError(f"train needs a model, one of {', '.join(MODELS)}; `vaekit train --help` says how")
         name, rest = rest[0], rest[1:]
         if name in ("-h", "--help"):
-            print(
-                f"usage: vaekit train MODEL --data DATA --out RUN ...\n\nmodels (each has --help):\n{_rows(MODEL_NAMES)}"
-            )
+            print(f"usage: vaekit train MODEL --data DATA --out RUN ...\n\nmodels (each has --help):\n{_models()}")
             return
-        if name not in MODEL_NAMES:
-            raise ValueError(f"unknown model {name!r}{nearest(name, MODEL_NAMES)}; models are {', '.join(MODEL_NAMES)}")
+        if name not in MODELS:
+            raise ValueError(f"unknown model {name!r}{nearest(name, MODELS)}; models are {', '.join(MODELS)}")
     import tyro
 
     from vaekit import commands
 
     if command == "train":
-        from vaekit.estimators import MODELS
-
-        tyro.cli(commands.make_train(MODELS[name]), args=rest, prog=f"vaekit train {name}").run()
+        tyro.cli(commands.make_train(MODELS[name].estimator()), args=rest, prog=f"vaekit train {name}").run()
     else:
         name = "".join(word.capitalize() for word in command.split("-"))
         tyro.cli(getattr(commands, name), args=rest, prog=f"vaekit {command}").run()
@@ -178,10 +168,14 @@ def _rows(table: dict[str, str]) -> str:
     return "\n".join(f"  {name:<12} {text}" for name, text in table.items())
 
 
+def _models() -> str:
+    return _rows({key: entry.line for key, entry in MODELS.items()})
+
+
 def _overview() -> str:
     return (
         "usage: vaekit COMMAND ...\n\nThe workbench for variational autoencoders: train, sample, represent, compare.\n\n"
-        f"commands (each has --help):\n{_rows(COMMANDS)}\n\nmodels:\n{_rows(MODEL_NAMES)}\n\n"
+        f"commands (each has --help):\n{_rows(COMMANDS)}\n\nmodels:\n{_models()}\n\n"
         "data: digits, mnist, fashion-mnist, sprites, a folder of images (a sub-folder a class), .npy, .npz or idx files,\n"
         "      tables in .csv, .tsv or .parquet files\n\n"
         "start with:\n  vaekit compare --data digits --out report\n  vaekit train vae --data FOLDER --out runs/vae"

@@ -785,7 +785,7 @@ class Compare(Trainings):
     """Also fit a prior to the latents or codes of each model."""
 
     def run(self) -> None:
-        from vaekit.estimators import MODELS
+        from vaekit.registry import MODELS
         from vaekit.report.compare import compare
 
         check_folder(self.out, "report", inputs=self.inputs())

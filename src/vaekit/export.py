@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vaekit import __version__
 from vaekit.data.columns import FURTHEST, Columns
-from vaekit.estimator import Estimator
+from vaekit.estimators.base import Estimator
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.owned import check_new_folder
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vaekit.estimator import Estimator
-from vaekit.estimators import MODELS
+from vaekit.estimators.base import Estimator
 from vaekit.hub import download, is_address
+from vaekit.registry import MODELS, key_of
 from vaekit.state import undisturbed, warn
 from vaekit.training.checkpoint import RunFolder
 from vaekit.world import pick_device
@@ -59,10 +59,8 @@ def finish(path) -> Estimator:
 def _load(path, device: str | None, prior: bool) -> Estimator:
     run = RunFolder(download(path) if is_address(path) else path)
     config = run.model_config()
-    classes = {cls.__name__: cls for cls in MODELS.values()}
     try:
-        cls, settings = classes[config["class"]], config["fields"]
-        estimator = cls(**settings)
+        estimator = MODELS[key_of(config["class"])].estimator()(**config["fields"])
         if not isinstance(estimator.device, str):
             raise TypeError(f"device must be a name, got {estimator.device!r:.80}")
     except (KeyError, TypeError) as error:

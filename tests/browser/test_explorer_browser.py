@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vaekit import CVAE, VAE, VQVAE
 from vaekit.data import open_data
-from vaekit.estimators import CVAE, VAE, VQVAE
 from vaekit.explorer.explored import Explored, some
 from vaekit.explorer.server import listen, make_app
 from vaekit.pictures.style import CLASSES, dark_colour

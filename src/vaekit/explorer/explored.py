@@ -19,10 +19,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vaekit.data.images import Decoding, Images, evenly, spread
 from vaekit.data.readers import MAX_PIXELS, decode
-from vaekit.estimator import Estimator
-from vaekit.estimators import LABELS, MODELS
+from vaekit.estimators.base import Estimator
 from vaekit.evaluation.likelihood import ACTIVE, evaluate, posterior
 from vaekit.parts.priors import AutoregressivePrior
+from vaekit.registry import MODELS, key_of
 from vaekit.report.doctor import Diagnosis
 from vaekit.state import undisturbed
 from vaekit.world import seeded
@@ -72,7 +72,7 @@ class Explored:
     @undisturbed
     def facts(self) -> dict:
         """What the page needs to draw itself; the sliders' latents come in the order of their KL, the largest first."""
-        label = {cls: LABELS[key] for key, cls in MODELS.items()}[type(self.model)]
+        label = MODELS[key_of(type(self.model).__name__)].label
         facts: dict = {
             "name": self.name,
             "model": label,

@@ -21,8 +21,8 @@ from vaekit import __version__
 from vaekit.data import Images, open_data
 from vaekit.data.builtin import inputs_of, opening_flags
 from vaekit.data.images import evenly, spread
-from vaekit.estimator import Estimator
-from vaekit.estimators import LABELS, MODELS, VQVAE
+from vaekit.estimators.base import Estimator
+from vaekit.estimators.quantized import VQVAE
 from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.messages import filled, first_line
@@ -30,6 +30,7 @@ from vaekit.owned import check_folder, locked, remove_temporaries, write_atomica
 from vaekit.pictures import figures
 from vaekit.pictures.fonts import shortened
 from vaekit.pictures.style import on_dark, save
+from vaekit.registry import MODELS
 from vaekit.report.doctor import examine
 from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, traverse
 from vaekit.report.measure import PER_CLASS, label_names, measure_run, pick
@@ -96,15 +97,15 @@ def compare(
         )
     if train.image_shape[2] == 2:
         raise ValueError(f"{data} has images of 2 channels, which can't be drawn; train on it with `vaekit train`")
-    if train.y is None and any(MODELS[name].conditional for name in models):
-        models = [name for name in models if not MODELS[name].conditional]
+    if train.y is None and any(MODELS[name].estimator().conditional for name in models):
+        models = [name for name in models if not MODELS[name].estimator().conditional]
         say(f"{data} has no labels: conditional models are left out")
         if not models:
             raise ValueError(f"{data} has no labels, and every model asked for is conditional")
     common = {"architecture": architecture, "device": device, "verbose": verbose}
 
     def make(name: str, seed: int, **settings) -> Estimator:
-        return MODELS[name](**{**common, "epochs": epochs, **settings}, random_state=seed)
+        return MODELS[name].estimator()(**{**common, "epochs": epochs, **settings}, random_state=seed)
 
     def leave_out(what: str, error: Exception) -> None:
         left_out.append(f"{what} ({first_line(error)})")
@@ -155,17 +156,19 @@ def compare(
                             leave_out(f"the prior of {folder.name}", error)
                 stage.discard()  # of a process that was killed having fitted it
                 entry = measure_run(estimator, train, test, folder, judge=judge, judge_accuracy=judge_accuracy)
-                entries.append({"name": name, "label": LABELS[name], "seed": seed, **entry})
+                entries.append({"name": name, "label": MODELS[name].label, "seed": seed, **entry})
                 if seed - random_state < max(1, RUNS // len(models)):
                     closer.append(living_run(estimator, entries[-1], test))
                 took = describe_seconds(entry["seconds"])
-                say(f"{LABELS[name]} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
+                say(
+                    f"{MODELS[name].label} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}"
+                )
         if not first:
             raise TrainingFailed(f"no model could be trained: {'; '.join(left_out)}")
         models = [name for name in models if name in first]
 
         doctor = {
-            LABELS[name]: [
+            MODELS[name].label: [
                 diagnosis._asdict()
                 for diagnosis in examine(
                     model,
@@ -211,9 +214,9 @@ def compare(
                 "seeds": seeds,
                 "posterior draws": entries[0]["draws"],
                 "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train, shortened, left_out),
-                "models": {LABELS[name]: {**first[name].settings(), **first[name].resolved_} for name in models},
+                "models": {MODELS[name].label: {**first[name].settings(), **first[name].resolved_} for name in models},
                 "priors": {
-                    LABELS[name]: asdict(first[name].prior_settings_) for name in models if first[name].has_prior
+                    MODELS[name].label: asdict(first[name].prior_settings_) for name in models if first[name].has_prior
                 },
             },
             "models": entries,
@@ -317,10 +320,10 @@ def draw(
         saved = save(figure, folder / file)
         pictures.append(Picture(saved, title, text, alt, on_dark(figure, saved)))
 
-    names = ", ".join(LABELS[name] for name in models)
+    names = ", ".join(MODELS[name].label for name in models)
     add(
         "training.png",
-        figures.training_curves({LABELS[name]: model.history_ for name, model in models.items()}),
+        figures.training_curves({MODELS[name].label: model.history_ for name, model in models.items()}),
         "Training",
         "Each term of each objective over the epochs, the first steep fall cut off: look for curves that have come to rest, "
         "and for a rate that neither vanishes (posterior collapse) nor still climbs.",
@@ -329,10 +332,12 @@ def draw(
     _draw_plane_of_rates(add, entries)
     _draw_sweeps(add, sweep_results)
     fitted = any(model.has_prior for model in models.values())
-    unfitted = [LABELS[name] for name, model in models.items() if not model.has_prior]
-    plain = {LABELS[name]: model.sample(64, random_state=seed, prior="plain") for name, model in models.items()}
+    unfitted = [MODELS[name].label for name, model in models.items() if not model.has_prior]
+    plain = {MODELS[name].label: model.sample(64, random_state=seed, prior="plain") for name, model in models.items()}
     samples = {
-        LABELS[n]: model.sample(64, random_state=seed, prior="fitted") if model.has_prior else plain[LABELS[n]]
+        MODELS[n].label: model.sample(64, random_state=seed, prior="fitted")
+        if model.has_prior
+        else plain[MODELS[n].label]
         for n, model in models.items()
     }
     without = f" {', '.join(unfitted)}: without a fitted prior, so from the plain one." if fitted and unfitted else ""
@@ -342,7 +347,7 @@ def draw(
         figures.sample_sheets(samples),
         "Samples",
         f"64 draws per model from its {'fitted' if fitted else 'plain'} prior: look for variety, and for images that could be "
-        f"real.{without}{noise if LABELS['vqvae'] in unfitted else ''}",
+        f"real.{without}{noise if MODELS['vqvae'].label in unfitted else ''}",
         f"Sheets of 64 samples each from {names}.",
     )
     if fitted:
@@ -352,7 +357,9 @@ def draw(
                 {
                     "plain prior": plain,
                     "fitted prior": {
-                        f"{LABELS[n]}: {m.fitted_prior_name if m.has_prior else m.prior_name}": samples[LABELS[n]]
+                        f"{MODELS[n].label}: {m.fitted_prior_name if m.has_prior else m.prior_name}": samples[
+                            MODELS[n].label
+                        ]
                         for n, m in models.items()
                     },
                 },
@@ -365,7 +372,7 @@ def draw(
         )
     for name in models:
         save(
-            figures.image_grid(samples[LABELS[name]], title=f"{LABELS[name]}: 64 samples"),
+            figures.image_grid(samples[MODELS[name].label], title=f"{MODELS[name].label}: 64 samples"),
             folder / f"samples_{name}.png",
         )
     _draw_planes(add, models, planar, test)
@@ -378,7 +385,9 @@ def draw(
         }
         add(
             "traversals.png",
-            figures.traversals({LABELS[name]: traverse(model, test, kl[name], 11) for name, model in gaussian.items()}),
+            figures.traversals(
+                {MODELS[name].label: traverse(model, test, kl[name], 11) for name, model in gaussian.items()}
+            ),
             "Traversals",
             "One test image with one latent moved at a time, rows ordered by how much each latent tells (KL): look for rows "
             "that change one thing smoothly, and for rows of little KL in which nothing moves.",
@@ -386,11 +395,13 @@ def draw(
         )
     for name, file in (("cvae", "by_class.png"), ("vqvae", "by_class_vqvae.png")):
         if name in models and models[name].sampling_classes() is not None:
-            _draw_classes(add, file, LABELS[name], models[name], seed)
+            _draw_classes(add, file, MODELS[name].label, models[name], seed)
     if "vqvae" in models and models["vqvae"].has_prior:
         _draw_codes_prior(add, models["vqvae"], test, seed)
     shown = test.take(spread(test, SHOWN))
-    rebuilt = {LABELS[name]: model.reconstruct(shown.x, label_names(model, shown)) for name, model in models.items()}
+    rebuilt = {
+        MODELS[name].label: model.reconstruct(shown.x, label_names(model, shown)) for name, model in models.items()
+    }
     names = None if shown.y is None else [str(shown.classes[label]) for label in shown.y]
     add(
         "reconstructions.png",
@@ -404,7 +415,7 @@ def draw(
         counts = np.bincount(model.encode(test.x).ravel(), minlength=model.model_.latent.n_codes)
         add(
             "codes.png",
-            figures.codes(shown.x, rebuilt[LABELS["vqvae"]], model.encode(shown.x), counts),
+            figures.codes(shown.x, rebuilt[MODELS["vqvae"].label], model.encode(shown.x), counts),
             "VQ-VAE codes",
             "What the decoder is given: a grid of code numbers, a colour per code; below, how evenly the codebook is used over "
             "the test images.",
@@ -462,7 +473,7 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
     if len(test.classes) > MOST_CLASSES:
         part = replace(part, y=None)  # there are no more colours and markers
     spaces = {
-        f"{LABELS[name]}, d=2": (model.transform(part.x, label_names(model, part)), part.y)
+        f"{MODELS[name].label}, d=2": (model.transform(part.x, label_names(model, part)), part.y)
         for name, model in planar.items()
     }
     looks = {
@@ -473,7 +484,7 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
     looks = [text for name, text in looks.items() if name in models and (part.y is not None or name == "vqvae")]
     codebooks, axis_names = {}, {}
     if "vqvae" in models:
-        label = f"{LABELS['vqvae']} vectors before quantisation"
+        label = f"{MODELS['vqvae'].label} vectors before quantisation"
         vectors, labels, codebook, axes = _code_vectors(models["vqvae"], part)
         spaces[label], codebooks[label], axis_names[label] = (vectors, labels), codebook, axes
     if not spaces:

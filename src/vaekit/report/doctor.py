@@ -17,10 +17,10 @@ import numpy as np
 
 from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Images, binarized
-from vaekit.estimator import Estimator
-from vaekit.estimators import MODELS
+from vaekit.estimators.base import Estimator
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.messages import in_rows
+from vaekit.registry import key_of
 from vaekit.report.measure import classes_shown, pick
 from vaekit.state import undisturbed
 
@@ -61,7 +61,7 @@ class Patient(NamedTuple):
     @property
     def name(self) -> str:
         """The model's name on the command line."""
-        return next(name for name, cls in MODELS.items() if type(self.estimator) is cls)
+        return key_of(type(self.estimator).__name__)
 
     @property
     def used(self) -> int:

@@ -15,8 +15,7 @@ from PIL import Image
 
 from vaekit.data import Images
 from vaekit.data.images import evenly, spread
-from vaekit.estimator import Estimator
-from vaekit.estimators import LABELS
+from vaekit.estimators.base import Estimator
 from vaekit.pictures.style import (
     CLASSES,
     ERROR_MAP,
@@ -28,6 +27,7 @@ from vaekit.pictures.style import (
     reduced,
     tile,
 )
+from vaekit.registry import MODELS
 from vaekit.report.measure import label_names
 from vaekit.report.page import COLUMNS, QUALITY_COLUMNS, png_url
 
@@ -99,7 +99,7 @@ def living_figures(runs: Sequence[dict], planar: Mapping[str, Estimator], test: 
             "names": None if test.y is None else [str(test.classes[label]) for label in test.y[inputs]],
         },
         "points": {"sprite": sprite(part.x, SMALL_SIDE), "y": None if y is None else y.tolist()},
-        "maps": [_map(LABELS[name], model, part) for name, model in planar.items()],
+        "maps": [_map(MODELS[name].label, model, part) for name, model in planar.items()],
     }
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaekit.data.images import Images, binarized
-from vaekit.estimator import SCORE_SEED, Estimator
+from vaekit.estimators.base import SCORE_SEED, Estimator
 from vaekit.evaluation.augmentation import classification_accuracy_score
 from vaekit.evaluation.disentanglement import disentanglement
 from vaekit.evaluation.generation import (

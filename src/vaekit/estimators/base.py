@@ -9,7 +9,7 @@ import importlib.util
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,6 +39,7 @@ from vaekit.data.images import (
     listed,
     no_labels,
 )
+from vaekit.estimators.fields import Fields
 from vaekit.hub import draw_samples, push_to_hub
 from vaekit.messages import check_number, filled, nearest
 from vaekit.models.autoencoder import Autoencoder
@@ -75,61 +76,12 @@ SCORE_SEED = 2023  # of the fixed noise in score_samples
 ROWS = 64  # a table is taken to the module in multiples of these
 
 
-@dataclass(kw_only=True, repr=False, eq=False)
-class Estimator(Recorded, SecondStage, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class Estimator(Recorded, SecondStage, Fields, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """What every model shares. Images are uint8, or floats in [0, 1], of shape (N, H, W) or (N, H, W, C); tables are
     (N, D) finite reals, standardised inside, in arrays or in data frames of pandas or polars. After `fit`: `model_` (the
     nn.Module), `history_` (a record per epoch), `n_parameters_`, `image_shape_`, `columns_` (of a table), `resolved_` (the
     fields whose None was filled in, and with what).
     """
-
-    latent_dim: int = 10
-    """Width of the latent vector z."""
-    architecture: str | None = None
-    """conv, resnet, mlp or wang2023 (the report's networks); None is conv for images and mlp for tables."""
-    width: int | None = None
-    """Width of the mlp's wider hidden layer, the other has half of it; None is 512 for images, and for tables 128, or 512
-    from 1,000 rows on."""
-    likelihood: str | None = None
-    """gaussian (sigma learned), gaussian_fixed, bernoulli or discretized_logistic; None is gaussian, for wang2023
-    gaussian_fixed."""
-    likelihood_variance: float = 0.098
-    """Variance of gaussian_fixed, the report's lambda; intensities are in [0, 1]."""
-    scaling: str = "standard"
-    """Of a table's columns: standard (mean and standard deviation), log (first the logarithm of positive columns), robust
-    (first median and quartiles, with the tails drawn in) or auto (log or robust for columns that need it)."""
-    epochs: int | None = None
-    """Passes over the data; None is about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
-    (50 for wang2023)."""
-    batch_size: int | None = None
-    """Images per step; None is 128, or 64 below 5,000 images (100 for wang2023)."""
-    learning_rate: float | None = None
-    """Adam's peak learning rate; None is 0.004, 0.002 below 5,000 images and for a VQ-VAE (0.005 for wang2023)."""
-    schedule: str | None = None
-    """cosine (to zero at the end) or constant; None is cosine (constant for wang2023)."""
-    warmup_steps: int | None = None
-    """Steps over which the learning rate rises to its peak; None is a fifth of all, at most 200 (0 for wang2023)."""
-    rate_warmup_epochs: float | None = None
-    """Epochs over which the weight of the rate rises from 0; None is a tenth of all, at most 500 steps (0 for wang2023)."""
-    gradient_clip: float | None = None
-    """Largest norm of the gradient; None does not clip."""
-    early_stopping: bool = False
-    """Stop when the validation objective no longer improves, and keep the best weights."""
-    n_iter_no_change: int = 10
-    """Epochs without improvement before an early stop."""
-    validation_fraction: float = 0.1
-    """Share of the training data held out for early stopping where no validation data is given."""
-    random_state: int | None = None
-    """Seed of everything random; None draws one from numpy's global state, as in scikit-learn."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    precision: str = "float32"
-    """float32 or bfloat16."""
-    compile: bool | None = None
-    """Compile the training step, which changes results by rounding alone; None does where the run is long enough to gain by it:
-    from 6,000 steps on for wang2023, 20,000 for conv, 25,000 for the mlp, never for a VQ-VAE."""
-    verbose: bool = False
-    """Progress on standard error."""
 
     conditional: ClassVar[bool] = False
     _class_elbos: ClassVar[Callable[..., np.ndarray]]  # of conditional models

@@ -1,10 +1,8 @@
-"""The named models: each adds its fields to `Estimator` and says which parts and objective they stand for."""
+"""Models of a grid of discrete codes."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,10 +11,10 @@ from torch import Tensor
 
 from vaekit.data.given import as_array
 from vaekit.data.images import Images
-from vaekit.estimator import Estimator
+from vaekit.estimators.base import Estimator
+from vaekit.estimators.fields import VQVAEFields
 from vaekit.messages import check_number, filled
 from vaekit.models.autoencoder import Autoencoder
-from vaekit.models.objectives import BetaTc, ConstrainedElbo, Iwae
 from vaekit.parts.networks import make_networks
 from vaekit.parts.priors import UniformPrior
 from vaekit.parts.quantizers import VectorQuantizer
@@ -24,173 +22,10 @@ from vaekit.state import undisturbed, warn
 from vaekit.world import MOST, check_random_state, seeded
 
 
-@dataclass(kw_only=True, repr=False, eq=False)
-class VAE(Estimator):
-    """Variational autoencoder (Kingma & Welling 2014): Gaussian latent, standard normal prior, the ELBO."""
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class BetaVAE(Estimator):
-    """beta-VAE (Higgins et al. 2017): the rate weighted by beta, or held at `epsilon` nats with beta learned."""
-
-    beta: float | None = None
-    """Weight of the rate, >= 0; None is sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1.5 for wang2023, as in
-    the report)."""
-    epsilon: float | None = None
-    """Target of the rate in nats per image: beta becomes its Lagrange multiplier, starting at 1. None keeps beta fixed."""
-
-    def _defaults(self, *, wang2023: bool) -> dict:
-        if self.epsilon is not None:
-            return {"rate_warmup_epochs": 0.0}  # the multiplier finds its own way up
-        return {"beta": 1.5 if wang2023 else self._balanced_beta()}
-
-    def _make_objective(self, steps_per_epoch: int):
-        if self.epsilon is not None:
-            return ConstrainedElbo(epsilon=self.epsilon)
-        return self._elbo_objective(filled(self.beta), steps_per_epoch)
-
-    def check(self, images: Images) -> None:
-        super().check(images)
-        if self.epsilon is not None and self.early_stopping:
-            raise ValueError(
-                "early_stopping compares the objectives of epochs, which a beta learned for epsilon changes: give one of them"
-            )
-        if self.epsilon is not None and self.beta is not None:
-            raise ValueError(
-                f"give beta or epsilon, not both: epsilon={self.epsilon} learns beta, got beta={self.beta}"
-            )
-        check_number("beta", self.beta)
-        check_number("epsilon", self.epsilon, above=0)
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class CVAE(Estimator):
-    """Conditional VAE (Sohn, Lee & Yan 2015), p(z|c) = p(z): labels enter every block of encoder and decoder.
-
-    Without y, a fitted model infers it: `transform` and `reconstruct` use the class with the highest ELBO,
-    `score_samples` sums over classes, `predict` and `predict_proba` give the class posterior. After `fit`: `classes_`.
-    """
-
-    beta: float | None = None
-    """Weight of the rate, >= 0; None is sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1 for wang2023, as in the
-    report). Above 1, since samples come from the prior: the less z tells beyond the label, the surer is a sample's class."""
-
-    conditional: ClassVar[bool] = True
-
-    def _defaults(self, *, wang2023: bool) -> dict:
-        return {"beta": 1.0 if wang2023 else self._balanced_beta()}
-
-    def _make_objective(self, steps_per_epoch: int):
-        return self._elbo_objective(filled(self.beta), steps_per_epoch)
-
-    def check(self, images: Images) -> None:
-        super().check(images)
-        check_number("beta", self.beta)
-
-    @undisturbed
-    def predict(self, X) -> np.ndarray:
-        """(N,) the most probable class of each image under p(y|x), by the ELBOs of the classes."""
-        self._check_fitted()
-        return self.classes_[self.predict_proba(X).argmax(1)]
-
-    @undisturbed
-    def predict_proba(self, X, n_draws: int = 4) -> np.ndarray:
-        """(N, n_classes) p(y|x) from p(y) exp(ELBO(x|y)), normalised."""
-        self._check_fitted()
-        joint = self._class_elbos(X, n_draws) + np.log(np.maximum(self.class_frequencies_, 1e-300))
-        joint -= joint.max(1, keepdims=True)
-        probabilities = np.exp(joint)
-        return probabilities / probabilities.sum(1, keepdims=True)
-
-    def _class_elbos(self, X, n_draws: int) -> np.ndarray:
-        """(N, n_classes) ELBO of log p(x|y) in nats for each class y."""
-        return np.stack([self._elbo(X, label, n_draws) for label in self.classes_], axis=1)
-
-    def _labels_or_inferred(self, X, y):
-        return self.predict(X) if y is None else y
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
-        return tags
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class IWAE(Estimator):
-    """Importance-weighted autoencoder (Burda, Grosse & Salakhutdinov 2016): a VAE trained with the tighter bound of `k` draws.
-    Its ELBO in tables and `score_samples` is that of one draw, as for every model; `vaekit evaluate` has the NLL of many.
-    """
-
-    k: int = 5
-    """Importance-weighted draws per image, >= 1; the decoder works k times. 1 is the VAE."""
-
-    def check(self, images: Images) -> None:
-        super().check(images)
-        check_number("k", self.k, whole=True, above=0)
-        if self.rate_warmup_epochs:
-            raise ValueError(
-                f"an IWAE has no rate_warmup_epochs, since its bound has no weight on the rate; got {self.rate_warmup_epochs}"
-            )
-
-    def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
-        module = super().build(shape, n_classes=n_classes, images=images)
-        module.samples = self.k
-        return module
-
-    def _defaults(self, *, wang2023: bool) -> dict:
-        return {"rate_warmup_epochs": 0.0}
-
-    def _make_objective(self, steps_per_epoch: int) -> Iwae:
-        return Iwae()
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class BetaTCVAE(Estimator):
-    """beta-TCVAE (Chen, Li, Grosse & Duvenaud 2018): of the rate, only the total correlation of the latents is weighted."""
-
-    alpha: float = 1.0
-    """Weight of the mutual information of image and latents, >= 0."""
-    beta: float = 6.0
-    """Weight of the total correlation, >= 0; 6 is the paper's."""
-    gamma: float = 1.0
-    """Weight of the latents' own KLs from the prior, >= 0."""
-
-    def check(self, images: Images) -> None:
-        super().check(images)
-        for name in ("alpha", "beta", "gamma"):
-            check_number(name, getattr(self, name))
-
-    def _make_objective(self, steps_per_epoch: int) -> BetaTc:
-        # Epochs leave out the last, smaller batch, and so does the number of images.
-        return BetaTc(
-            n=steps_per_epoch * filled(self.batch_size),
-            alpha=self.alpha,
-            beta=self.beta,
-            gamma=self.gamma,
-            warmup=round(filled(self.rate_warmup_epochs) * steps_per_epoch),
-        )
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class VQVAE(Estimator):
+class VQVAE(VQVAEFields, Estimator):
     """VQ-VAE (van den Oord, Vinyals & Kavukcuoglu 2017): a grid of discrete codes, uniform prior. `latent_dim` has no
     part in it: the latent is h x w codes out of `n_codes`, each a vector of `code_dim`.
     """
-
-    n_codes: int | None = None
-    """K, the size of the codebook; None is 256 (10 for wang2023). Lowered to the number of training vectors."""
-    code_dim: int | None = None
-    """D, the width of a codebook vector; None is 16 (2 for wang2023)."""
-    commitment: float = 0.25
-    """beta, the weight of ||sg(z_q) - z_e||^2."""
-    codebook_weight: float = 1.0
-    """alpha, the weight of ||sg(z_e) - z_q||^2; has no part with EMA."""
-    ema: float | None = None
-    """Decay of the codebook's moving averages; 0 learns it by gradient. None is 0.99 (0 for wang2023)."""
-    codebook_init: str | None = None
-    """kmeans, data (random encoder outputs) or uniform; None is kmeans (uniform for wang2023)."""
-    revive: float | None = None
-    """Codes used less than this share of their fair part are moved to data; 0 never. None is 0.1 (0 for wang2023)."""
 
     def check(self, images: Images) -> None:
         super().check(images)
@@ -353,14 +188,3 @@ def _whole_cells(known: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     whole = np.ones(grid, dtype=bool)
     np.logical_and.at(whole, (rows[:, None], columns[None]), known)
     return whole
-
-
-MODELS = {"vae": VAE, "bvae": BetaVAE, "cvae": CVAE, "vqvae": VQVAE, "iwae": IWAE, "btcvae": BetaTCVAE}
-LABELS = {
-    "vae": "VAE",
-    "bvae": "beta-VAE",
-    "cvae": "CVAE",
-    "vqvae": "VQ-VAE",
-    "iwae": "IWAE",
-    "btcvae": "beta-TCVAE",
-}

@@ -1,0 +1,85 @@
+"""Models of one Gaussian vector a sample: the VAE and what weighs its objective otherwise."""
+
+from __future__ import annotations
+
+from vaekit.data.images import Images
+from vaekit.estimators.base import Estimator
+from vaekit.estimators.fields import BetaTCVAEFields, BetaVAEFields, IWAEFields, VAEFields
+from vaekit.messages import check_number, filled
+from vaekit.models.autoencoder import Autoencoder
+from vaekit.models.objectives import BetaTc, ConstrainedElbo, Iwae
+
+
+class VAE(VAEFields, Estimator):
+    """Variational autoencoder (Kingma & Welling 2014): Gaussian latent, standard normal prior, the ELBO."""
+
+
+class BetaVAE(BetaVAEFields, Estimator):
+    """beta-VAE (Higgins et al. 2017): the rate weighted by beta, or held at `epsilon` nats with beta learned."""
+
+    def _defaults(self, *, wang2023: bool) -> dict:
+        if self.epsilon is not None:
+            return {"rate_warmup_epochs": 0.0}  # the multiplier finds its own way up
+        return {"beta": 1.5 if wang2023 else self._balanced_beta()}
+
+    def _make_objective(self, steps_per_epoch: int):
+        if self.epsilon is not None:
+            return ConstrainedElbo(epsilon=self.epsilon)
+        return self._elbo_objective(filled(self.beta), steps_per_epoch)
+
+    def check(self, images: Images) -> None:
+        super().check(images)
+        if self.epsilon is not None and self.early_stopping:
+            raise ValueError(
+                "early_stopping compares the objectives of epochs, which a beta learned for epsilon changes: give one of them"
+            )
+        if self.epsilon is not None and self.beta is not None:
+            raise ValueError(
+                f"give beta or epsilon, not both: epsilon={self.epsilon} learns beta, got beta={self.beta}"
+            )
+        check_number("beta", self.beta)
+        check_number("epsilon", self.epsilon, above=0)
+
+
+class IWAE(IWAEFields, Estimator):
+    """Importance-weighted autoencoder (Burda, Grosse & Salakhutdinov 2016): a VAE trained with the tighter bound of `k` draws.
+    Its ELBO in tables and `score_samples` is that of one draw, as for every model; `vaekit evaluate` has the NLL of many.
+    """
+
+    def check(self, images: Images) -> None:
+        super().check(images)
+        check_number("k", self.k, whole=True, above=0)
+        if self.rate_warmup_epochs:
+            raise ValueError(
+                f"an IWAE has no rate_warmup_epochs, since its bound has no weight on the rate; got {self.rate_warmup_epochs}"
+            )
+
+    def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
+        module = super().build(shape, n_classes=n_classes, images=images)
+        module.samples = self.k
+        return module
+
+    def _defaults(self, *, wang2023: bool) -> dict:
+        return {"rate_warmup_epochs": 0.0}
+
+    def _make_objective(self, steps_per_epoch: int) -> Iwae:
+        return Iwae()
+
+
+class BetaTCVAE(BetaTCVAEFields, Estimator):
+    """beta-TCVAE (Chen, Li, Grosse & Duvenaud 2018): of the rate, only the total correlation of the latents is weighted."""
+
+    def check(self, images: Images) -> None:
+        super().check(images)
+        for name in ("alpha", "beta", "gamma"):
+            check_number(name, getattr(self, name))
+
+    def _make_objective(self, steps_per_epoch: int) -> BetaTc:
+        # Epochs leave out the last, smaller batch, and so does the number of images.
+        return BetaTc(
+            n=steps_per_epoch * filled(self.batch_size),
+            alpha=self.alpha,
+            beta=self.beta,
+            gamma=self.gamma,
+            warmup=round(filled(self.rate_warmup_epochs) * steps_per_epoch),
+        )
