@@ -105,7 +105,7 @@ class Pythae:
 
         logging.getLogger("pythae").setLevel(logging.ERROR)
         if name == "vqvae":
-            distances = module.latent.features * math.prod(module.prior.grid)  # of which pythae takes the mean
+            distances = module.latent.features * math.prod(module.prior.code_shape)  # of which pythae takes the mean
             config = VQVAEConfig(
                 input_dim=(1, 28, 28),
                 latent_dim=module.latent.features,

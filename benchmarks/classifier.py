@@ -16,9 +16,11 @@ from torch import nn
 
 from benchmarks.harness import Findings, mean_std, progress, trained
 from vaekit.data import open_data
+from vaekit.data.batches import to_input
 from vaekit.parts.networks import make_networks
 from vaekit.tensors import Term
-from vaekit.training.loop import Plan, to_input, train
+from vaekit.training.loop import train
+from vaekit.training.plan import Plan
 from vaekit.world import derive_seed, seeded
 
 BATCH = 1000
@@ -47,7 +49,7 @@ def train_cnn(images, cvae, seed: int) -> Classifier:
     height, width, channels = images.image_shape
     with seeded(derive_seed(seed, "weights")):
         cnn = Classifier((channels, height, width), len(images.classes))
-    data = cvae.on_device(images, torch.device("cpu"))
+    data = cvae.fitted_.data(images)
     train(cnn, lambda nats, step: {"cross_entropy": Term(nats)}, data, plan, title=f"CNN seed {seed}", verbose=True)
     return cnn.eval()
 

@@ -15,7 +15,7 @@ from vaekit.data import open_data
 from vaekit.evaluation.distances import frechet_distance
 from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.evaluation.likelihood import evaluate
-from vaekit.training.prior import PriorSettings
+from vaekit.training.kinds import PriorSettings
 
 PER_CLASS = 1000
 
@@ -36,7 +36,7 @@ def run(argv):
             model.fit_prior_images(train, PriorSettings(), folder=str(OUT / folder))
         facts = model.prior_facts_
         samples = model.sample(len(asked), np.asarray(train.classes)[asked], random_state=seed)
-        tested = evaluate(model.model_, model.on_device(test, model.device_))
+        tested = evaluate(model.model_, model.fitted_.data(test))
         values = (
             facts["plain_rate"],
             facts["position_rate"],

@@ -26,7 +26,7 @@ def run(argv):
     for index, (label, fields) in enumerate(CASES.items()):
         folder = f"codes/case{index}" if fields or epochs != 10 else "wang2023/runs/vqvae-seed0"
         model = trained(folder, "vqvae", train, random_state=0, epochs=epochs, architecture="wang2023", **fields)
-        found = evaluate(model.model_, model.on_device(test, model.device_))
+        found = evaluate(model.model_, model.fitted_.data(test))
         used = f"{found['codes_used']} / {found['n_codes']}"
         rows.append([label, f"{found['mse']:.5f}", used, f"{found['perplexity']:.1f}", f"{found['rate']:.1f}"])
     text = f"{epochs} epochs. The rate is of a uniform prior over the codes: what the smaller error costs."

@@ -31,7 +31,7 @@ def run(argv):
     def measure(label, model, folder, **fields):
         for seed in seeds:
             estimator = trained(f"{folder}-seed{seed}", model, train, random_state=seed, **fields)
-            result = evaluate(estimator.model_, estimator.on_device(test, estimator.device_))
+            result = evaluate(estimator.model_, estimator.fitted_.data(test))
             found.setdefault(label, []).append({"parameters": estimator.n_parameters_, **result})
 
     for label, (model, fields) in OURS.items():

@@ -52,7 +52,7 @@ def run(argv):
             )
             scores.setdefault(beta, []).append(disentanglement(model.transform(test.x), known, seed=seed))
             terms.setdefault(beta, []).append(
-                evaluate(model.model_, model.on_device(test, model.device_), draws=1, seed=seed)
+                evaluate(model.model_, model.fitted_.data(test), draws=1, seed=seed)
             )
             progress(f"beta {beta} seed {seed}: MIG {scores[beta][-1]['mig']:.3f}, ELBO {terms[beta][-1]['elbo']:.2f}")
     noise = np.random.default_rng(0).normal(size=(TEST, LATENTS))

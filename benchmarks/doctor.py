@@ -76,4 +76,4 @@ def strip(words):
 def diagnoses(folder):
     model = load(folder)
     train_part, test = open_data("digits", "train"), open_data("digits", "test")
-    return {found.name: found for found in examine(model, train_part, test, folder=str(folder), data="digits")}
+    return {found.name: found for found in examine(model.fitted_, train_part, test, folder=str(folder), data="digits")}

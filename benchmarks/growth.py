@@ -20,11 +20,13 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFo
 
 from benchmarks.harness import RECORDS, Findings, interleave, progress
 from vaekit import VAE, VQVAE
+from vaekit.data.batches import Data
 from vaekit.estimators.base import Estimator
 from vaekit.models.objectives import Elbo
 from vaekit.pictures.style import MARKERS, SERIES, new_figure, save, styled
 from vaekit.tensors import total
-from vaekit.training.loop import Data, Plan, make_optimizer
+from vaekit.training.plan import Plan
+from vaekit.training.step import make_optimizer
 
 SECONDS = 0.3  # that a turn takes, if it is of more than one step
 FEW = 128  # images that make a model before its steps are timed: as many codes as K is at most

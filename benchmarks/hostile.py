@@ -604,7 +604,7 @@ def evaluation(seeds, folder, rng, spoil):
 def _card(path: Path, out: Path, **settings) -> None:
     """What `vaekit push` does before it uploads, and the exit it would make of an error."""
     try:
-        write_repository(load(path), out, **settings)
+        write_repository(load(path).fitted_, out, **settings)
     except (ValueError, OSError) as error:
         print(f"vaekit: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -48,7 +48,7 @@ def run(argv):
 
 def measure(estimator, images, seed):
     """What the probes find in the posterior means of `images`, and in one draw each: "means" and "draws" -> figures."""
-    codes = posterior(estimator.model_, estimator.on_device(images, estimator.device_), seed=seed)
+    codes = posterior(estimator.model_, estimator.fitted_.data(images), seed=seed)
     return {name: class_independence(z.numpy(), images.y, seed=seed) for name, z in zip(CODES, codes, strict=True)}
 
 

@@ -14,12 +14,14 @@ import torch
 
 from benchmarks.harness import OUT, Findings, mean_std
 from vaekit.data import open_data
+from vaekit.data.batches import Data
 from vaekit.evaluation.likelihood import evaluate, importance_nll
 from vaekit.models import Autoencoder, Elbo, Iwae
 from vaekit.parts import BernoulliLikelihood, GaussianLatent, StandardNormalPrior
 from vaekit.parts.networks import make_networks
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.loop import Data, Plan, train
+from vaekit.training.loop import train
+from vaekit.training.plan import Plan
 from vaekit.world import seeded
 
 PUBLISHED = {"VAE": 86.76, "IWAE, k=5": 85.54}

@@ -13,10 +13,12 @@ from torch import nn
 
 from benchmarks.harness import OUT, Findings
 from vaekit.data import open_data
+from vaekit.data.batches import Data
 from vaekit.parts.causal import GatedPixelCNN, log_prob
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.loop import Data, Plan, train
+from vaekit.training.loop import train
+from vaekit.training.plan import Plan
 from vaekit.world import seeded
 
 

@@ -15,7 +15,7 @@ from vaekit.data import open_data
 from vaekit.evaluation.distances import frechet_distance
 from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.registry import MODELS
-from vaekit.training.prior import NAMES, PriorSettings
+from vaekit.training.kinds import KINDS, PriorSettings
 
 KINDS = ("plain", "gmm", "vamp", "flow")
 RUNS = {
@@ -45,7 +45,7 @@ def run(argv):
                     rate.setdefault((name, "plain"), []).append(model.prior_facts_["plain_rate"])
                 prior = "plain" if kind == "plain" else None
                 # A prior of each class, with all classes equally often, as in the test images; and the plain prior.
-                labels = None if model.sampling_classes(prior) is None else np.asarray(train.classes)[asked]
+                labels = None if model.fitted_.sampling_classes(prior) is None else np.asarray(train.classes)[asked]
                 samples = model.sample(len(asked), labels, random_state=seed, prior=prior)
                 distance.setdefault((name, kind), []).append(frechet_distance(judge.embed(samples), real))
                 if labels is not None:

@@ -17,7 +17,6 @@ import torch
 from benchmarks._peers import Pythae, as_floats, test_loss, untrained
 from benchmarks.harness import Findings, progress
 from vaekit.data import open_data
-from vaekit.recorded import count_parameters
 from vaekit.registry import MODELS
 
 EPOCHS, FITS = 20, 3
@@ -67,7 +66,7 @@ def run(argv, name="vae"):
     row = [
         MODELS[name].label,
         f"{target:.2f}",
-        f"{count_parameters(module):,}",
+        f"{module.n_parameters:,}",
         reached,
         f"{theirs[reached][1]:.0f}",
         f"{model.n_parameters_:,}",

@@ -18,7 +18,7 @@ from benchmarks._peers import PlainLoop, Pythae, as_floats, test_loss, untrained
 from benchmarks.harness import Findings, median_ratio, progress
 from vaekit import VAE
 from vaekit.data import open_data
-from vaekit.training.loop import Data
+from vaekit.data.batches import Data
 
 
 @dataclass(frozen=True)

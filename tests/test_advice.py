@@ -49,14 +49,14 @@ def blurred(tmp_path_factory):
 
 
 def findings(model, split: str = "train") -> dict[str, Diagnosis]:
-    return {found.name: found for found in examine(model, open_data("digits", split), open_data("digits", "test"))}
+    return {found.name: found for found in examine(model.fitted_, open_data("digits", split), open_data("digits", "test"))}
 
 
 # ---- the doctor ----------------------------------------------------------------------------------------------------
 
 
 def test_blur_is_not_taken_for_a_label_that_is_ignored(blurred):
-    shown = classes_shown(blurred, open_data("digits"), open_data("digits", "test"), 20)
+    shown = classes_shown(blurred.fitted_, open_data("digits"), open_data("digits", "test"), 20)
     assert shown is not None
     assert shown.asked > 0.9 and shown.own > 0.9 and (shown.chance, shown.samples) == (0.1, 200)
     found = findings(blurred)
@@ -69,7 +69,7 @@ def test_a_label_that_is_ignored_is_found_whatever_the_blur(blurred, monkeypatch
         return type(blurred).sample(blurred, n, np.random.default_rng(0).permutation(y), random_state=random_state)
 
     monkeypatch.setattr(blurred, "sample", sample, raising=False)
-    shown = classes_shown(blurred, open_data("digits"), open_data("digits", "test"), 20)
+    shown = classes_shown(blurred.fitted_, open_data("digits"), open_data("digits", "test"), 20)
     assert shown is not None
     assert shown.asked == pytest.approx(0.1, abs=0.08) and shown.own > 0.9
     monkeypatch.setattr(doctor, "FEW", 0)  # were it trained long enough
@@ -91,13 +91,13 @@ def test_where_reconstructions_do_not_show_their_class_nothing_is_said_of_labels
 def test_one_class_alone_says_nothing_of_labels(blurred):
     digits = open_data("digits")
     ones = digits.take(np.flatnonzero(digits.y == 1))
-    assert classes_shown(blurred, ones, ones, 5) is None
-    assert classes_shown(blurred, replace(digits, y=None), digits, 5) is None
+    assert classes_shown(blurred.fitted_, ones, ones, 5) is None
+    assert classes_shown(blurred.fitted_, replace(digits, y=None), digits, 5) is None
 
 
 def test_every_number_of_every_command_is_one_that_a_person_can_type(blurred, monkeypatch):
     monkeypatch.setattr(doctor, "ASKED", 2.0)
-    found = examine(blurred, open_data("digits"), open_data("digits", "test"), folder="runs/x")
+    found = examine(blurred.fitted_, open_data("digits"), open_data("digits", "test"), folder="runs/x")
     cures = [one.cure for one in found if one.cure]
     assert any("--beta 3.12 " in f"{cure} " for cure in cures)
     for number in re.findall(r"--[a-z-]+ ([0-9.e-]+)", " ".join(cures)):
@@ -157,19 +157,19 @@ def test_a_worse_prior_is_said_and_not_used_unless_asked_for(misled, capsys, tmp
     facts = model.prior_facts_
     assert facts["validation_rate"] > facts["plain_rate"] + 1
     assert (model.has_prior, model.prior_is_worse) == (True, True)
-    assert (model.prior_name, model.fitted_prior_name) == ("N(0, I)", "GMM, per class")
+    assert (model.prior_name, model.fitted_.prior.name) == ("N(0, I)", "GMM, per class")
     plain, fitted = (model.sample(6, 3, random_state=0, prior=prior) for prior in ("plain", "fitted"))
     np.testing.assert_array_equal(model.sample(6, random_state=0), plain)
     np.testing.assert_array_equal(model.sample(6, 3, random_state=0), fitted)
     assert np.any(np.asarray(plain) != np.asarray(fitted))
-    assert model.sampling_classes() is None
-    assert [str(name) for name in filled(model.sampling_classes("fitted"))] == list("0123456789")
+    assert model.fitted_.sampling_classes() is None
+    assert [str(name) for name in filled(model.fitted_.sampling_classes("fitted"))] == list("0123456789")
     x = open_data(misled / "few.npz", "test").x
     np.testing.assert_array_equal(model.score_samples(x), load(misled / "run", prior=False).score_samples(x))
     model.save(tmp_path / "again")
     np.testing.assert_array_equal(load(tmp_path / "again").sample(6, 3, random_state=0), fitted)
 
-    found = {one.name: one for one in examine(model, *(open_data(misled / "few.npz", p) for p in ("train", "test")))}
+    found = {one.name: one for one in examine(model.fitted_, *(open_data(misled / "few.npz", p) for p in ("train", "test")))}
     assert found["prior"].wrong and f"{found['prior'].cure}".endswith("--no-per-class")
     assert f"{facts['validation_rate']:.2f} under the fitted prior" in found["prior"].evidence
 
@@ -194,9 +194,9 @@ def test_the_remedy_helps(misled, capsys):
     fit_prior(misled, capsys=capsys)
     remedies = []
     while (model := load(misled / "run")).prior_is_worse:
-        remedies.append(model.other_prior)
+        remedies.append(model.fitted_.other_prior)
         quick = ["--layers", "2", "--channels", "8", "--epochs", "20"] if remedies[1:] else []
-        said = fit_prior(misled, *model.other_prior, *quick, capsys=capsys)
+        said = fit_prior(misled, *model.fitted_.other_prior, *quick, capsys=capsys)
     assert remedies == [["--no-per-class"], ["--no-per-class", "--prior", "flow"]]
     assert "far worse" not in said and model.prior_name == "flow"
     np.testing.assert_array_equal(model.sample(3, random_state=0), model.sample(3, random_state=0, prior="fitted"))

@@ -27,7 +27,8 @@ from vaekit.evaluation.augmentation import (
 )
 from vaekit.parts.priors import MixturePrior
 from vaekit.pictures import figures
-from vaekit.training.prior import Codes, _fit_gmm
+from vaekit.training.mixture import fit_gmm
+from vaekit.training.rates import Codes
 
 QUICK = 250  # steps of the classifier: enough for 8x8 digits
 
@@ -354,7 +355,7 @@ def fitted_mixture(z: np.ndarray, y: np.ndarray, components: int = 1) -> Mixture
     """The prior of codes that are certain."""
     moments = torch.from_numpy(np.concatenate([z, np.full_like(z, -60)], axis=1))
     prior = MixturePrior(latent_dim=z.shape[1], components=components, n_classes=3).double()
-    _fit_gmm(prior, Codes(moments, torch.from_numpy(y)), 0)
+    fit_gmm(prior, Codes(moments, torch.from_numpy(y)), 0)
     return prior
 
 

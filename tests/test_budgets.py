@@ -25,7 +25,8 @@ from vaekit.report.sweep import sweep
 from vaekit.training import loop
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.plan import Budget, Plan, describe_place, read_plan
-from vaekit.training.prior import PriorSettings, _iterate
+from vaekit.training.kinds import PriorSettings
+from vaekit.training.mixture import iterate
 
 # The plan
 
@@ -252,9 +253,9 @@ def test_a_mixture_is_fitted_iteration_by_iteration_to_the_same_end(monkeypatch)
     z = np.random.default_rng(0).normal(size=(300, 2)) * [1, 3]
     make = lambda: GaussianMixture(4, reg_covar=1e-3, max_iter=100, random_state=0)  # noqa: E731
     whole, cut, short = make().fit(z), make(), make()
-    _iterate(cut, z, time.monotonic() + 60)
+    iterate(cut, z, time.monotonic() + 60)
     np.testing.assert_allclose(cut.means_, whole.means_, atol=1e-2)
-    _iterate(short, z, time.monotonic() - 1)
+    iterate(short, z, time.monotonic() - 1)
     assert np.isfinite(short.means_).all()
 
 

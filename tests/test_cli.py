@@ -475,7 +475,7 @@ def test_resuming_a_finished_run_changes_nothing(runs, photos, monkeypatch):
         raise AssertionError("a finished run was trained again")
 
     before = snapshot(runs["vqvae"])
-    monkeypatch.setattr("vaekit.estimators.base.train", train)
+    monkeypatch.setattr("vaekit.training.course.train", train)
     done("train", "vqvae", "--data", photos, "--out", runs["vqvae"], *QUICK, "--resume")
     assert snapshot(runs["vqvae"]) == before
 

@@ -34,7 +34,7 @@ from vaekit.parts.networks import ARCHITECTURES
 from vaekit.registry import MODELS
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.prior import PriorSettings
+from vaekit.training.kinds import PriorSettings
 
 BATCH = 6
 
@@ -130,7 +130,7 @@ def test_using_a_model_is_one_graph(name):
 
 def test_a_learned_beta_is_one_graph():
     module, _, x, _ = training("bvae", "mlp")
-    objective = MODELS["bvae"].estimator()(epsilon=5.0)._make_objective(1)
+    objective = MODELS["bvae"].estimator()(epsilon=5.0).make_objective(1)
     both = nn.ModuleList([module, objective])
     before = objective.beta.clone()
     check(lambda x: total(objective(module(x), 0)), both, x, backend="aot_eager")

@@ -77,7 +77,7 @@ def diagnoses(folder: Path) -> dict[str, Diagnosis]:
     model = load(folder)
     data = model.facts_["data"]
     train, test = (open_data(data["name"], part, binarize=data["binarize"]) for part in ("train", "test"))
-    return {found.name: found for found in examine(model, train, test, folder=str(folder))}
+    return {found.name: found for found in examine(model.fitted_, train, test, folder=str(folder))}
 
 
 @pytest.mark.parametrize("name", HEALTHY)
@@ -158,7 +158,7 @@ def test_classes_are_asked_for_by_name_where_the_data_has_some_of_them_only(clin
         return replace(images, y=y, classes=images.classes[7:], fingerprint=fingerprint(images.x, y))
 
     train, test = late("train"), late("test")
-    found = {d.name: d for d in examine(model, train, test)}["conditioning"]
+    found = {d.name: d for d in examine(model.fitted_, train, test)}["conditioning"]
     assert not found.wrong and "of 150 samples" in found.evidence, found
 
 
@@ -177,7 +177,7 @@ def test_a_cure_opens_the_data_as_the_run_did(tmp_path, digits):
     how = {"labels": str(tmp_path / "labels.csv"), "skip_bad": False}
     decoded = {"resize": 9, "fit": "pad", "background": "black", "split_seed": 3}
     train, test = (open_data(photos, part, **how, **decoded) for part in ("train", "test"))
-    found = {one.name: one for one in examine(model, train, test, folder=str(tmp_path / "run"), how=how)}
+    found = {one.name: one for one in examine(model.fitted_, train, test, folder=str(tmp_path / "run"), how=how)}
     words = shlex.split(found["underfitting"].cure)
     for flag, value in zip(opened[::2], opened[1::2], strict=True):
         assert words[words.index(flag) + 1] == value
@@ -191,4 +191,4 @@ def test_a_run_from_before_binarisation_was_written_down_is_examined_and_told(cl
     del config["data"]["binarize"], config["data"]["decoding"]
     (run / "run.json").write_text(json.dumps(config))
     assert not diagnoses(run)["underfitting"].wrong
-    assert "digits" in model_card(load(run))
+    assert "digits" in model_card(load(run).fitted_)

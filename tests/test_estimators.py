@@ -22,12 +22,12 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from vaekit import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE, load, open_data
+from vaekit.data.batches import Data
 from vaekit.data.images import Images
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.models.objectives import distortion_and_rate
 from vaekit.owned import MARK
 from vaekit.parts.latents import independent_noise
-from vaekit.training.loop import Data
 from vaekit.world import samples_at_once, seeded
 
 TRAIN, TEST = 1400, 397
@@ -193,7 +193,7 @@ def test_images_come_back_in_the_layout_and_dtype_they_came_in(cls, layout, dtyp
     assert latents.dtype == np.float32
     if cls is VQVAE:
         codes = model.encode(x)
-        assert (codes.dtype, codes.shape) == (np.int64, (24, *model.model_.prior.grid))
+        assert (codes.dtype, codes.shape) == (np.int64, (24, *model.model_.prior.code_shape))
         assert latents.shape == (24, codes[0].size * 2)
     else:
         assert latents.shape == (24, 2)
@@ -269,7 +269,7 @@ def test_latents_of_another_width_are_refused(cls, shape):
 
 def test_codes_that_are_none_are_refused():
     model = fitted("vqvae")
-    height, width = model.model_.prior.grid
+    height, width = model.model_.prior.code_shape
     good = np.zeros((2, height, width), int)
     for bad, message in [
         (good + 0.5, "codes must be integers"),
@@ -435,7 +435,7 @@ def test_a_vqvae_beats_the_mean_image_with_many_codes_in_use():
     error = np.square(model.reconstruct(x[TRAIN:]) / 255 - x[TRAIN:] / 255).mean()
     assert error < 0.85 * np.square(x[TRAIN:] / 255 - x[:TRAIN].mean(0) / 255).mean()
     assert len(np.unique(model.encode(x[TRAIN:]))) > 8
-    rate = np.prod(model.model_.prior.grid) * math.log(32)
+    rate = np.prod(model.model_.prior.code_shape) * math.log(32)
     assert model.history_[-1]["rate"] == pytest.approx(rate, rel=1e-5)
 
 
@@ -444,7 +444,7 @@ def test_a_larger_beta_buys_a_lower_rate():
     rates = {}
     for beta in (0.1, 1.0, 20.0):
         model = tiny(BetaVAE, beta=beta, architecture="mlp", epochs=6, latent_dim=6).fit(x[:500])
-        rates[beta] = evaluate(model.model_, model.on_device(images_of(x[TRAIN:], y[TRAIN:]), model.device_))["rate"]
+        rates[beta] = evaluate(model.model_, model.fitted_.data(images_of(x[TRAIN:], y[TRAIN:])))["rate"]
     assert rates[0.1] > rates[1.0] > rates[20.0]
 
 
@@ -675,7 +675,7 @@ def test_bernoulli_warns_on_grey_images_and_not_on_binary_ones():
 def test_the_discretised_logistic_has_bits_per_dimension():
     x, y = digits()
     model = tiny(likelihood="discretized_logistic", architecture="mlp", epochs=6, latent_dim=8).fit(x[:500])
-    found = evaluate(model.model_, model.on_device(images_of(x[TRAIN:], y[TRAIN:]), model.device_))
+    found = evaluate(model.model_, model.fitted_.data(images_of(x[TRAIN:], y[TRAIN:])))
     assert found["likelihood"] == "discretised logistic"
     assert found["bits_per_dim"] == pytest.approx(-found["elbo"] / 64 / math.log(2))
     assert 0 < found["bits_per_dim"] < 8, "better than 8 bits for each 8-bit pixel"
@@ -692,7 +692,7 @@ def images_of(x: np.ndarray, y: np.ndarray | None) -> Images:
 
 
 def held_out_data(model, n: int = TEST):
-    return model.on_device(images_of(*held_out(n)), model.device_)
+    return model.fitted_.data(images_of(*held_out(n)))
 
 
 def noise_errors(model, data, draws: int) -> tuple[float, float]:

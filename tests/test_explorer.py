@@ -56,7 +56,7 @@ def models(digits):
 
 @pytest.fixture(scope="module")
 def runs(models, images):
-    return [Explored(model, images, name) for model, name in zip(models, RUNS, strict=True)]
+    return [Explored(model.fitted_, images, name) for model, name in zip(models, RUNS, strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +100,11 @@ def png(array: np.ndarray) -> bytes:
 
 def test_the_doctor_is_heard_where_the_training_images_are_known(models, images):
     train = open_data("digits", "train")
-    diagnoses = examine(models[VAE_RUN], train, images, folder="runs/vae", data="digits")
-    facts = Explored(models[VAE_RUN], images, "vae", diagnoses).facts()
+    diagnoses = examine(models[VAE_RUN].fitted_, train, images, folder="runs/vae", data="digits")
+    facts = Explored(models[VAE_RUN].fitted_, images, "vae", diagnoses).facts()
     assert facts["doctor"] == json.loads(json.dumps(facts["doctor"])) == [found._asdict() for found in diagnoses]
     assert {"name", "wrong", "words", "evidence", "cure"} == set(facts["doctor"][0])
-    assert Explored(models[VAE_RUN], images, "vae").facts()["doctor"] == []
+    assert Explored(models[VAE_RUN].fitted_, images, "vae").facts()["doctor"] == []
 
 
 def test_the_page_is_served_whole_and_asks_nobody_else(client):
@@ -525,18 +525,18 @@ def test_a_fault_of_ours_is_a_message_too(runs, images, monkeypatch):
 def test_what_can_not_be_shown_is_said(models, images):
     table = VAE(latent_dim=2, epochs=1, random_state=0).fit(np.random.default_rng(0).normal(size=(64, 5)))
     with pytest.raises(ValueError, match="table of vectors"):
-        Explored(table, images, "table")
+        Explored(table.fitted_, images, "table")
     other = Images(np.zeros((4, 9, 9, 1), np.uint8), None, (), "others")
     with pytest.raises(ValueError, match=r"others has samples of shape \(9, 9, 1\), but vae was fitted on \(8, 8, 1\)"):
-        Explored(models[VAE_RUN], other, "vae")
+        Explored(models[VAE_RUN].fitted_, other, "vae")
     with pytest.raises(ValueError, match="at least 2"):
-        Explored(models[VAE_RUN], images.take(slice(1)), "vae")
+        Explored(models[VAE_RUN].fitted_, images.take(slice(1)), "vae")
 
 
 def test_a_model_fitted_on_float_arrays_in_colour_is_explored():
     x = np.random.default_rng(0).random((40, 6, 6, 3), dtype=np.float32)
     model = VAE(latent_dim=3, epochs=1, random_state=0, architecture="mlp").fit(x)
-    run = Explored(model, Images(x, None, (), "noise"), "noise")
+    run = Explored(model.fitted_, Images(x, None, (), "noise"), "noise")
     shown = run.decode(code=[0.0, 0.0, 0.0])
     expected = model.decode(np.zeros((1, 3)))[0]
     np.testing.assert_array_equal(pixels(shown["image"]), np.rint(255 * expected).astype(np.uint8))

@@ -68,7 +68,7 @@ def exported(case: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="vaekit-export-")) / "deep" / case
     module = fitted(case).model_.train()
     try:
-        export_onnx(fitted(case), folder)
+        export_onnx(fitted(case).fitted_, folder)
         assert module.training
     finally:
         module.eval()
@@ -142,7 +142,7 @@ def test_labels_count(case):
 
 
 def test_the_logits_of_a_step_are_the_priors_probabilities():
-    codes = np.random.default_rng(1).integers(8, size=(9, *fitted("codes").model_.prior.grid))
+    codes = np.random.default_rng(1).integers(8, size=(9, *fitted("codes").model_.prior.code_shape))
     y = np.arange(9)
     (logits,) = run("codes", "prior_step.onnx", codes=codes, y=y)
     nats = np.take_along_axis(log_softmax(logits, axis=-1), codes[..., None], -1).sum((1, 2, 3))
@@ -223,7 +223,7 @@ def test_export_json_describes_the_files(case):
     assert {*facts["files"], "export.json", "example.py"} == {path.name for path in folder.iterdir()}
     priors = {"codes": {"codebook.onnx", "prior_step.onnx"}, "table": {"prior.onnx"}, "report": {"prior.onnx"}}
     assert facts["files"].keys() == {"encoder.onnx", "decoder.onnx"} | priors.get(case, set())
-    known = model.sampling_classes()
+    known = model.fitted_.sampling_classes()
     assert facts["classes"] == (None if known is None else known.tolist())
     assert facts["image_shape"] == list(model.image_shape_) and facts["model"] == type(model).__name__
     assert facts["data"]["fingerprint"] == model.facts_["data"]["fingerprint"]
@@ -278,12 +278,12 @@ def test_files_that_differ_from_pytorch_are_not_written(off, monkeypatch, tmp_pa
     folder = exported("table")
     monkeypatch.setattr(export, "_to_onnx", lambda part: (folder / part.file).read_bytes())
     if off < 1e-4:
-        assert export_onnx(model, tmp_path / "out")["files"]["decoder.onnx"]["largest_differences"]["x"] > off / 10
+        assert export_onnx(model.fitted_, tmp_path / "out")["files"]["decoder.onnx"]["largest_differences"]["x"] > off / 10
         return
     with pytest.raises(
         ExportFailed, match=r"decoder.onnx: x of 1 samples differs from PyTorch by .* nothing was written"
     ):
-        export_onnx(model, tmp_path / "out")
+        export_onnx(model.fitted_, tmp_path / "out")
     model.save(tmp_path / "run")
     code, _, err = vaekit("export", tmp_path / "run", "--out", tmp_path / "out")
     assert code == 1 and err.startswith("vaekit: decoder.onnx")
@@ -295,9 +295,9 @@ def test_a_folder_in_use_and_an_unfitted_model_are_refused(tmp_path):
     (tmp_path / "used" / "file").write_text("mine")
     for target in (tmp_path / "used", tmp_path / "used" / "file"):
         with pytest.raises(ValueError, match="is not an empty folder"):
-            export_onnx(fitted("images"), target)
+            export_onnx(fitted("images").fitted_, target)
     with pytest.raises(NotFittedError):
-        export_onnx(VAE(), tmp_path / "new")
+        export_onnx(VAE().fitted_, tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["used"]
 
 

@@ -349,11 +349,11 @@ def test_an_evaluation_that_is_none_is_not_told_in_the_card(tmp_path, change):
     whole = {"parameters": model.n_parameters_, "split": "test", "prior": "N(0, I)", "likelihood": "gaussian"}
     whole |= {"test_fingerprint": "f", "elbo": -1.0, "mse": 0.5}
     (tmp_path / "evaluation.json").write_text(json.dumps(whole))
-    write_repository(model, tmp_path / "whole", evaluation=tmp_path)
+    write_repository(model.fitted_, tmp_path / "whole", evaluation=tmp_path)
     text = change if isinstance(change, bytes) else json.dumps(whole | change).encode()
     (tmp_path / "evaluation.json").write_bytes(text)
     with pytest.raises(ValueError, match=r"evaluation\.json is damaged"):
-        write_repository(model, tmp_path / "card", evaluation=tmp_path)
+        write_repository(model.fitted_, tmp_path / "card", evaluation=tmp_path)
     assert not (tmp_path / "card").exists()
 
 

@@ -228,7 +228,7 @@ def models(some) -> dict:
 
 @pytest.fixture(scope="module")
 def evaluation(models, some) -> dict:
-    return measure_run(models["vae"], some, open_data("digits", "test").take(np.arange(60)))
+    return measure_run(models["vae"].fitted_, some, open_data("digits", "test").take(np.arange(60)))
 
 
 def assert_same_model(found, expected, x) -> None:
@@ -331,17 +331,17 @@ def test_a_prior_can_be_left_aside_as_of_a_folder(hub, models):
 
 
 def test_a_repository_is_a_run_folder_with_a_card_and_a_picture(models, some, tmp_path):
-    folder = write_repository(models["cvae"], tmp_path / "model", license="mit")
+    folder = write_repository(models["cvae"].fitted_, tmp_path / "model", license="mit")
     assert_same_model(load(folder), models["cvae"], some.x[:5])
     assert {path.name for path in folder.iterdir()} == RUN | {MARK, "README.md", "samples.png"}
     picture = Image.open(folder / "samples.png")
     assert picture.height > picture.width, "ten classes, a row each, eight samples a row"
     assert np.asarray(picture.convert("L")).std() > 10
-    again = write_repository(models["cvae"], tmp_path / "again", license="mit")
+    again = write_repository(models["cvae"].fitted_, tmp_path / "again", license="mit")
     for name in ("README.md", "samples.png"):
         assert (folder / name).read_bytes() == (again / name).read_bytes(), name
     with pytest.raises(ValueError, match="already holds a run"):
-        write_repository(models["vae"], folder)
+        write_repository(models["vae"].fitted_, folder)
 
 
 def test_nothing_tells_of_the_machine(hub, models, some, tmp_path, capsys):
@@ -386,7 +386,7 @@ def test_of_a_path_only_the_last_part_is_public(name, public):
 
 
 def test_the_card_says_what_the_model_is(models, evaluation):
-    card = model_card(models["vae"], repo_id="me/digits", license="cc-by-4.0", evaluation=evaluation)
+    card = model_card(models["vae"].fitted_, repo_id="me/digits", license="cc-by-4.0", evaluation=evaluation)
     head = head_of(card)
     assert head["license"] == "cc-by-4.0"
     assert head["library_name"] == "vaekit"
@@ -405,33 +405,33 @@ def test_the_card_says_what_the_model_is(models, evaluation):
 
 
 def test_the_hubs_own_reader_finds_the_metrics(models, evaluation):
-    card = huggingface_hub.ModelCard(model_card(models["vae"], repo_id="me/digits", evaluation=evaluation))
+    card = huggingface_hub.ModelCard(model_card(models["vae"].fitted_, repo_id="me/digits", evaluation=evaluation))
     results = {result.metric_type: result for result in card.data.eval_results}
     assert results["elbo"].metric_value == pytest.approx(evaluation["elbo"], rel=1e-5)
     assert results["mse"].metric_value == pytest.approx(evaluation["mse"], rel=1e-5)
     assert (results["elbo"].dataset_name, results["elbo"].dataset_split) == ("digits", "test")
     assert results["elbo"].metric_name == "ELBO, nats/image"
-    tiny_mse = model_card(models["vae"], evaluation={**evaluation, "mse": 1.25e-7, "ssim": float("nan")})
+    tiny_mse = model_card(models["vae"].fitted_, evaluation={**evaluation, "mse": 1.25e-7, "ssim": float("nan")})
     results = {result.metric_type: result for result in huggingface_hub.ModelCard(tiny_mse).data.eval_results}
     assert results["mse"].metric_value == 1.25e-7
     assert "ssim" not in results
 
 
 def test_the_card_says_what_is_not_known(models, evaluation):
-    card = model_card(models["vqvae"])
+    card = model_card(models["vqvae"].fitted_)
     assert head_of(card)["license"] == "unknown"
     assert head_of(card)["pipeline_tag"] == "image-feature-extraction"
     assert "model-index" not in head_of(card)
     assert "None is stated by whoever shared this model" in card
     assert "Not evaluated on held-out data" in card and "distortion" in card
     assert "no prior yet" in card and "samples.png" not in card and "model.sample" not in card
-    table = model_card(models["table"])
+    table = model_card(models["table"].fitted_)
     assert head_of(table)["pipeline_tag"] == "feature-extraction"
     assert "nats per row" in table and "(N, 3)" in table and "samples.png" not in table
-    other = model_card(models["vae"], evaluation={**evaluation, "test_fingerprint": "f" * 64})
+    other = model_card(models["vae"].fitted_, evaluation={**evaluation, "test_fingerprint": "f" * 64})
     assert "other data than it was trained on" in other
     assert head_of(other)["model-index"][0]["results"][0]["dataset"]["name"] == "other data"
-    assert "row is a class, in the order of 0, 1, 2" in model_card(models["cvae"])
+    assert "row is a class, in the order of 0, 1, 2" in model_card(models["cvae"].fitted_)
 
 
 def shape_of(card: str) -> list[tuple[str, str]]:
@@ -477,33 +477,33 @@ def cards(models, evaluation):
         model.facts_ = {**model.facts_, "data": {**model.facts_["data"], "name": name}}
         model.classes_ = np.array(classes, dtype=object)
         known = {**evaluation, "test_fingerprint": model.facts_["data"]["fingerprint"]}
-        return model_card(model, repo_id="me/digits", license="mit", evaluation=known)
+        return model_card(model.fitted_, repo_id="me/digits", license="mit", evaluation=known)
 
     return make, {n: shape_of(make("plain", ["a", "b", "c"][:n])) for n in (2, 3)}
 
 
 def test_an_evaluation_of_another_model_or_state_is_refused(models, evaluation, tmp_path):
     with pytest.raises(ValueError, match="evaluation is of another model"):
-        write_repository(models["cvae"], tmp_path / "x", evaluation=evaluation)
+        write_repository(models["cvae"].fitted_, tmp_path / "x", evaluation=evaluation)
     with pytest.raises(ValueError, match="older than the fitted prior"):
-        write_repository(models["vae with prior"], tmp_path / "x", evaluation=evaluation)
+        write_repository(models["vae with prior"].fitted_, tmp_path / "x", evaluation=evaluation)
     with pytest.raises(ValueError, match="must hold likelihood, parameters"):
-        write_repository(models["vae"], tmp_path / "x", evaluation={"elbo": 1.0})
+        write_repository(models["vae"].fitted_, tmp_path / "x", evaluation={"elbo": 1.0})
     with pytest.raises(FileNotFoundError, match="no evaluation at"):
-        write_repository(models["vae"], tmp_path / "x", evaluation=tmp_path)
+        write_repository(models["vae"].fitted_, tmp_path / "x", evaluation=tmp_path)
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
-        write_repository(models["vae"], tmp_path / "x", evaluation=tmp_path)
+        write_repository(models["vae"].fitted_, tmp_path / "x", evaluation=tmp_path)
     assert not (tmp_path / "x").exists()
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
-    folder = write_repository(models["vae"], tmp_path / "x", evaluation=tmp_path)
+    folder = write_repository(models["vae"].fitted_, tmp_path / "x", evaluation=tmp_path)
     assert json.loads((folder / "evaluation.json").read_text()) == json.loads(json.dumps(evaluation))
 
 
 @pytest.mark.parametrize("license", ["MIT", "my licence", "mit\ntags: x", ""])
 def test_a_licence_is_an_identifier(models, tmp_path, license):
     with pytest.raises(ValueError, match="license must be the Hub's identifier"):
-        write_repository(models["vae"], tmp_path / "x", license=license)
+        write_repository(models["vae"].fitted_, tmp_path / "x", license=license)
 
 
 # ---- what is refused, and what goes wrong
@@ -683,7 +683,7 @@ def test_the_weights_on_the_hub_are_plain_safetensors(hub, models, tmp_path):
 
 def test_a_pushed_folder_can_be_copied_and_used_anywhere(models, some, tmp_path):
     """What a clone of the repository is: a run folder, wherever it lies."""
-    write_repository(models["vae"], tmp_path / "a")
+    write_repository(models["vae"].fitted_, tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     shutil.rmtree(tmp_path / "a")
     assert_same_model(load(tmp_path / "b"), models["vae"], some.x[:5])

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from vaekit import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE
+from vaekit.data.batches import Data, to_input
 from vaekit.parts import (
     BernoulliLikelihood,
     DiscretizedLogisticLikelihood,
@@ -25,7 +26,8 @@ from vaekit.parts import (
 )
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.loop import Data, Plan, to_input, train
+from vaekit.training.loop import train
+from vaekit.training.plan import Plan
 
 LAMBDA = 0.098  # the report's variance of x|z
 MODELS = {
@@ -80,7 +82,7 @@ def take(name: str, architecture: str = "conv", likelihood: str | None = None, n
     x, y = digits(28 if architecture == "wang2023" else 8)
     x = torch.from_numpy((x > 127).astype(np.uint8) * 255 if likelihood == "bernoulli" else x)
     labels = torch.from_numpy(y[:n]) if model.conditional else None
-    objective = copy.deepcopy(model.filled_in()._make_objective(1))
+    objective = copy.deepcopy(model.filled_in().make_objective(1))
     return copy.deepcopy(model.model_), objective, to_input(x[:n]), labels
 
 
@@ -229,7 +231,7 @@ def test_codes_survive_embed_and_quantise(name, architecture):
     latent = module.eval().latent
     with torch.no_grad():
         latent.codebook.copy_(torch.randn(latent.codebook.shape, generator=torch.Generator().manual_seed(0)))
-        codes = torch.randint(latent.n_codes, (5, *module.prior.grid))
+        codes = torch.randint(latent.n_codes, (5, *module.prior.code_shape))
         vectors = latent.embed(codes)
         draw = latent(vectors)
     assert torch.equal(draw.mode, codes)
@@ -322,7 +324,7 @@ def test_the_sampled_rate_averages_to_the_closed_form_kl(name, training):
 @pytest.mark.parametrize("name", QUANTISED)
 def test_the_rate_of_a_quantised_model_is_h_w_log_k(name, architecture):
     module, objective, x, y = take(name, architecture)
-    height, width = module.prior.grid
+    height, width = module.prior.code_shape
     nats = torch.full((8,), height * width * math.log(6))
     trace = module(x, y, samples=2)
     assert trace.draws[0].mode.shape == (8, height, width)
@@ -547,4 +549,4 @@ def test_the_same_seed_gives_the_same_weights_twice(name):
 def test_gaussian_models_have_a_gaussian_latent_and_the_others_a_grid():
     """The two lists that laws are stated over hold what their names say."""
     assert all(isinstance(take(name)[0].latent, GaussianLatent) for name in GAUSSIAN)
-    assert all(len(take(name)[0].prior.grid) == 2 for name in QUANTISED)
+    assert all(len(take(name)[0].prior.code_shape) == 2 for name in QUANTISED)

@@ -12,12 +12,12 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 from vaekit import IWAE, VAE, VQVAE, BetaTCVAE
+from vaekit.data.batches import Data
 from vaekit.evaluation.likelihood import aggregate_kl_at_least, evaluate, importance_nll
 from vaekit.models import Autoencoder, BetaTc, Elbo, Iwae
 from vaekit.models.objectives import _stratified
 from vaekit.parts import GaussianLatent, GaussianLikelihood, StandardNormalPrior
 from vaekit.tensors import total
-from vaekit.training.loop import Data
 
 D, WIDTH, NOISE = 3, 6, 0.3
 

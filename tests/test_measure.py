@@ -12,8 +12,9 @@ from sklearn.datasets import load_iris
 from vaekit import CVAE, VAE, VQVAE, Images, open_data
 from vaekit.data.sprites import sprites
 from vaekit.evaluation.generation import get_judge
+from vaekit.evaluation.measures import QUALITY_COLUMNS
 from vaekit.report.measure import PER_CLASS, measure_run
-from vaekit.report.page import QUALITY_COLUMNS, quality, references
+from vaekit.report.page import quality, references
 
 SMALL = {"architecture": "mlp", "epochs": 12, "random_state": 0}
 
@@ -32,7 +33,7 @@ def judged(parts):
 def vae(parts, judged, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vae") / "run"
     model = VAE(**SMALL).fit_images(parts[0], folder=str(folder))
-    return model, folder, measure_run(model, *parts, folder, **judged)
+    return model, folder, measure_run(model.fitted_, *parts, folder, **judged)
 
 
 def test_the_entry_is_kept_and_its_numbers_agree_with_each_other(vae, parts):
@@ -60,12 +61,12 @@ def test_latents_tell_more_of_the_class_than_chance_and_samples_are_further_than
 
 
 def test_measuring_again_gives_the_same(vae, parts, judged):
-    assert measure_run(vae[0], *parts, **judged) == vae[2]
+    assert measure_run(vae[0].fitted_, *parts, **judged) == vae[2]
 
 
 def test_full_adds_copies_with_a_picture_independence_and_training_on_samples(parts, judged, tmp_path):
     model = CVAE(**SMALL).fit_images(parts[0], folder=str(tmp_path / "run"))
-    entry = measure_run(model, *parts, tmp_path / "run", **judged, full=True)
+    entry = measure_run(model.fitted_, *parts, tmp_path / "run", **judged, full=True)
     assert entry["likelihood"].endswith("label given")
     assert entry["nll_k"] == 500 and entry["samples_per_class"] == PER_CLASS
     assert 0 <= entry["copies_share"] <= 1 and entry["copies_share_held_out"] < 0.1
@@ -76,16 +77,16 @@ def test_full_adds_copies_with_a_picture_independence_and_training_on_samples(pa
 
 def test_a_vqvae_without_a_prior_has_neither_nll_nor_samples(parts, judged):
     model = VQVAE(**SMALL).fit_images(parts[0])
-    entry = measure_run(model, *parts, **judged)
+    entry = measure_run(model.fitted_, *parts, **judged)
     assert "nll" not in entry and "frechet" not in entry and "active_units" not in entry
     assert entry["probe_accuracy"] > 0.5 and entry["prior"] == "uniform" and entry["latent_dim"] is None
 
 
 def test_without_labels_or_with_too_few_there_is_no_probe(vae, parts):
     train, test = parts
-    assert "probe_accuracy" not in measure_run(vae[0], replace(train, y=None), replace(test, y=None))
+    assert "probe_accuracy" not in measure_run(vae[0].fitted_, replace(train, y=None), replace(test, y=None))
     one = train.take(np.flatnonzero(train.y == 0))
-    assert "probe_accuracy" not in measure_run(vae[0], one, test)
+    assert "probe_accuracy" not in measure_run(vae[0].fitted_, one, test)
 
 
 def test_a_table_is_measured_in_its_own_units():
@@ -93,7 +94,7 @@ def test_a_table_is_measured_in_its_own_units():
     images = Images(x, y.astype(np.int64), ("a", "b", "c"), "iris")
     model = VAE(latent_dim=2, epochs=100, random_state=0).fit(x)
     hundredfold = VAE(latent_dim=2, epochs=100, random_state=0).fit(100 * x)
-    entry, other = measure_run(model, images, images), measure_run(hundredfold, *2 * [replace(images, x=100 * x)])
+    entry, other = measure_run(model.fitted_, images, images), measure_run(hundredfold.fitted_, *2 * [replace(images, x=100 * x)])
     for key, sign in (("elbo", -1), ("nll", 1), ("distortion", 1)):
         assert other[key] - entry[key] == pytest.approx(sign * 4 * np.log(100), abs=0.2), key
     assert other["mse"] == pytest.approx(1e4 * entry["mse"], rel=0.05)
@@ -105,7 +106,7 @@ def test_images_with_known_factors_are_scored_for_disentanglement():
     images, factors = sprites(700, size=16)
     np.testing.assert_array_equal(images.take(np.arange(5)).factors, factors.values[:5])
     model = VAE(**{**SMALL, "epochs": 1}).fit_images(images)
-    entry = measure_run(model, images, images)
+    entry = measure_run(model.fitted_, images, images)
     assert 0 <= entry["mig"] < 0.3 and entry["disentanglement_samples"]["mig"] == {"rows": 700}
     assert entry["constant_factors"] == []
 
@@ -113,8 +114,8 @@ def test_images_with_known_factors_are_scored_for_disentanglement():
 def test_dynamically_binarised_training_images_are_probed_as_one_fixed_draw():
     train, test = (open_data("digits", part, binarize="dynamic") for part in ("train", "test"))
     model = VAE(**SMALL, likelihood="bernoulli").fit_images(train)
-    entry = measure_run(model, train, test)
-    assert entry == measure_run(model, train, test)
+    entry = measure_run(model.fitted_, train, test)
+    assert entry == measure_run(model.fitted_, train, test)
     assert entry["probe_accuracy"] > 0.5 and entry["likelihood"].lower().startswith("bernoulli")
 
 

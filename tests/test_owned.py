@@ -443,7 +443,7 @@ def test_a_signal_within_an_import_that_swallows_everything_still_ends_the_comma
 def test_a_signal_after_the_last_step_is_not_lost(tmp_path, monkeypatch, digits):
     from vaekit.training import loop
 
-    real = loop._deferred_signals
+    real = loop.deferred_signals
 
     class Late:
         def __init__(self, **how):

@@ -27,7 +27,7 @@ from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, _draw, generat
 from vaekit.parts.networks import Condition
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior
 from vaekit.training.checkpoint import CLOCK, RunFolder
-from vaekit.training.prior import PriorSettings
+from vaekit.training.kinds import PriorSettings
 
 close = torch.testing.assert_close
 
@@ -816,7 +816,7 @@ def test_a_class_prior_draws_the_class_that_is_asked_for(kind, prior):
 def test_labels_make_the_prior_class_conditional(kind, prior, labelled):
     model = quickly(kind, prior, labelled)
     assert model.with_prior("fitted").prior.n_classes == (10 if labelled else 0)
-    found = model.sampling_classes("fitted")
+    found = model.fitted_.sampling_classes("fitted")
     assert (found is None) == (not labelled)
     if labelled:
         assert [str(label) for label in found] == [str(label) for label in range(10)]
@@ -852,7 +852,7 @@ def test_a_label_the_prior_does_not_know_is_refused(kind, prior):
 def test_labels_may_be_words():
     words = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])[few().y]
     model = copy.deepcopy(fitted("vae")).fit_prior(few().x, words, prior="gmm")
-    assert model.sampling_classes("fitted").tolist() == sorted(set(words))
+    assert model.fitted_.sampling_classes("fitted").tolist() == sorted(set(words))
     code, index = model.encode(few().x), np.searchsorted(sorted(set(words)), words)
     direct = model.with_prior("fitted").prior.log_prob(torch.from_numpy(code), torch.from_numpy(index))
     np.testing.assert_allclose(model.prior_log_prob(code, words), direct.numpy(), rtol=1e-6)
@@ -863,7 +863,7 @@ def test_a_prior_fitted_anew_takes_the_place_of_the_old_one():
     model = copy.deepcopy(fitted("vae"))
     model.fit_prior(few().x, few().y, prior="gmm").fit_prior(few().x, prior="flow", **QUICK["flow"])
     assert_same_prior(model, copy.deepcopy(fitted("vae")).fit_prior(few().x, prior="flow", **QUICK["flow"]))
-    assert (model.sampling_classes(), model.prior_settings_.prior) == (None, "flow")
+    assert (model.fitted_.sampling_classes(), model.prior_settings_.prior) == (None, "flow")
 
 
 def test_a_conditional_model_needs_labels_for_its_prior():
@@ -926,7 +926,7 @@ def test_a_new_fit_forgets_the_prior(kind):
     model.set_params(epochs=1).fit(few().x)
     assert not model.has_prior
     assert not any(name.startswith("prior_") for name in vars(model))
-    assert model.sampling_classes() is None
+    assert model.fitted_.sampling_classes() is None
     assert not list(model.model_.prior.state_dict())
     if kind == "tiny":
         with pytest.raises(NotFittedError):

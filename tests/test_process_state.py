@@ -168,7 +168,7 @@ def work(images, tables, folder) -> dict:
     model.save(folder / "cvae")
     again = load(folder / "cvae")
     found["loaded"] = again.sample(2, random_state=2)
-    data = again.on_device(open_data("digits", "test").take(slice(40)), again.device_)
+    data = again.fitted_.data(open_data("digits", "test").take(slice(40)))
     found["evaluate"] = likelihood.evaluate(again.model_, data)["elbo"]
     found["nll"] = likelihood.importance_nll(again.model_, data, k=5)["nll"]
     table = BetaVAE(latent_dim=2, epochs=1, random_state=0).fit(tables)

@@ -108,7 +108,7 @@ def no_training(*_, **__):
 @pytest.fixture
 def untrained(monkeypatch):
     """From here on, neither a model nor a judge can be trained."""
-    monkeypatch.setattr("vaekit.estimators.base.train", no_training)
+    monkeypatch.setattr("vaekit.training.course.train", no_training)
     monkeypatch.setattr("vaekit.evaluation.generation.train", no_training)
 
 
@@ -466,7 +466,7 @@ def test_a_traversal_moves_one_latent_of_the_first_test_image(report, npz):
             ).max()
             <= 1
         )
-        still, *_ = traverse(model, test, kl, 11)  # the still picture's images are among those
+        still, *_ = traverse(model.fitted_, test, kl, 11)  # the still picture's images are among those
         living_ones = images_of(found["sprite"]).reshape(-1, steps, 8, 8, 3)[:, ::2]
         assert np.abs(as_pixels(still, dims=5).astype(int) - living_ones).max() <= 1
 
@@ -536,7 +536,7 @@ def test_an_interrupted_comparison_goes_on_where_it_was(report, npz, tmp_path, u
 
     arguments = (npz, tmp_path / "report", *QUICK, "--models", "vae,bvae")
     with monkeypatch.context() as patch:
-        patch.setattr("vaekit.estimators.base.train", interrupt_the_second)
+        patch.setattr("vaekit.training.course.train", interrupt_the_second)
         broken = run(*arguments)
     assert broken.code == 130 and "Traceback" not in broken.err
     assert not (broken.path / "index.html").exists() and not (broken.path / "results.json").exists()

@@ -19,10 +19,10 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks import independence
 from vaekit import CVAE, VAE, open_data
+from vaekit.data.batches import to_input
 from vaekit.evaluation import representation
 from vaekit.evaluation.likelihood import posterior
 from vaekit.evaluation.representation import class_independence, measure_representation, reconstruction_quality
-from vaekit.training.loop import to_input
 
 TRAIN, TEST = slice(1200), slice(1200, None)
 
@@ -444,7 +444,7 @@ def test_the_claim_measures_means_and_draws_under_the_given_labels():
     found = {}
     for label, model in (("CVAE", CVAE), ("VAE", VAE)):
         fitted = model(epochs=2, random_state=0).fit_images(train)
-        data = fitted.on_device(test, fitted.device_)
+        data = fitted.fitted_.data(test)
         means, draws = posterior(fitted.model_, data, seed=0)
         assert means.numpy() == pytest.approx(fitted.transform(test.x, test.y), abs=1e-5)
         again = posterior(fitted.model_, data, seed=0)

@@ -310,7 +310,7 @@ def assert_refused_or_sane(path: Path, x: np.ndarray) -> None:
         try:
             model = load(path)
             assert len(model.transform(x)) == len(x)
-            model.sample(2, random_state=0, y=0 if model.sampling_classes() is not None else None)
+            model.sample(2, random_state=0, y=0 if model.fitted_.sampling_classes() is not None else None)
         except ValueError as error:
             assert str(error) and "\n" not in str(error)
     assert time.monotonic() - start < 5

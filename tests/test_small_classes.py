@@ -26,7 +26,8 @@ from vaekit.evaluation import generation
 from vaekit.parts.priors import MixturePrior
 from vaekit.report.compare import compare
 from vaekit.training.loop import train
-from vaekit.training.prior import Codes, _fit_gmm
+from vaekit.training.mixture import fit_gmm
+from vaekit.training.rates import Codes
 
 TINY = {"architecture": "mlp", "epochs": 2, "random_state": 0, "device": "cpu", "verbose": False}
 QUICK = {
@@ -142,7 +143,7 @@ def test_a_small_class_among_large_ones_is_one_gaussian_as_wide_as_classes_are()
     z = rng.normal(size=(len(y), 2)) @ np.diag([3.0, 0.5]) + 10 * y[:, None]
     moments = torch.from_numpy(np.concatenate([z, np.full_like(z, -20)], axis=1))
     prior = MixturePrior(latent_dim=2, components=12, n_classes=3).double()
-    _fit_gmm(prior, Codes(moments, torch.from_numpy(y)), 0)
+    fit_gmm(prior, Codes(moments, torch.from_numpy(y)), 0)
     drawn = prior.sample(4000, torch.full((4000,), 2)).numpy()
     np.testing.assert_allclose(drawn.mean(0), z[-1], atol=0.3)
     np.testing.assert_allclose(drawn.std(0), [3.0, 0.5], rtol=0.1)
@@ -152,7 +153,7 @@ def test_classes_of_one_image_are_as_wide_as_its_posterior():
     """Nothing else says how wide a class is."""
     mean, log_var = torch.randn(5, 3, dtype=torch.float64), torch.tensor([-1.0, 0.0, 1.0]).double().repeat(5, 1)
     prior = MixturePrior(latent_dim=3, components=1, n_classes=5).double()
-    _fit_gmm(prior, Codes(torch.cat([mean, log_var], 1), torch.arange(5)), 0)
+    fit_gmm(prior, Codes(torch.cat([mean, log_var], 1), torch.arange(5)), 0)
     torch.testing.assert_close(prior.means[:, 0], mean)
     p = prior.precision_cholesky[:, 0]
     torch.testing.assert_close((p @ p.mT).inverse(), torch.diag_embed(log_var.exp()), rtol=1e-6, atol=1e-6)

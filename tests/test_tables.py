@@ -309,7 +309,7 @@ def test_the_elbo_of_a_lognormal_table_is_a_bound_on_its_density():
     model = tiny(latent_dim=1, epochs=5, batch_size=64, scaling="log").fit(x)
     assert truth - 0.5 < model.score(fresh) < truth + 0.1
     images = Images(fresh, None, (), "fresh")
-    entry = measure_run(model, images, images)
+    entry = measure_run(model.fitted_, images, images)
     assert entry["elbo"] == pytest.approx(model.score(fresh), abs=0.05)
     assert truth - 0.5 < -entry["nll"] < truth + 0.1
 

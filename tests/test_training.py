@@ -24,13 +24,16 @@ from torch import nn
 
 from vaekit import CVAE, VAE, BetaVAE, TrainingFailed, load
 from vaekit.cli import main
+from vaekit.data.batches import Data
 from vaekit.data.images import Images, fingerprint
 from vaekit.owned import LOCK, MARK, write_atomically
 from vaekit.tensors import Term
 from vaekit.training import loop
 from vaekit.training.checkpoint import RunFolder, read_tensors, write_tensors
-from vaekit.training.loop import Data, Plan, rehearse, train, validate
-from vaekit.training.prior import PriorSettings
+from vaekit.training.loop import train, validate
+from vaekit.training.plan import Plan
+from vaekit.training.kinds import PriorSettings
+from vaekit.training.step import rehearse
 
 PLAN = Plan(steps=24, batch_size=8, learning_rate=0.05, warmup=5, seed=3)  # 20 images: epochs of 2 steps
 CLOCK = ("seconds", "seconds_total", "images_per_second")
@@ -377,8 +380,8 @@ def test_early_stopping_of_an_estimator_keeps_the_best_epoch():
     best = objectives.index(min(objectives))
     assert len(objectives) == best + 1 + 3 < 60
     plan = Plan(**model.facts_["plan"])
-    data = model.on_device(held, torch.device("cpu"))
-    state, objective = nn.ModuleDict({"model": model.model_}), model.filled_in()._make_objective(2)
+    data = model.fitted_.data(held)
+    state, objective = nn.ModuleDict({"model": model.model_}), model.filled_in().make_objective(2)
     found = validate(state, model.model_, objective, data, plan)
     expected = {name: value for name, value in model.history_[best].items() if name.startswith("validation_")}
     assert found == expected

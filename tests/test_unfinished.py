@@ -18,7 +18,7 @@ from vaekit.files import finish
 from vaekit.owned import LOCK, MARK
 from vaekit.training import checkpoint, loop
 from vaekit.training.checkpoint import RunFolder, read_tensors, write_tensors
-from vaekit.training.prior import PriorSettings
+from vaekit.training.kinds import PriorSettings
 
 STEPS = 2  # of an epoch of `tiny` on `table()`
 
@@ -89,7 +89,7 @@ def test_an_unfinished_run_is_loaded_as_of_its_last_checkpoint(unfinished):
     assert_equal(
         weights(model), {n.removeprefix("state.model."): t for n, t in saved.items() if n.startswith("state.")}
     )
-    assert model.unfinished_ == "epoch 3 of 6"
+    assert model.fitted_.record.unfinished == "epoch 3 of 6"
     assert model.history_ == notes["history"] and len(model.history_) == 3
     assert model.sample(3, random_state=0).shape == (3, 3)
     assert np.isfinite(model.score_samples(table().x)).all()
@@ -128,7 +128,7 @@ def test_a_run_that_was_stopped_within_its_first_epoch_has_a_record_of_it(tmp_pa
         patch.setattr(torch.optim.Adam, "step", stop)
         tiny(batch_size=2).fit_images(table(), folder=str(tmp_path / "run"))
     model = load_quietly(tmp_path / "run")
-    assert model.unfinished_ == "epoch 0.4 of 4"
+    assert model.fitted_.record.unfinished == "epoch 0.4 of 4"
     (record,) = model.history_
     assert (record["epoch"], record["step"]) == (1, 3)
     assert finish(tmp_path / "run").facts_["ended"] == {"step": 3, "because": "finish"}
@@ -139,7 +139,7 @@ def test_a_run_that_was_stopped_within_its_first_epoch_has_a_record_of_it(tmp_pa
 
 def test_no_checkpoint_yet_is_said(tmp_path, monkeypatch):
     with pytest.raises(Killed), monkeypatch.context() as patch:
-        patch.setattr("vaekit.estimators.base.train", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        patch.setattr("vaekit.training.course.train", lambda *_, **__: (_ for _ in ()).throw(Killed))
         tiny().fit_images(table(), folder=str(tmp_path / "run"))
     for use in (load, finish):
         with pytest.raises(ValueError, match="is not finished: it has no weights yet, and no checkpoint; go on with"):

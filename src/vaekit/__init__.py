@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which run nothing
     from vaekit.estimators.gaussian import BetaVAE as BetaVAE
     from vaekit.estimators.quantized import VQVAE as VQVAE
     from vaekit.files import load as load
-    from vaekit.training.loop import TrainingFailed as TrainingFailed
+    from vaekit.training.guard import TrainingFailed as TrainingFailed
 
 __version__ = "0.1.0"
 
@@ -27,7 +27,7 @@ _HOME = {
     "load": "vaekit.files",
     "open_data": "vaekit.data",
     "Images": "vaekit.data",
-    "TrainingFailed": "vaekit.training.loop",
+    "TrainingFailed": "vaekit.training.guard",
 }
 
 __all__ = [*_HOME, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -123,7 +123,7 @@ def _main(arguments: list[str]) -> None:
         _fail(in_words(error), 2 if wrong else 1)
     except RuntimeError as error:
         from vaekit.export import ExportFailed
-        from vaekit.training.loop import TrainingFailed
+        from vaekit.training.guard import TrainingFailed
 
         if not isinstance(error, (TrainingFailed, ExportFailed)):
             raise

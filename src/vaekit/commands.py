@@ -22,7 +22,7 @@ from vaekit.data.tables import TABLE_SUFFIXES, load_pyarrow, read_table
 from vaekit.messages import check_number, filled, in_rows, nearest, nearest_path
 from vaekit.owned import check_file, check_folder
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.prior import PriorSettings
+from vaekit.training.kinds import PriorSettings
 
 ENDED_BY = {  # in the words of a line's end; of a training that came to the end of its plan there is nothing to say
     "patience": ", stopped early",
@@ -102,7 +102,7 @@ class Source:
         """The part `split`, as images of the shape the model was fitted on; the data it was trained on is split as it was then,
         whatever --split-seed says. What is lost on the way is said.
         """
-        wanted = model.image_shape_
+        wanted = model.format.shape
         images = self._open_for(model, split)
         if (
             self.colour is None
@@ -123,16 +123,16 @@ class Source:
         return images
 
     def _open_for(self, model, split: str, **more) -> Images:
-        trained_on = model.facts_["data"]
+        trained_on = model.facts["data"]
         how = self.how(trained_on) | more
-        if len(model.image_shape_) == 1:
-            header = model.columns_.header
+        if model.format.is_table:
+            header = model.format.columns.header
             how |= {"labels": self.labels or header.label, "columns": header.names}
         try:
             images = open_data(self.data, split, **{**how, "split_seed": trained_on["split_seed"] or 0})
         except SizesDiffer as error:
-            if len(model.image_shape_) == 3 and model.image_shape_[0] == model.image_shape_[1]:
-                error.side = model.image_shape_[0]
+            if len(model.format.shape) == 3 and model.format.shape[0] == model.format.shape[1]:
+                error.side = model.format.shape[0]
             raise
         return images if images.fingerprint == trained_on["fingerprint"] else open_data(self.data, split, **how)
 
@@ -255,7 +255,7 @@ class Train(Source):
             time_budget=self.time_budget,
             log=self.log,
         )
-        self._tell(model)
+        self._tell(model.fitted_)
 
     def _finish(self, model_class: type) -> None:
         from vaekit.files import finish
@@ -263,20 +263,18 @@ class Train(Source):
         config = RunFolder(self.out).model_config()
         if config["class"] != model_class.__name__:
             raise ValueError(f"{self.out} holds a {config['class']}, not a {model_class.__name__}")
-        self._tell(finish(self.out))
+        self._tell(finish(self.out).fitted_)
 
     def _tell(self, model) -> None:
         """What was done, which is not always what was planned."""
-        last, place = model.history_[-1], model.describe_end()
+        last, place = model.history[-1], model.describe_end()
         why = ENDED_BY.get(model.ended_by or "plan", "")
         chosen = ", ".join(
             f"{name} {output.plain(value)}"
-            for name, value in model.resolved_.items()
+            for name, value in model.record.resolved.items()
             if value is not None and name != "epochs"
         )
-        print(
-            f"{type(model).__name__}: {model.n_parameters_:,} parameters, {last['step']} steps, {place}{why} ({chosen})"
-        )
+        print(f"{model.name}: {model.module.n_parameters:,} parameters, {last['step']} steps, {place}{why} ({chosen})")
         print(f"objective {last['objective']:.5g} in the last epoch; the run is in {self.out}")
 
 
@@ -306,13 +304,13 @@ class FitPrior(Source):
     def run(self) -> None:
         from vaekit.files import load_finished
         from vaekit.hub import is_address
-        from vaekit.second_stage import stage_of
+        from vaekit.second_stage import fit_prior_to, stage_of
 
         if is_address(self.run_folder):
             raise ValueError(
                 f"a prior is written into a run folder: vaekit.load({self.run_folder!r}).save('FOLDER') makes one of this model"
             )
-        model = load_finished(self.run_folder, "a prior", prior=False)
+        model = load_finished(self.run_folder, "a prior", prior=False).fitted_
         stage_of(self.run_folder)  # before the data is opened, which may take its time
         images = self.open_for(model, "train")
         if not self.per_class:
@@ -321,10 +319,10 @@ class FitPrior(Source):
                     f"{self.run_folder} is conditional: its prior is of each class; leave out --no-per-class"
                 )
             images = replace(images, y=None)
-        model.verbose = True
-        model.fit_prior_images(images, self.settings, folder=self.run_folder, time_budget=self.time_budget)
-        facts = model.prior_facts_
-        print(f"{model.fitted_prior_name}, in {self.run_folder}/prior.safetensors")
+        fit_prior_to(model, images, self.settings, folder=self.run_folder, time_budget=self.time_budget, verbose=True)
+        prior = filled(model.prior)
+        facts = prior.facts
+        print(f"{prior.name}, in {self.run_folder}/prior.safetensors")
         rates = {
             "plain prior": facts["plain_rate"],
             "code frequencies at each position": facts.get("position_rate"),
@@ -333,7 +331,7 @@ class FitPrior(Source):
         print(in_rows(f"rate of {facts['validation_images']} held-out images, nats per image:", images.is_table))
         print("\n".join(f"  {name:<34} {rate:.2f}" for name, rate in rates.items() if rate is not None))
         if model.prior_is_worse:
-            by_class = model.prior_classes_ is not None and not model.conditional
+            by_class = prior.classes is not None and not model.conditional
             print(
                 "! it is far worse than the plain one, which `sample` and `evaluate` go on with"
                 f"{', unless a class is asked for' if by_class else ''} (--fitted-prior samples from it); try "
@@ -382,14 +380,14 @@ class Sample:
         output.check_out(self.out, *SAMPLE_SUFFIXES, overwrite=self.overwrite)
         if self.plain_prior and self.fitted_prior:
             raise ValueError("give --plain-prior or --fitted-prior, not both")
-        model = load(self.run_folder).in_pixels()
+        model = load(self.run_folder).fitted_.in_pixels()
         prior = "plain" if self.plain_prior else "fitted" if self.fitted_prior else None
         asked = self.per_class or self.label is not None
         classes = model.sampling_classes("fitted" if asked and prior is None else prior)
         for flag, used in (("--per-class", self.per_class), ("--label", self.label is not None)):
             if used and classes is None:
                 raise ValueError(
-                    f"{self.run_folder} holds a {type(model).__name__}, which is unconditional: {flag} needs a CVAE, or a "
+                    f"{self.run_folder} holds a {model.name}, which is unconditional: {flag} needs a CVAE, or a "
                     "prior for each class from `vaekit fit-prior`"
                 )
         if self.label is not None and self.per_class:
@@ -439,7 +437,7 @@ class Encode(Source):
             raise ValueError(f"--out must end in .npy, .npz, {' or '.join(TABLE_SUFFIXES)}, got {self.out!r}")
         _check_table(self.out)
         check_file(self.out, inputs=self.inputs(), overwrite=self.overwrite)
-        model = load(self.run_folder)
+        model = load(self.run_folder).fitted_
         images = self.open_for(model, self.split)
         labels = _labels(images)
         codes = model.encode(images if images.is_table else images.x, labels)
@@ -471,23 +469,20 @@ class Decode:
         from vaekit.files import load
 
         output.check_out(self.out, *SAMPLE_SUFFIXES, inputs=[self.codes], overwrite=self.overwrite)
-        model = load(self.run_folder).in_pixels()
+        model = load(self.run_folder).fitted_.in_pixels()
         if self.label is not None and not model.conditional:
-            raise ValueError(
-                f"{self.run_folder} holds a {type(model).__name__}, which is unconditional: --label needs a CVAE"
-            )
+            raise ValueError(f"{self.run_folder} holds a {model.name}, which is unconditional: --label needs a CVAE")
         path = Path(self.codes)
         if not path.exists():
             raise FileNotFoundError(f"no codes at {path}{nearest_path(path)}")
         if self.codes.endswith(TABLE_SUFFIXES):
-            grid = getattr(model.model_.prior, "grid", None)
-            found = read_table(path, columns=[f"z{i}" for i in range(math.prod(grid) if grid else model.latent_dim)])
-            codes = found.x if grid is None else as_whole(found.x)
+            found = read_table(path, columns=[f"z{i}" for i in range(math.prod(model.code_shape))])
+            codes = as_whole(found.x) if model.discrete else found.x
             if codes is None:
                 raise ValueError(
                     f"{path} holds no codes: they are whole numbers, as `vaekit encode {self.run_folder}` writes them"
                 )
-            codes = codes.reshape(len(codes), *grid) if grid else codes
+            codes = codes.reshape(len(codes), *model.code_shape)
         else:
             codes = read_npz(path)[0] if path.suffix == ".npz" else read_npy(path)
         if model.conditional and self.label is None:
@@ -495,7 +490,7 @@ class Decode:
         images = model.decode(codes, self.label)
         origin = read_origin(path, len(codes)) if path.suffix == ".npz" else {}
         output.write_samples(self.out, model, images, origin=origin if {"file", "row"} & set(origin) else None)
-        print(f"{len(images)} {in_rows('images', len(model.image_shape_) == 1)} are in {self.out}")
+        print(f"{len(images)} {in_rows('images', model.format.is_table)} are in {self.out}")
 
 
 @dataclass(kw_only=True)
@@ -519,7 +514,7 @@ class Reconstruct(Source):
 
         check_number("n", self.n, whole=True, above=0)
         output.check_out(self.out, *SAMPLE_SUFFIXES, inputs=self.inputs(), overwrite=self.overwrite)
-        model = load(self.run_folder).in_pixels()
+        model = load(self.run_folder).fitted_.in_pixels()
         images = self.open_for(model, self.split)
         n = self.n or (10 if self.out.endswith(".png") else len(images))
         if n < len(images):
@@ -532,7 +527,7 @@ class Reconstruct(Source):
 
             names = None if labels is None else [str(label) for label in labels]
             save(
-                reconstructions(images.x, {type(model).__name__: rebuilt.reshape(images.x.shape)}, names=names),
+                reconstructions(images.x, {model.name: rebuilt.reshape(images.x.shape)}, names=names),
                 self.out,
             )
             print(f"{len(images)} reconstructions are in {self.out}")
@@ -572,20 +567,21 @@ class Score(Source):
         if self.share >= 1:
             raise ValueError(f"share must be below 1, got {self.share}")
         _check_table(self.out)
-        model = load(self.run_folder)
-        read = [*self.inputs(), *inputs_of(self.reference or model.facts_["data"]["name"])]
+        model = load(self.run_folder).fitted_
+        read = [*self.inputs(), *inputs_of(self.reference or model.facts["data"]["name"])]
         check_file(self.out, inputs=read, overwrite=self.overwrite)
         images = self.open_for(model, "all")
         home = self._reference(model, images)
-        if self.split is not None or images.fingerprint == model.facts_["data"]["fingerprint"]:
+        if self.split is not None or images.fingerprint == model.facts["data"]["fingerprint"]:
             images = self.open_for(model, self.split or "test")
         for part in (images, home):
-            if part.x.shape[1:] != model.image_shape_:
+            if part.x.shape[1:] != model.format.shape:
                 raise ValueError(
-                    f"{part.name} has samples of shape {part.x.shape[1:]}, but the model was fitted on {model.image_shape_}"
+                    f"{part.name} has samples of shape {part.x.shape[1:]}, but the model was fitted on {model.format.shape}"
                 )
-        known = model.conditional and all(
-            part.y is not None and set(part.classes) <= set(map(str, model.classes_)) for part in (images, home)
+        classes = model.format.classes
+        known = classes is not None and all(
+            part.y is not None and set(part.classes) <= set(map(str, classes)) for part in (images, home)
         )
         found, normal = (
             model.score_samples(part.x, _labels(part) if known else None)
@@ -603,7 +599,7 @@ class Score(Source):
 
     def _reference(self, model, images: Images) -> Images:
         """What scores are held against."""
-        trained_on = model.facts_["data"]
+        trained_on = model.facts["data"]
         name = self.reference or trained_on["name"]
         if self.reference is None and images.fingerprint == trained_on["fingerprint"]:
             home, source = images, self
@@ -657,14 +653,14 @@ class Evaluate(Source):
         from vaekit.hub import is_address
         from vaekit.report.measure import check_history, measure_run
 
-        model = load(self.run_folder).in_pixels()
+        model = load(self.run_folder).fitted_.in_pixels()
         images, train = self.open_for(model, self.split), self.open_for(model, "train")
         check_history(model, self.run_folder)
         judge, accuracy = (None, None)
         if self.judge and images.y is not None and not images.is_table:
             judge, accuracy = get_judge(train, self.open_for(model, "test"), verbose=True)
         # What is measured of weights that will change is kept by nobody.
-        folder = None if is_address(self.run_folder) or model.unfinished_ else Path(self.run_folder)
+        folder = None if is_address(self.run_folder) or model.record.unfinished else Path(self.run_folder)
         entry = measure_run(model, train, images, folder, judge=judge, judge_accuracy=accuracy, full=self.full)
         rows = images.is_table
         title = in_rows(f"{images.split}, nats per image", rows)
@@ -687,7 +683,7 @@ class Export:
         from vaekit.files import load
 
         check_export(self.out)
-        facts = export_onnx(load(self.run_folder, device="cpu"), self.out)
+        facts = export_onnx(load(self.run_folder, device="cpu").fitted_, self.out)
         for name, file in facts["files"].items():
             worst = max(file["largest_differences"].values())
             print(f"{name}: {file['does']} (from PyTorch at most {worst:.1g} away)")
@@ -715,7 +711,7 @@ class Push:
 
     def run(self) -> None:
         from vaekit.files import load_finished
-        from vaekit.hub import check_repo_id
+        from vaekit.hub import check_repo_id, push_to_hub
 
         check_repo_id(self.repo_id)
         token = None
@@ -723,9 +719,10 @@ class Push:
             if not Path(self.token_file).is_file():
                 raise FileNotFoundError(f"no token file at {self.token_file}")
             token = Path(self.token_file).read_text().strip()
-        model = load_finished(self.run_folder, "a model that others load")
+        model = load_finished(self.run_folder, "a model that others load").fitted_
         evaluated = (Path(self.run_folder) / "evaluation.json").exists()
-        url = model.push_to_hub(
+        url = push_to_hub(
+            model,
             self.repo_id,
             private=self.private,
             license=self.license,
@@ -865,8 +862,8 @@ class Doctor(Source):
         from vaekit.report.doctor import examine
         from vaekit.report.measure import check_history
 
-        model = load(self.run_folder).in_pixels()
-        source = replace(self, data=self.data or model.facts_["data"]["name"])
+        model = load(self.run_folder).fitted_.in_pixels()
+        source = replace(self, data=self.data or model.facts["data"]["name"])
         train, test = source.open_for(model, "train"), source.open_for(model, "test")
         check_history(model, self.run_folder)
         found = examine(model, train, test, folder=self.run_folder, data=source.data, how=self.how())
@@ -912,8 +909,8 @@ class Explore(Source):
             raise ValueError("vaekit explore needs the extra `explore`: pip install 'vaekit[explore]'") from None
         if not self.run_folders:
             raise ValueError("explore needs a trained run: vaekit explore RUN")
-        models = [load(folder).in_pixels() for folder in self.run_folders]
-        name = self.data or models[0].facts_["data"]["name"]
+        models = [load(folder).fitted_.in_pixels() for folder in self.run_folders]
+        name = self.data or models[0].facts["data"]["name"]
         if name == "array":
             raise ValueError(f"{self.run_folders[0]} was fitted on an array: say with --data whose images to show")
         source = replace(self, data=name)
@@ -925,7 +922,7 @@ class Explore(Source):
         train = source.open_for(models[0], "train")
         runs = []
         for model, name, folder in zip(models, names, self.run_folders, strict=True):
-            at_home = model.facts_["data"]["fingerprint"] == train.fingerprint  # else its training images are not known
+            at_home = model.facts["data"]["fingerprint"] == train.fingerprint  # else its training images are not known
             diagnoses = (
                 examine(model, train, images, folder=folder, data=source.data, how=self.how()) if at_home else []
             )

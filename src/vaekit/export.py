@@ -20,15 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import __version__
+from vaekit.data.batches import to_input
 from vaekit.data.columns import FURTHEST, Columns
-from vaekit.estimators.base import Estimator
+from vaekit.fitted import Fitted
+from vaekit.messages import filled
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.owned import check_new_folder
+from vaekit.parts.latents import Latent
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior
-from vaekit.parts.quantizers import VectorQuantizer, code_scores
+from vaekit.parts.quantizers import code_scores
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import digest
-from vaekit.training.loop import to_input
 from vaekit.world import seeded
 
 OPSET = 18
@@ -42,7 +44,7 @@ class ExportFailed(RuntimeError):
 
 
 @undisturbed
-def export_onnx(model: Estimator, folder) -> dict:
+def export_onnx(model: Fitted, folder) -> dict:
     """Writes a fitted model to the new folder `folder` as ONNX, for any number of samples at a time.
 
     encoder.onnx      x -> mean, log_var of q(z|x); of a VQ-VAE: codes, z (the codes' vectors)
@@ -60,7 +62,6 @@ def export_onnx(model: Estimator, folder) -> dict:
     """
     folder = Path(folder)
     check_export(folder)
-    model._check_fitted()
     parts = _parts(model)
     rng = np.random.default_rng(0)
     files, entries = {}, {}
@@ -144,10 +145,10 @@ class _Encoder(_OfModule):
             x = self.standardised(x)[:, None, :, None]
         h = self.model.encoder(x.permute(0, 3, 1, 2), y)
         latent = self.model.latent
-        if not isinstance(latent, VectorQuantizer):
+        if not latent.discrete:
             return latent(h).moments
         # Not `nearest_code`, whose number of chunks would fix the batch size.
-        scores = code_scores(h.movedim(1, -1).flatten(0, -2), latent.codebook)
+        scores = code_scores(h.movedim(1, -1).flatten(0, -2), latent.vectors())
         codes = scores.argmin(1).view(-1, *h.shape[2:])
         return codes, latent.embed(codes).movedim(1, -1)
 
@@ -163,7 +164,7 @@ class _Decoder(_OfModule):
 class _Lookup(nn.Module):
     """codes (N, h, w) -> z (N, h, w, D)."""
 
-    def __init__(self, latent: VectorQuantizer):
+    def __init__(self, latent: Latent):
         super().__init__()
         self.latent = latent
 
@@ -224,14 +225,14 @@ class _Frozen:
     random inputs that are valid.
     """
 
-    def __init__(self, model: Estimator):
+    def __init__(self, model: Fitted):
         self.model = model
-        self.module = copy.deepcopy(model.model_).cpu().eval().requires_grad_(False)
-        self.is_table, self.quantised = len(model.image_shape_) == 1, isinstance(self.module.latent, VectorQuantizer)
-        self.table = model.columns_ if self.is_table else None
+        self.module = copy.deepcopy(model.module).cpu().eval().requires_grad_(False)
+        self.is_table, self.quantised = len(model.format.shape) == 1, model.discrete
+        self.table = model.format.columns if self.is_table else None
 
     def samples(self, n: int, rng: np.random.Generator) -> Tensor:
-        shape = (n, *self.model.image_shape_)
+        shape = (n, *self.model.format.shape)
         if self.table is not None:
             return torch.from_numpy(self.table.restore(rng.standard_normal(shape)))
         return torch.from_numpy(rng.random(shape, dtype=np.float32))
@@ -240,18 +241,18 @@ class _Frozen:
         """What 1 in the module's units is in the samples' own."""
         if self.table is None:
             return 1.0
-        zero, one = self.table.restore(np.array([[0.0], [1.0]]) + np.zeros(self.model.image_shape_))
+        zero, one = self.table.restore(np.array([[0.0], [1.0]]) + np.zeros(self.model.format.shape))
         return one - zero
 
     def codes(self, n: int, rng: np.random.Generator) -> Tensor:
         """z (n, D) from N(0, I), or uniform code indices (n, h, w)."""
         if self.quantised:
-            return torch.from_numpy(rng.integers(self.module.latent.n_codes, size=(n, *self.module.prior.grid)))
-        return torch.from_numpy(rng.standard_normal((n, self.module.latent.latent_dim), dtype=np.float32))
+            return torch.from_numpy(rng.integers(self.module.latent.n_codes, size=(n, *self.module.prior.code_shape)))
+        return torch.from_numpy(rng.standard_normal((n, self.module.latent.width), dtype=np.float32))
 
     def encode(self, x: Tensor, *y: Tensor, found: np.ndarray | None = None) -> tuple[Tensor, ...]:
         """The encoder's outputs. `found`: codes, taken where they are as near as the nearest ones."""
-        h = self.module.encoder(to_input(self.model._stored(x.numpy())), *y)
+        h = self.module.encoder(to_input(self.model.format.stored(x.numpy())), *y)
         draw = self.module.latent(h)
         if not self.quantised:
             return draw.moments
@@ -265,14 +266,14 @@ class _Frozen:
         out = self.module.decode(code, *y)
         if self.table is None:
             return (out.permute(0, 2, 3, 1),)
-        rows = self.model._as_given(out)
+        rows = self.model.format.values(out)
         return (torch.from_numpy(np.where(self.table.constant, self.table.mean, rows)),)
 
 
-def _as_near(codes: Tensor, nearest: Tensor, h: Tensor, latent: VectorQuantizer) -> Tensor:
+def _as_near(codes: Tensor, nearest: Tensor, h: Tensor, latent: Latent) -> Tensor:
     """codes (N, h, w) where they are as near to the vectors h (N, D, h, w) as the `nearest` ones, to rounding; else those."""
-    centre = latent.codebook.mean(0)
-    vectors, codebook = (h.movedim(1, -1) - centre).double(), (latent.codebook - centre).double()
+    centre = latent.vectors().mean(0)
+    vectors, codebook = (h.movedim(1, -1) - centre).double(), (latent.vectors() - centre).double()
     slack = TOLERANCE * (vectors.square().sum(-1) + codebook.square().sum(1).max())
 
     def distance(codes: Tensor) -> Tensor:
@@ -300,7 +301,7 @@ class _Part:
     settled: Callable[..., tuple[Tensor, ...]] | None = None
 
 
-def _parts(model: Estimator) -> list[_Part]:
+def _parts(model: Fitted) -> list[_Part]:
     """The files of `model`."""
     frozen = _Frozen(model)
     module, labels, label = frozen.module, *_labelled(frozen.module.n_classes)
@@ -358,7 +359,7 @@ def _parts(model: Estimator) -> list[_Part]:
 def _prior_parts(frozen: _Frozen, codes: dict[str, str]) -> list[_Part]:
     """The file of a fitted prior, if there is one."""
     prior = frozen.module.prior
-    labels, label = _labelled(getattr(prior, "n_classes", 0))
+    labels, label = _labelled(prior.n_classes)
     if isinstance(prior, AutoregressivePrior):
         return [
             _Part(
@@ -519,38 +520,38 @@ def _describe(values, meanings: dict[str, str]) -> list[dict]:
     ]
 
 
-def _facts(model: Estimator) -> dict:
+def _facts(model: Fitted) -> dict:
     """What export.json tells of the model beside its files."""
-    classes, data = model.sampling_classes(), model.facts_["data"]
-    weights = {name: tensor.cpu().contiguous() for name, tensor in model.model_.state_dict().items()}
+    classes, data = model.sampling_classes(), model.facts["data"]
+    weights = {name: tensor.cpu().contiguous() for name, tensor in model.module.state_dict().items()}
     prior = model.prior_name if model.can_sample else "uniform codes; fit one with `vaekit fit-prior` to sample"
     return {
         "vaekit": __version__,
-        "model": type(model).__name__,
+        "model": model.name,
         "fingerprint": digest(weights, {}),
         "data": {**data, "name": Path(data["name"]).name},  # where it lay is nobody's concern
-        "image_shape": list(model.image_shape_),
+        "image_shape": list(model.format.shape),
         "classes": None if classes is None else classes.tolist(),
-        "class_shares": None if classes is None else model.sampling_shares().tolist(),
+        "class_shares": None if classes is None else filled(model.sampling_shares()).tolist(),
         "prior": prior,
         "opset": OPSET,
         "tolerance": TOLERANCE,
     }
 
 
-def _example(model: Estimator, parts: list[_Part]) -> str:
+def _example(model: Fitted, parts: list[_Part]) -> str:
     """A script for this model that samples, encodes and decodes with numpy and onnxruntime."""
     inputs = {part.file.removesuffix(".onnx"): part.inputs for part in parts if part.file != "codebook.onnx"}
     latent, (*_, prior) = next(iter(inputs["decoder"])), inputs
-    shape, is_table = ", ".join(map(str, model.image_shape_)), len(model.image_shape_) == 1
-    module, encodes_to = model.model_, "codes, vectors" if latent == "codes" else "mean, log_var"
+    shape, is_table = ", ".join(map(str, model.format.shape)), len(model.format.shape) == 1
+    module, encodes_to = model.module, "codes, vectors" if latent == "codes" else "mean, log_var"
 
     def run(name: str, **values: str) -> str:
         labels = {"y": "y"} if "y" in inputs[name] else {}
         return f"{name}.run(None, {{{', '.join(f'{key!r}: {value}' for key, value in {**values, **labels}.items())}}})"
 
     lines = [
-        f'"""Samples, encodes and decodes with this {type(model).__name__}; needs numpy and onnxruntime only."""',
+        f'"""Samples, encodes and decodes with this {model.name}; needs numpy and onnxruntime only."""',
         "",
         "from pathlib import Path",
         "",
@@ -570,7 +571,7 @@ def _example(model: Estimator, parts: list[_Part]) -> str:
     if classes is not None:
         lines.append(f"y = rng.integers({len(classes)}, size=16)  # indices of `classes` in export.json")
     if prior == "prior_step":
-        height, width = module.prior.grid
+        height, width = module.prior.code_shape
         lines += [
             f"drawn = np.zeros((16, {height}, {width}), dtype=np.int64)",
             f"for row, column in np.ndindex({height}, {width}):",
@@ -578,7 +579,7 @@ def _example(model: Estimator, parts: list[_Part]) -> str:
             "    drawn[:, row, column] = (logits + rng.gumbel(size=logits.shape)).argmax(1)  # a draw from their softmax",
         ]
     elif prior == "prior":
-        lines.append(f"noise = rng.standard_normal((16, {module.latent.latent_dim}), dtype=np.float32)")
+        lines.append(f"noise = rng.standard_normal((16, {module.latent.width}), dtype=np.float32)")
         draws = {
             name: name if name == "noise" else "rng.random(16, dtype=np.float32)"
             for name in inputs["prior"]
@@ -586,10 +587,10 @@ def _example(model: Estimator, parts: list[_Part]) -> str:
         }
         lines.append(f"(z,) = {run('prior', **draws)}")
     elif latent == "codes":
-        size = ", ".join(map(str, (16, *module.prior.grid)))
+        size = ", ".join(map(str, (16, *module.prior.code_shape)))
         lines.append(f"drawn = rng.integers({module.latent.n_codes}, size=({size}))  # noise: no prior is fitted")
     else:
-        lines.append(f"z = rng.standard_normal((16, {module.latent.latent_dim}), dtype=np.float32)")
+        lines.append(f"z = rng.standard_normal((16, {module.latent.width}), dtype=np.float32)")
     lines += [
         f"(samples,) = {run('decoder', **{latent: 'drawn' if latent == 'codes' else 'z'})}",
         f"x = samples  # or rows of your own, (N, {shape})"

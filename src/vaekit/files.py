@@ -23,17 +23,17 @@ def load(path, device: str | None = None, prior: bool = True) -> Estimator:
     Raises FileNotFoundError where there is no folder, ValueError for one that has no checkpoint yet, is damaged or newer.
     """
     model = _load(path, device, prior)
-    if model.unfinished_:
-        warn(f"{path} is not finished: {model.unfinished_}, as of its last checkpoint")
+    if unfinished := model.fitted_.record.unfinished:
+        warn(f"{path} is not finished: {unfinished}, as of its last checkpoint")
     return model
 
 
 def load_finished(path, doing: str, prior: bool = True) -> Estimator:
     """`load` for what needs weights that stay as they are. Raises ValueError, which names what one is `doing`, for others."""
     model = _load(path, None, prior)
-    if model.unfinished_:
+    if unfinished := model.fitted_.record.unfinished:
         raise ValueError(
-            f"{path} is not finished ({model.unfinished_}), and {doing} needs weights that stay as they are: go on with "
+            f"{path} is not finished ({unfinished}), and {doing} needs weights that stay as they are: go on with "
             "`vaekit train ... --resume`, or end it where it is with `vaekit train ... --finish`"
         )
     return model
@@ -49,10 +49,10 @@ def finish(path) -> Estimator:
     run.model_config()
     with run.locked():
         model = _load(path, None, True)
-        if model.unfinished_ and not model.history_:
+        if model.fitted_.record.unfinished and not model.fitted_.history:
             raise ValueError(f"{path} has no record of its first epoch yet; go on with `vaekit train ... --resume`")
-        if model.unfinished_:
-            model.end(run)
+        if model.fitted_.record.unfinished:
+            model.fitted_.end(run)
     return model
 
 

@@ -12,15 +12,18 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vaekit import __version__
 from vaekit.data.images import evenly
+from vaekit.evaluation.measures import COLUMNS, QUALITY_COLUMNS
+from vaekit.fitted import Fitted
 from vaekit.messages import first_line, in_rows
 from vaekit.owned import MARK, write_atomically
-from vaekit.report.page import COLUMNS, QUALITY_COLUMNS
+from vaekit.registry import MODELS, key_of
 from vaekit.state import undisturbed
 from vaekit.training.progress import describe_record, describe_seconds
 
@@ -80,7 +83,7 @@ def download(address: str) -> Path:
 
 @undisturbed
 def push_to_hub(
-    estimator,
+    model: Fitted,
     repo_id: str,
     *,
     private: bool = False,
@@ -89,7 +92,7 @@ def push_to_hub(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Uploads what `write_repository` makes of a fitted estimator, in one commit; returns its web address.
+    """Uploads what `write_repository` makes of a fitted model, in one commit; returns its web address.
 
     The repository "user/name" is made where there is none; in one that exists, the files of the model before it and its
     card are replaced, and other files left alone.
@@ -101,7 +104,7 @@ def push_to_hub(
     api = library.HfApi(token=token, library_name="vaekit", library_version=__version__)
     with tempfile.TemporaryDirectory(prefix="vaekit-") as temporary, _explained(repo_id):
         folder = write_repository(
-            estimator, Path(temporary) / "model", repo_id=repo_id, license=license, evaluation=evaluation
+            model, Path(temporary) / "model", repo_id=repo_id, license=license, evaluation=evaluation
         )
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         found = api.model_info(repo_id)
@@ -115,13 +118,13 @@ def push_to_hub(
         stale = [name for name in (*RUN_FILES, *CARD_FILES) if name in before and name not in new]
         operations = [library.CommitOperationAdd(name, str(folder / name)) for name in new]
         operations += [library.CommitOperationDelete(name) for name in stale]
-        message = commit_message or f"{type(estimator).__name__}, from vaekit {__version__}"
+        message = commit_message or f"{model.name}, from vaekit {__version__}"
         return api.create_commit(repo_id, operations, commit_message=message).commit_url
 
 
 @undisturbed
 def write_repository(
-    estimator,
+    model: Fitted,
     folder,
     *,
     repo_id: str | None = None,
@@ -133,20 +136,21 @@ def write_repository(
 
     license: the Hub's identifier, such as "mit" or "cc-by-4.0"; None says in the card that none is stated.
     evaluation: the run folder whose evaluation.json is to be told in the card and written, or what `measure_run` returned.
-    Raises ValueError where these don't fit the estimator.
+    Raises ValueError where these don't fit the model.
     """
     from vaekit.pictures.style import save
 
     if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise ValueError(f"license must be the Hub's identifier, such as mit, cc-by-4.0 or other, got {license!r}")
     folder = Path(folder)
-    found = _check_evaluation(estimator, evaluation)
-    public = copy.copy(estimator)
-    data = estimator.facts_["data"]
-    public.facts_ = {**estimator.facts_, "data": {**data, "name": public_name(data["name"]), "labels": None}}
-    if estimator.has_prior:
-        name = public_name(estimator.prior_facts_["data"])
-        public.prior_facts_ = {**estimator.prior_facts_, "data": name}
+    found = _check_evaluation(model, evaluation)
+    public = copy.copy(model)
+    data = model.facts["data"]
+    facts = {**model.facts, "data": {**data, "name": public_name(data["name"]), "labels": None}}
+    public.record = replace(model.record, facts=facts)
+    if model.prior is not None:
+        facts = {**model.prior.facts, "data": public_name(model.prior.facts["data"])}
+        public.prior = replace(model.prior, facts=facts)
     public.save(folder)
     if found is not None:
         write_atomically(folder / "evaluation.json", json.dumps(found, indent=1) + "\n")
@@ -162,7 +166,7 @@ def public_name(name: str) -> str:
     return re.split(r"[\\/]", name.rstrip("\\/"))[-1] or "data"
 
 
-def _check_evaluation(estimator, evaluation) -> dict | None:
+def _check_evaluation(model: Fitted, evaluation) -> dict | None:
     if evaluation is None or isinstance(evaluation, dict):
         found, where = evaluation, "evaluation"
     else:
@@ -184,24 +188,24 @@ def _check_evaluation(estimator, evaluation) -> dict | None:
         for name in names:
             if type(found[name]) not in kinds:
                 raise ValueError(f"{where} is damaged: {name} is {found[name]!r:.40}")
-    if found["parameters"] != estimator.n_parameters_:
+    if found["parameters"] != model.module.n_parameters:
         raise ValueError(f"{where} is of another model: evaluate this one with `vaekit evaluate`")
-    if ("rate_plain" in found) != estimator.has_prior:
+    if ("rate_plain" in found) != model.has_prior:
         raise ValueError(f"{where} is older than the fitted prior: evaluate the model again with `vaekit evaluate`")
     return found
 
 
-def draw_samples(estimator):
+def draw_samples(model: Fitted):
     """Figure of 64 samples, or of 8 of each of up to ten classes where they can be asked for, a class a row; None for
     tables, for two channels, and for codes that no prior is fitted to.
     """
     from vaekit.pictures.figures import image_grid, labelled_rows
 
-    if not _has_picture(estimator):
+    if not _has_picture(model):
         return None
-    shape = estimator.image_shape_
-    classes = estimator.sampling_classes()
-    drawn = estimator.in_pixels()
+    shape = model.format.shape
+    classes = model.sampling_classes()
+    drawn = model.in_pixels()
     if classes is None:
         return image_grid(drawn.sample(64, random_state=0).reshape(64, *shape), columns=8)
     shown = np.asarray(classes)[evenly(len(classes), 10)]
@@ -210,13 +214,13 @@ def draw_samples(estimator):
     return labelled_rows(dict(zip(map(str, shown), samples, strict=True)), title=title)
 
 
-def _has_picture(estimator) -> bool:
-    shape = estimator.image_shape_
-    return len(shape) == 3 and shape[2] != 2 and estimator.can_sample
+def _has_picture(model: Fitted) -> bool:
+    shape = model.format.shape
+    return not model.format.is_table and shape[2] != 2 and model.can_sample
 
 
 def model_card(
-    estimator, *, repo_id: str | None = None, license: str | None = None, evaluation: dict | None = None
+    model: Fitted, *, repo_id: str | None = None, license: str | None = None, evaluation: dict | None = None
 ) -> str:
     """The card, Markdown with a YAML head: what the model is, its data, training and results, how to use it and for what.
 
@@ -237,62 +241,62 @@ def model_card(
         value, precision=6, fractional=False, trim="-"
     )
     environment.filters["yaml"] = lambda value: json.dumps(_printable(value), ensure_ascii=False)
-    cls, data = type(estimator), estimator.facts_["data"]
-    table = len(estimator.image_shape_) == 1
-    classes = estimator.sampling_classes()
+    about = inspect.getdoc(MODELS[key_of(model.name)].estimator()) or ""
+    data = model.facts["data"]
+    table = model.format.is_table
+    classes = model.sampling_classes()
     tag = "feature-extraction" if table else "image-feature-extraction"
-    if not table and estimator.can_sample:
+    if not table and model.can_sample:
         tag = "unconditional-image-generation"
     return environment.get_template("card.md.j2").render(
         repo_id=repo_id,
-        name=cls.__name__,
-        about=" ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split()),
+        name=model.name,
+        about=" ".join(about.split("\n\n")[0].split()),
         license=license,
         tag=tag,
         data=data,
         table=table,
-        pictured=_has_picture(estimator),
-        sampled=estimator.can_sample,
-        conditional=estimator.conditional,
+        pictured=_has_picture(model),
+        sampled=model.can_sample,
+        conditional=model.conditional,
         classes=None if classes is None else [str(name) for name in classes],
         first=None if classes is None else repr(classes.tolist()[0]),
-        shape=", ".join(["N", *map(str, estimator.image_shape_)]),
-        model=_model_facts(estimator),
-        training=_training_facts(estimator),
+        shape=", ".join(["N", *map(str, model.format.shape)]),
+        model=_model_facts(model),
+        training=_training_facts(model),
         evaluation=evaluation,
         metrics=_metrics(evaluation or {}, table=table),
         same_data=evaluation is not None and evaluation.get("test_fingerprint") == data["fingerprint"],
-        last_epoch=describe_record(estimator.history_[-1]) if estimator.history_ else None,
-        versions={"vaekit": __version__, "torch": estimator.facts_["torch"]},
+        last_epoch=describe_record(model.history[-1]) if model.history else None,
+        versions={"vaekit": __version__, "torch": model.facts["torch"]},
     )
 
 
-def _model_facts(estimator) -> dict[str, str]:
-    plain, filled = estimator.with_prior("plain").prior, estimator.filled_in()
-    latent = f"{estimator.latent_dim} numbers, Gaussian"
-    fitted_prior = estimator.fitted_prior_name if estimator.has_prior else "none"
-    if estimator.prior_is_worse:
-        fitted_prior += ", which is worse than N(0, I) and not in use"
-    if hasattr(plain, "grid"):
-        latent = f"{' x '.join(map(str, plain.grid))} codes out of {plain.n_codes}"
+def _model_facts(model: Fitted) -> dict[str, str]:
+    latent = f"{math.prod(model.code_shape)} numbers, Gaussian"
+    fitted_prior = "none" if model.prior is None else model.prior.name
+    if model.prior_is_worse:
+        fitted_prior += f", which is worse than {model.plain_prior.describe()} and not in use"
+    if model.discrete:
+        latent = f"{' x '.join(map(str, model.code_shape))} codes out of {model.module.latent.n_codes}"
     return {
-        "class": type(estimator).__name__,
-        "input": " x ".join(map(str, estimator.image_shape_)),
-        "networks": filled.architecture,
+        "class": model.name,
+        "input": " x ".join(map(str, model.format.shape)),
+        "networks": model.fields["architecture"],
         "latent": latent,
         "prior fitted after training": fitted_prior,
-        "likelihood": filled.likelihood,
-        "parameters": f"{estimator.n_parameters_:,}",
+        "likelihood": model.fields["likelihood"],
+        "parameters": f"{model.module.n_parameters:,}",
     }
 
 
-def _training_facts(estimator) -> dict[str, str]:
-    facts, plan = estimator.facts_, estimator.facts_["plan"]
-    data, per_epoch = facts["data"], estimator.steps_per_epoch(facts["data"]["images"])
-    steps = estimator.history_[-1]["step"] if estimator.history_ else plan["steps"]
+def _training_facts(model: Fitted) -> dict[str, str]:
+    facts, plan = model.facts, model.facts["plan"]
+    data, per_epoch = facts["data"], model.steps_per_epoch(facts["data"]["images"])
+    steps = model.history[-1]["step"] if model.history else plan["steps"]
     rows = {
         "data": _escape(data["name"]),
-        "images" if len(estimator.image_shape_) > 1 else "rows": f"{data['images']:,}",
+        "images" if len(model.format.shape) > 1 else "rows": f"{data['images']:,}",
         "part": data["split"] + ("" if data["split_seed"] is None else f", of the split by seed {data['split_seed']}"),
         "fingerprint": f"{data['fingerprint'][:12]} (SHA-256 of the whole data, first 12 digits)",
     }
@@ -304,9 +308,9 @@ def _training_facts(estimator) -> dict[str, str]:
         "precision": plan["precision"],
         "seed": str(facts["seed"]),
     }
-    if estimator.history_:
-        last = estimator.history_[-1]
-        seconds = describe_seconds(sum(record["seconds"] for record in estimator.history_))
+    if model.history:
+        last = model.history[-1]
+        seconds = describe_seconds(sum(record["seconds"] for record in model.history))
         rows["took"] = f"{last['step']:,} steps in {seconds} on {facts['device']}"
     return rows
 

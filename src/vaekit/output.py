@@ -19,9 +19,10 @@ from vaekit.data import Images
 from vaekit.data.images import evenly
 from vaekit.data.readers import ORIGIN
 from vaekit.data.tables import TABLE_SUFFIXES, write_table
+from vaekit.evaluation.measures import QUALITY_COLUMNS
 from vaekit.messages import in_rows
 from vaekit.owned import check_file, check_new_folder, write_atomically
-from vaekit.report.page import QUALITY_COLUMNS, findings, quality, summarise, used_columns
+from vaekit.report.page import findings, quality, summarise, used_columns
 
 LISTED = 20  # words of a list on a terminal
 Origin = Mapping[str, np.ndarray]  # what samples were: columns `file` or `row`, `split`, ...
@@ -166,9 +167,9 @@ def _as_text(column: np.ndarray) -> np.ndarray:
 
 def write_rows(out: str, model, rows, y: np.ndarray | None = None, origin: Origin | None = None) -> None:
     """Rows of a table, as `sample` and `reconstruct` of its model give them, as `out` is named, their labels beside them."""
-    header = model.columns_.header
+    header = model.format.columns.header
     if out.endswith(TABLE_SUFFIXES):
-        columns = model.columns_.cells(np.asarray(rows, np.float64))
+        columns = model.format.columns.cells(np.asarray(rows, np.float64))
         if y is not None and any(isinstance(name, str) for name in columns):
             columns[header.label or "label"] = np.asarray(y)
         write_columns(out, columns)
@@ -182,7 +183,7 @@ def write_rows(out: str, model, rows, y: np.ndarray | None = None, origin: Origi
 
 def write_samples(out: str, model, samples, labels: np.ndarray | None = None, *, origin: Origin | None = None) -> None:
     """Samples of a model, images or rows of a table, as `out` is named; origin: what they were."""
-    if len(model.image_shape_) == 1:
+    if model.format.is_table:
         write_rows(out, model, samples, labels, origin)
     elif out.endswith(TABLE_SUFFIXES):
         raise ValueError(

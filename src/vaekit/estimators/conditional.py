@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from vaekit.data.images import Images
-from vaekit.estimators.base import Estimator
+from vaekit.estimators.base import Estimator, balanced_beta
 from vaekit.estimators.fields import CVAEFields
 from vaekit.messages import check_number, filled
 from vaekit.state import undisturbed
@@ -21,12 +21,13 @@ class CVAE(CVAEFields, Estimator):
     """
 
     conditional: ClassVar[bool] = True
+    rate_weight: ClassVar[str | None] = "beta"
 
-    def _defaults(self, *, wang2023: bool) -> dict:
-        return {"beta": 1.0 if wang2023 else self._balanced_beta()}
+    def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
+        return {"beta": 1.0 if wang2023 else balanced_beta(shape)}
 
-    def _make_objective(self, steps_per_epoch: int):
-        return self._elbo_objective(filled(self.beta), steps_per_epoch)
+    def make_objective(self, steps_per_epoch: int):
+        return self.elbo(filled(self.beta), steps_per_epoch)
 
     def check(self, images: Images) -> None:
         super().check(images)
@@ -35,24 +36,12 @@ class CVAE(CVAEFields, Estimator):
     @undisturbed
     def predict(self, X) -> np.ndarray:
         """(N,) the most probable class of each image under p(y|x), by the ELBOs of the classes."""
-        self._check_fitted()
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        return self._asked(X).predict(X)
 
     @undisturbed
     def predict_proba(self, X, n_draws: int = 4) -> np.ndarray:
         """(N, n_classes) p(y|x) from p(y) exp(ELBO(x|y)), normalised."""
-        self._check_fitted()
-        joint = self._class_elbos(X, n_draws) + np.log(np.maximum(self.class_frequencies_, 1e-300))
-        joint -= joint.max(1, keepdims=True)
-        probabilities = np.exp(joint)
-        return probabilities / probabilities.sum(1, keepdims=True)
-
-    def _class_elbos(self, X, n_draws: int) -> np.ndarray:
-        """(N, n_classes) ELBO of log p(x|y) in nats for each class y."""
-        return np.stack([self._elbo(X, label, n_draws) for label in self.classes_], axis=1)
-
-    def _labels_or_inferred(self, X, y):
-        return self.predict(X) if y is None else y
+        return self._asked(X).predict_proba(X, n_draws)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from vaekit.data.images import Images
-from vaekit.estimators.base import Estimator
+from vaekit.estimators.base import Estimator, balanced_beta
 from vaekit.estimators.fields import BetaTCVAEFields, BetaVAEFields, IWAEFields, VAEFields
 from vaekit.messages import check_number, filled
 from vaekit.models.autoencoder import Autoencoder
@@ -17,15 +19,17 @@ class VAE(VAEFields, Estimator):
 class BetaVAE(BetaVAEFields, Estimator):
     """beta-VAE (Higgins et al. 2017): the rate weighted by beta, or held at `epsilon` nats with beta learned."""
 
-    def _defaults(self, *, wang2023: bool) -> dict:
+    rate_weight: ClassVar[str | None] = "beta"
+
+    def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
         if self.epsilon is not None:
             return {"rate_warmup_epochs": 0.0}  # the multiplier finds its own way up
-        return {"beta": 1.5 if wang2023 else self._balanced_beta()}
+        return {"beta": 1.5 if wang2023 else balanced_beta(shape)}
 
-    def _make_objective(self, steps_per_epoch: int):
+    def make_objective(self, steps_per_epoch: int):
         if self.epsilon is not None:
             return ConstrainedElbo(epsilon=self.epsilon)
-        return self._elbo_objective(filled(self.beta), steps_per_epoch)
+        return self.elbo(filled(self.beta), steps_per_epoch)
 
     def check(self, images: Images) -> None:
         super().check(images)
@@ -46,6 +50,8 @@ class IWAE(IWAEFields, Estimator):
     Its ELBO in tables and `score_samples` is that of one draw, as for every model; `vaekit evaluate` has the NLL of many.
     """
 
+    warms_rate: ClassVar[bool] = False
+
     def check(self, images: Images) -> None:
         super().check(images)
         check_number("k", self.k, whole=True, above=0)
@@ -59,10 +65,10 @@ class IWAE(IWAEFields, Estimator):
         module.samples = self.k
         return module
 
-    def _defaults(self, *, wang2023: bool) -> dict:
+    def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
         return {"rate_warmup_epochs": 0.0}
 
-    def _make_objective(self, steps_per_epoch: int) -> Iwae:
+    def make_objective(self, steps_per_epoch: int) -> Iwae:
         return Iwae()
 
 
@@ -74,7 +80,7 @@ class BetaTCVAE(BetaTCVAEFields, Estimator):
         for name in ("alpha", "beta", "gamma"):
             check_number(name, getattr(self, name))
 
-    def _make_objective(self, steps_per_epoch: int) -> BetaTc:
+    def make_objective(self, steps_per_epoch: int) -> BetaTc:
         # Epochs leave out the last, smaller batch, and so does the number of images.
         return BetaTc(
             n=steps_per_epoch * filled(self.batch_size),

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.data.batches import Data, to_input
 from vaekit.data.images import Images, check_array, check_arrays, label_column
 from vaekit.messages import check_number, filled
 from vaekit.state import undisturbed
 from vaekit.tensors import Term
-from vaekit.training.loop import Data, Plan, to_input, train
+from vaekit.training.loop import train
+from vaekit.training.plan import Plan
 from vaekit.world import derive_seed, seeded
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 600, 64, 2e-3

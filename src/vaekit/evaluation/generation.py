@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vaekit.data.batches import Data, Mapped, to_input
 from vaekit.data.cache import cache_dir
 from vaekit.data.images import Images, check_arrays, hold_out, is_mapped
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, precision_recall_density_coverage
@@ -23,7 +24,8 @@ from vaekit.owned import claim, remove_temporaries
 from vaekit.state import undisturbed, warn
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import read_tensors, write_tensors
-from vaekit.training.loop import Data, Mapped, Plan, to_input, train
+from vaekit.training.loop import train
+from vaekit.training.plan import Plan
 from vaekit.training.progress import Lines
 from vaekit.world import derive_seed, seeded
 

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaekit.data.batches import Data
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import distortion_and_rate, log_weights
 from vaekit.parts.latents import independent_noise
-from vaekit.parts.likelihoods import DiscretizedLogisticLikelihood, describe_likelihood
-from vaekit.parts.quantizers import VectorQuantizer, usage
+from vaekit.parts.quantizers import usage
 from vaekit.state import undisturbed
 from vaekit.tensors import bits_per_dim, gaussian_kl
-from vaekit.training.loop import Data
 from vaekit.world import derive_seed, seeded
 
 ROWS = 2000  # images times draws that are decoded at once
@@ -37,7 +36,7 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     and `collapse` is a sentence. codes_used, perplexity: for a quantizer, over the set.
     """
     model.eval()
-    draws = 1 if isinstance(model.latent, VectorQuantizer) else draws
+    draws = 1 if model.latent.discrete else draws
     squared = distortion = rate = elbo_sum = elbo_squares = 0.0
     means, variances, kls, counts = [], [], torch.zeros(()), torch.zeros((), dtype=torch.int64)
     size = data.at_once(model)
@@ -59,21 +58,21 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
             means.append(draw.moments[0])
             variances.append(draw.moments[1].exp())
             kls = kls + gaussian_kl(*draw.moments).sum(0)
-        elif isinstance(model.latent, VectorQuantizer):
+        elif model.latent.discrete:
             counts = counts + torch.bincount(draw.mode.flatten(), minlength=model.latent.n_codes)
     n, pixels = len(data), data.x[0].numel()
     mean = elbo_sum / n
     result = {
         "images": n,
         "draws": draws,
-        "likelihood": describe_likelihood(model.likelihood),
+        "likelihood": model.likelihood.describe(),
         "mse": squared / (n * pixels),
         "distortion": distortion / n,
         "rate": rate / n,
         "elbo": mean,
         "elbo_se": (max(elbo_squares / n - mean**2, 0.0) / n) ** 0.5,
     }
-    if isinstance(model.likelihood, DiscretizedLogisticLikelihood):
+    if model.likelihood.discrete:
         result["bits_per_dim"] = bits_per_dim(-mean, pixels)
     if means:
         mean, variance = torch.cat(means), torch.cat(variances)
@@ -82,7 +81,7 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
         result["active_units"] = active
         result["aggregate_kl_at_least"] = aggregate_kl_at_least(mean, variance)
         result["collapse"] = _collapse(active, mean.shape[1])
-    if isinstance(model.latent, VectorQuantizer):
+    if model.latent.discrete:
         result |= {"n_codes": model.latent.n_codes, **usage(counts)}
     return result
 
@@ -129,7 +128,7 @@ def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0
     bits_per_dim_nll: for a discretised likelihood only.
     Raises ValueError for a quantizer, whose q holds one code: there the ELBO is all that can be had this way.
     """
-    if isinstance(model.latent, VectorQuantizer):
+    if model.latent.discrete:
         raise ValueError("a quantizer gives every image one code for certain: other codes can't be weighed from it")
     if k < 1:
         raise ValueError(f"k must be >= 1 draw, got {k}")
@@ -159,7 +158,7 @@ def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0
         "nll_images": n,
         "nll_by_k": [[draws, value] for draws, value in zip(looks, nats.mean(0).tolist(), strict=True)],
     }
-    if isinstance(model.likelihood, DiscretizedLogisticLikelihood):
+    if model.likelihood.discrete:
         result["bits_per_dim_nll"] = bits_per_dim(nll, data.x[0].numel())
     return result
 

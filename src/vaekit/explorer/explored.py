@@ -19,8 +19,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vaekit.data.images import Decoding, Images, evenly, spread
 from vaekit.data.readers import MAX_PIXELS, decode
-from vaekit.estimators.base import Estimator
 from vaekit.evaluation.likelihood import ACTIVE, evaluate, posterior
+from vaekit.fitted import Fitted
 from vaekit.parts.priors import AutoregressivePrior
 from vaekit.registry import MODELS, key_of
 from vaekit.report.doctor import Diagnosis
@@ -47,18 +47,18 @@ class Explored:
     """
 
     @undisturbed
-    def __init__(self, model: Estimator, images: Images, name: str, diagnoses: Sequence[Diagnosis] = ()):
+    def __init__(self, model: Fitted, images: Images, name: str, diagnoses: Sequence[Diagnosis] = ()):
         check_explorable(model, images, name)
         self.model, self.name, self.lock = model, name, threading.Lock()
         self.diagnoses = diagnoses
         plain = model.with_prior("plain")
-        self.grid = getattr(plain.prior, "grid", None)
+        self.grid = model.code_shape if model.discrete else None
         classes = model.sampling_classes()
         self.classes = None if classes is None else [str(name) for name in classes]
         if self.grid is None:
-            means, draws = posterior(plain, model.on_device(images, model.device_))
+            means, draws = posterior(plain, model.data(images))
             vectors, draws = means.numpy().astype(np.float64), draws.numpy().astype(np.float64)
-            few = model.on_device(images.take(spread(images, KL_IMAGES)), model.device_)
+            few = model.data(images.take(spread(images, KL_IMAGES)))
             self.kl = np.asarray(evaluate(plain, few, draws=1)["kl_per_latent"])
             self.active = vectors.var(0) > ACTIVE
             self.middle, self.spread = draws.mean(0), np.maximum(draws.std(0), 1e-6)
@@ -72,12 +72,12 @@ class Explored:
     @undisturbed
     def facts(self) -> dict:
         """What the page needs to draw itself; the sliders' latents come in the order of their KL, the largest first."""
-        label = MODELS[key_of(type(self.model).__name__)].label
+        label = MODELS[key_of(self.model.name)].label
         facts: dict = {
             "name": self.name,
             "model": label,
-            "architecture": self.model.filled_in().architecture,
-            "parameters": self.model.n_parameters_,
+            "architecture": self.model.fields["architecture"],
+            "parameters": self.model.module.n_parameters,
             "conditional": self.model.conditional,
             "classes": self.classes,
             "points": np.round(self.points, 5).tolist(),
@@ -98,13 +98,13 @@ class Explored:
                 for i in np.argsort(-self.kl, kind="stable")
             ]
         else:
-            facts["n_codes"] = self.model.model_.latent.n_codes
+            facts["n_codes"] = self.model.module.latent.n_codes
             facts["tints"] = self._tints()
         return facts
 
     def _axis_names(self) -> list[str]:
-        if self.grid is None and self.model.latent_dim <= 2:
-            return ["z1", "z2"][: self.model.latent_dim]
+        if self.grid is None and self.model.fields["latent_dim"] <= 2:
+            return ["z1", "z2"][: self.model.fields["latent_dim"]]
         return [f"principal component {i} ({share:.0%})" for i, share in enumerate(self.shares, 1)]
 
     def _why_no_samples(self) -> str | None:
@@ -120,9 +120,7 @@ class Explored:
 
     def _codebook(self) -> np.ndarray:
         """(K, D) vector of each code."""
-        index = torch.arange(self.model.model_.latent.n_codes, device=self.model.device_)
-        with torch.inference_mode():
-            return self.model.model_.latent.embed(index[:, None, None]).flatten(1).cpu().double().numpy()
+        return self.model.module.latent.vectors().detach().cpu().double().numpy()
 
     # ---- what the page asks --------------------------------------------------------------------------------------
 
@@ -183,13 +181,13 @@ class Explored:
             choices = {}
             if code is not None:
                 prior = self._autoregressive("drawing from a cell on")
-                given = torch.from_numpy(self._as_code(code))[None].to(self.model.device_)
+                given = torch.from_numpy(self._as_code(code))[None].to(self.model.device)
                 start = self._cell("start", start)
-                known = (torch.arange(math.prod(prior.grid)) < start).view(prior.grid).to(self.model.device_)
+                known = (torch.arange(math.prod(prior.code_shape)) < start).view(prior.code_shape).to(self.model.device)
                 choices = {"given": given, "known": known}
             y = self._prior_label(label)
             with seeded(seed), torch.inference_mode():
-                drawn = self.model.model_.prior.sample(1, y, temperature, **choices)
+                drawn = self.model.module.prior.sample(1, y, temperature, **choices)
             return self._shown(drawn[0].cpu().numpy(), label)
 
     @undisturbed
@@ -201,10 +199,10 @@ class Explored:
         with self.lock:
             grid = self._as_code(code)
             if self.grid is None:
-                raise ValueError(f"{self.name} has no grid of codes: it is a {type(self.model).__name__}")
+                raise ValueError(f"{self.name} has no grid of codes: it is a {self.model.name}")
             cell = self._cell("cell", cell)
             present = int(grid.flat[cell])
-            if isinstance(self.model.model_.prior, AutoregressivePrior):
+            if isinstance(self.model.module.prior, AutoregressivePrior):
                 shares = self._shares(grid, cell, self._prior_label(label))
                 order = np.argsort(-shares, kind="stable")
             else:
@@ -248,7 +246,7 @@ class Explored:
         if self.grid is None:
             return code.astype(np.float64)
         with torch.inference_mode():
-            vectors = self.model.model_.latent.embed(torch.from_numpy(code)[None].to(self.model.device_))
+            vectors = self.model.module.latent.embed(torch.from_numpy(code)[None].to(self.model.device))
         return vectors.movedim(1, -1).flatten().cpu().double().numpy()
 
     def _nearest(self, vector: np.ndarray) -> np.ndarray:
@@ -257,13 +255,13 @@ class Explored:
             return vector
         vectors = torch.from_numpy(vector.astype(np.float32)).view(*self.grid, -1).movedim(-1, 0)[None]
         with torch.inference_mode():
-            return self.model.model_.latent(vectors.to(self.model.device_)).mode[0].cpu().numpy()
+            return self.model.module.latent.nearest(vectors.to(self.model.device))[0].cpu().numpy()
 
     def _as_code(self, code) -> np.ndarray:
         if self.grid is None:
-            return _numbers("code", code, (self.model.latent_dim,))
+            return _numbers("code", code, (self.model.fields["latent_dim"],))
         codes = _numbers("code", code, self.grid)
-        k = self.model.model_.latent.n_codes
+        k = self.model.module.latent.n_codes
         if not (codes == np.floor(codes)).all() or codes.min() < 0 or codes.max() >= k:
             raise ValueError(f"codes must be whole numbers in 0..{k - 1}, got {codes.min():g}..{codes.max():g}")
         return codes.astype(np.int64)
@@ -291,10 +289,10 @@ class Explored:
         """The label for the prior; None stands for any class."""
         if self.classes is None or label is None:
             return None
-        return torch.tensor([self._label_index(label)], device=self.model.device_)
+        return torch.tensor([self._label_index(label)], device=self.model.device)
 
     def _autoregressive(self, what: str) -> AutoregressivePrior:
-        prior = self.model.model_.prior
+        prior = self.model.module.prior
         if not isinstance(prior, AutoregressivePrior):
             raise ValueError(f"{what} needs a prior over a grid of codes, which {self.name} does not have")
         return prior
@@ -304,8 +302,8 @@ class Explored:
         prior = self._autoregressive("the probability of a code")
         with torch.inference_mode():
             if y is None and prior.n_classes:
-                y = torch.arange(prior.n_classes, device=self.model.device_)
-            codes = torch.from_numpy(grid).to(self.model.device_).expand(1 if y is None else len(y), *grid.shape)
+                y = torch.arange(prior.n_classes, device=self.model.device)
+            codes = torch.from_numpy(grid).to(self.model.device).expand(1 if y is None else len(y), *grid.shape)
             log_p = prior.network(codes, y).float().log_softmax(1).flatten(2)  # (classes, K, h*w)
             before = log_p.gather(1, codes.flatten(1)[:, None])[:, 0, :cell].sum(1)
             if len(log_p) > 1:
@@ -313,17 +311,17 @@ class Explored:
             return (before.softmax(0)[:, None] * log_p[:, :, cell].exp()).sum(0).cpu().numpy()
 
 
-def check_explorable(model: Estimator, images: Images, name: str) -> None:
+def check_explorable(model: Fitted, images: Images, name: str) -> None:
     """Raises ValueError where the explorer can't show `model` on `images`."""
-    if len(model.image_shape_) != 3:
+    if len(model.format.shape) != 3:
         raise ValueError(f"{name} was trained on a table of vectors; exploring needs a model of images")
-    if model.image_shape_[2] not in MODES:
+    if model.format.shape[2] not in MODES:
         raise ValueError(
-            f"exploring needs images of 1, 3 or 4 channels; those of {name} have {model.image_shape_[2]} channels"
+            f"exploring needs images of 1, 3 or 4 channels; those of {name} have {model.format.shape[2]} channels"
         )
-    if images.x.shape[1:] != model.image_shape_:
+    if images.x.shape[1:] != model.format.shape:
         raise ValueError(
-            f"{images.name} has samples of shape {images.x.shape[1:]}, but {name} was fitted on {model.image_shape_}"
+            f"{images.name} has samples of shape {images.x.shape[1:]}, but {name} was fitted on {model.format.shape}"
         )
     if len(images) < 2:
         raise ValueError(f"{images.name} has {len(images)} held-out image; a map needs at least 2")

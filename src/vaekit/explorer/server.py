@@ -98,8 +98,8 @@ def make_app(runs: Sequence[Explored], images: Images, *, token: str | None = No
         data = await read_body(request, MOST_UPLOAD)
 
         def work() -> dict:
-            decoding = run.model.facts_["data"]["decoding"] or {}
-            picture = read_picture(data, run.model.image_shape_, decoding.get("white"))
+            decoding = run.model.facts["data"]["decoding"] or {}
+            picture = read_picture(data, run.model.format.shape, decoding.get("white"))
             return run.encode(picture=picture, label=label)
 
         return JSONResponse(await run_in_threadpool(work))

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from vaekit.parts.latents import Draw, Latent, Trace
 from vaekit.parts.likelihoods import Likelihood
-from vaekit.parts.priors import Prior, StandardNormalPrior
-from vaekit.parts.quantizers import VectorQuantizer, usage
-from vaekit.tensors import Term, gaussian_kl, widened
+from vaekit.parts.priors import Prior
+from vaekit.tensors import Term, widened
 
 
 class Autoencoder(nn.Module):
@@ -21,13 +18,6 @@ class Autoencoder(nn.Module):
     are handed in already built: see `vaekit.parts`. n_classes > 0 makes y compulsory, 0 forbids it.
     samples: draws per image where `forward` isn't told, such as in training.
     """
-
-    # Parts of any kind; what they have beyond their protocol (a codebook, a grid) is asked of the kinds that have it.
-    encoder: Any
-    latent: Any
-    decoder: Any
-    prior: Any
-    likelihood: Any
 
     def __init__(
         self,
@@ -67,9 +57,8 @@ class Autoencoder(nn.Module):
         return Trace(nll, {"z": draw.log_q - log_p}, self._closed_form(draw), (draw,), penalties)
 
     def _closed_form(self, draw: Draw) -> dict[str, Tensor]:
-        if draw.moments and isinstance(self.prior, StandardNormalPrior):
-            return {"z": gaussian_kl(*draw.moments).sum(-1)}
-        return {}
+        kl = self.prior.kl(*draw.moments) if draw.moments else None
+        return {} if kl is None else {"z": kl}
 
     def _check_labels(self, y: Tensor | None) -> None:
         if self.n_classes and y is None:
@@ -100,7 +89,7 @@ class Autoencoder(nn.Module):
         """(n, C, H, W) means of p(x|z) for z from the prior; y (n,) when the model or its prior knows classes. `choices`
         are the prior's own, such as top_k.
         """
-        if not getattr(self.prior, "n_classes", 0):
+        if not self.prior.n_classes:
             self._check_labels(y)
         code = self.prior.sample(n, y, temperature, **choices)
         return self.decode(code, y if self.n_classes else None)
@@ -110,20 +99,18 @@ class Autoencoder(nn.Module):
         codebook. A decoder that starts at grey is driven to black or white in the first steps, and where a sigmoid then
         saturates it stays there: measured in two of three seeds of the VQ-VAE on MNIST.
         """
-        if hasattr(self.decoder, "prime"):
-            self.decoder.prime(self.likelihood.start(x))
-        if hasattr(self.likelihood, "prime"):
-            self.likelihood.prime(x)
-        if hasattr(self.latent, "prime"):
-            self.latent.prime(self.encoder(x, y))
+        if prime := getattr(self.decoder, "prime", None):
+            prime(self.likelihood.start(x))
+        self.likelihood.prime(x)
+        self.latent.prime(self.encoder(x, y))
 
     @torch.no_grad()
     def measures(self) -> dict[str, float]:
         """What is worth a line in the log at the end of an epoch: sigma, and codebook usage since the last call."""
-        values = {}
-        if getattr(self.likelihood, "learned", False):
-            values["sigma"] = self.likelihood.variance.sqrt().item()
-        if isinstance(self.latent, VectorQuantizer):
-            values |= usage(self.latent.counts)
-            self.latent.counts.zero_()
-        return values
+        return self.likelihood.usage() | self.latent.usage()
+
+    @property
+    def n_parameters(self) -> int:
+        """Trainable numbers of encoder, latent and decoder; a codebook counts however it is trained."""
+        networks = [p for part in (self.encoder, self.decoder) for p in part.parameters() if p.requires_grad]
+        return sum(parameter.numel() for parameter in networks) + self.latent.n_parameters

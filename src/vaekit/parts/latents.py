@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,18 +33,45 @@ class Trace(NamedTuple):
     penalties: dict[str, Term]
 
 
-class Latent(Protocol):
-    """What `Autoencoder` asks of a latent; `features` is how many channels it wants of the encoder. Of 0 samples only
-    the mode is wanted, and no random number is drawn.
+class Latent(nn.Module):
+    """What stands between encoder and decoder. A kind says `forward(h, samples)`, which gives the Draw: of 0 samples only the
+    mode is wanted, and no random number is drawn. Where its code is no decoder input it says the rest, too.
+
+    features: channels that it wants of the encoder. width: of a decoder input, D.
+    discrete: codes are indices, and the draws of an image are all alike: see `vaekit.parts.quantizers.Quantizer`.
     """
 
     features: int
+    width: int
+    discrete = False
+    n_codes: int  # of a discrete one
 
-    def __call__(self, h: Tensor, samples: int = 1) -> Draw: ...
-    def embed(self, code: Tensor) -> Tensor: ...
+    def embed(self, code: Tensor) -> Tensor:
+        """(N, *code) -> decoder inputs (N, D[, h, w])."""
+        return code
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Decoder inputs (N, D[, h, w]) -> the codes nearest to them, (N, *code)."""
+        return z
+
+    def prime(self, h: Tensor) -> None:
+        """Data-dependent initialisation from encoder outputs h, before the first step."""
+
+    def vectors(self) -> Tensor:
+        """(K, D) decoder inputs of the codes of a discrete latent."""
+        raise NotImplementedError
+
+    def usage(self) -> dict[str, float]:
+        """What is worth a line in the log at the end of an epoch, since the last call."""
+        return {}
+
+    @property
+    def n_parameters(self) -> int:
+        """Numbers that are learned, by gradient or otherwise."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
 
-class GaussianLatent(nn.Module):
+class GaussianLatent(Latent):
     """q(z|x) = N(mean, diag exp(log_var)), drawn by reparameterisation (Kingma & Welling 2014, section 2.4).
 
     In training mode every image has noise of its own. In eval mode one noise vector per draw serves all images, so
@@ -58,7 +85,7 @@ class GaussianLatent(nn.Module):
         super().__init__()
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be >= 1, got {latent_dim}")
-        self.latent_dim = latent_dim
+        self.latent_dim = self.width = latent_dim
         self.features = 2 * latent_dim
 
     def forward(self, h: Tensor, samples: int = 1) -> Draw:
@@ -71,10 +98,6 @@ class GaussianLatent(nn.Module):
         z = mean + torch.exp(0.5 * log_var) * noise  # (S, B, D)
         log_q = gaussian_log_prob(z, mean, log_var).sum(-1)
         return Draw(z, z, mean, log_q, (mean, log_var), {})
-
-    def embed(self, code: Tensor) -> Tensor:
-        """(N, D) -> (N, D): a Gaussian's code is its z."""
-        return code
 
 
 @contextmanager

@@ -7,7 +7,7 @@ logistic's is a probability of 8-bit values.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,21 +16,59 @@ from torch import Tensor, nn
 from vaekit.tensors import gaussian_log_prob
 
 
-class Likelihood(Protocol):
-    """What `Autoencoder` asks of a likelihood; the ones below are also `nn.Module`s."""
+class Likelihood(nn.Module):
+    """p(x|z). A kind says `start`, `log_prob`, `mean` and `describe`, and the rest where it is otherwise.
 
-    def channels(self, c: int) -> int: ...
-    def start(self, x: Tensor) -> Tensor: ...
-    def log_prob(self, out: Tensor, x: Tensor) -> Tensor: ...
-    def mean(self, out: Tensor) -> Tensor: ...
-    def penalty_scale(self) -> float | Tensor: ...
+    discrete: a probability of 8-bit values and no density, so that bits per dimension are defined.
+    reals: its x may be any real numbers, such as a table's. binary: a probability for pixels of 0 and 1 only.
+    """
+
+    discrete = False
+    reals = False
+    binary = False
+
+    def channels(self, c: int) -> int:
+        """Channels the decoder must emit for images of `c` channels."""
+        return c
+
+    def prime(self, x: Tensor) -> None:
+        """Data-dependent initialisation from images x (N, C, H, W), before the first step."""
+
+    def start(self, x: Tensor) -> Tensor:
+        """Images x (N, C, H, W) -> (channels,), the decoder output whose mean is that of each channel."""
+        raise NotImplementedError
+
+    def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
+        """Decoder output (N, channels, H, W) and images (N, C, H, W) -> (N,) nats."""
+        raise NotImplementedError
+
+    def mean(self, out: Tensor) -> Tensor:
+        """Decoder output (N, channels, H, W) -> the mean of x, (N, C, H, W)."""
+        raise NotImplementedError
+
+    def penalty_scale(self) -> float | Tensor:
+        """What squared latent distances are multiplied with; 1 weighs them as they are."""
+        return 1.0
+
+    def usage(self) -> dict[str, float]:
+        """What is worth a line in the log at the end of an epoch."""
+        return {}
+
+    @property
+    def fixed_variance(self) -> float | None:
+        """The variance of a pixel where that is given beforehand."""
+        return None
+
+    def describe(self) -> str:
+        """In a table's words. Numbers of models compare where these are the same."""
+        raise NotImplementedError
 
 
 def _logit(mean: Tensor) -> Tensor:
     return torch.logit(mean, eps=0.01)
 
 
-class GaussianLikelihood(nn.Module):
+class GaussianLikelihood(Likelihood):
     """x ~ N(mean, variance I), with a fixed variance (the report's lambda) or one learned and shared by all pixels.
 
     variance: the fixed value, > 0; None learns it as the running mean squared error of the training batches, which is
@@ -39,6 +77,7 @@ class GaussianLikelihood(nn.Module):
     bounded: a sigmoid keeps the mean in (0, 1), as images want; False leaves it free, as tables and the report do.
     """
 
+    reals = True
     variance: Tensor
 
     def __init__(self, *, variance: float | None = None, bounded: bool = True, momentum: float = 0.02):
@@ -47,10 +86,6 @@ class GaussianLikelihood(nn.Module):
             raise ValueError(f"likelihood variance must be > 0, got {variance}")
         self.learned, self.bounded, self.momentum = variance is None, bounded, momentum
         self.register_buffer("variance", torch.tensor(1.0 if variance is None else float(variance)))
-
-    def channels(self, c: int) -> int:
-        """Channels the decoder must emit for images of `c` channels."""
-        return c
 
     def prime(self, x: Tensor) -> None:
         """Starts a learned variance at that of the data x (N, C, H, W), before the first step."""
@@ -84,13 +119,24 @@ class GaussianLikelihood(nn.Module):
         """1 / (2 variance): puts squared latent distances on the footing of the squared error in the nats of `log_prob`."""
         return 0.5 / self.variance
 
+    def usage(self) -> dict[str, float]:
+        """`sigma`, where it is learned."""
+        return {"sigma": self.variance.sqrt().item()} if self.learned else {}
 
-class BernoulliLikelihood(nn.Module):
+    @property
+    def fixed_variance(self) -> float | None:
+        """`variance`, where it is not learned."""
+        return None if self.learned else self.variance.item()
+
+    def describe(self) -> str:
+        """Such as "Gaussian, sigma learned"."""
+        return "Gaussian, sigma " + ("learned" if self.learned else f"{math.sqrt(self.variance):.3f}")
+
+
+class BernoulliLikelihood(Likelihood):
     """x ~ Bernoulli(sigmoid(out)) per pixel. A probability for binary pixels; for grey ones only a cross-entropy."""
 
-    def channels(self, c: int) -> int:
-        """Channels the decoder must emit for images of `c` channels."""
-        return c
+    binary = True
 
     def start(self, x: Tensor) -> Tensor:
         """Images x (N, C, H, W) -> (C,), the decoder output whose mean is that of each channel."""
@@ -104,18 +150,19 @@ class BernoulliLikelihood(nn.Module):
         """(N, C, H, W) logits -> the mean of x, in [0, 1]."""
         return torch.sigmoid(out)
 
-    def penalty_scale(self) -> float:
-        """1: squared latent distances are weighed as they are."""
-        return 1.0
+    def describe(self) -> str:
+        """ "Bernoulli"."""
+        return "Bernoulli"
 
 
-class DiscretizedLogisticLikelihood(nn.Module):
+class DiscretizedLogisticLikelihood(Likelihood):
     """A logistic distribution per pixel, integrated over the 256 bins of 8-bit data (Salimans et al. 2017, section 2.1).
 
     A true likelihood of 8-bit images, so bits per dimension is defined. The decoder emits a mean and a log-scale per
     pixel; the two outermost bins take the tails, so that the 256 probabilities sum to one.
     """
 
+    discrete = True
     half_bin = 0.5 / 255
     log_scale_range = (-7.0, 2.0)
 
@@ -150,31 +197,22 @@ class DiscretizedLogisticLikelihood(nn.Module):
         """(N, 2C, H, W) decoder output -> (N, C, H, W), the centre of each pixel's distribution, in [0, 1]."""
         return self._split(out)[0]
 
-    def penalty_scale(self) -> float:
-        """1: squared latent distances are weighed as they are."""
-        return 1.0
+    def describe(self) -> str:
+        """ "discretised logistic"."""
+        return "discretised logistic"
 
 
-LIKELIHOODS = ("gaussian", "gaussian_fixed", "bernoulli", "discretized_logistic")
+# By name: what makes one of a fixed variance and of whether the mean of x is in [0, 1], for those that ask for it.
+LIKELIHOODS: dict[str, Callable[[float, bool], Likelihood]] = {
+    "gaussian": lambda variance, bounded: GaussianLikelihood(bounded=bounded),
+    "gaussian_fixed": lambda variance, bounded: GaussianLikelihood(variance=variance, bounded=bounded),
+    "bernoulli": lambda variance, bounded: BernoulliLikelihood(),
+    "discretized_logistic": lambda variance, bounded: DiscretizedLogisticLikelihood(),
+}
 
 
-def make_likelihood(
-    name: str, *, variance: float = 0.098, bounded: bool = True
-) -> GaussianLikelihood | BernoulliLikelihood | DiscretizedLogisticLikelihood:
+def make_likelihood(name: str, *, variance: float = 0.098, bounded: bool = True) -> Likelihood:
     """The likelihood called `name`; `variance` serves "gaussian_fixed", `bounded` both Gaussians."""
-    if name == "gaussian":
-        return GaussianLikelihood(bounded=bounded)
-    if name == "gaussian_fixed":
-        return GaussianLikelihood(variance=variance, bounded=bounded)
-    if name == "bernoulli":
-        return BernoulliLikelihood()
-    if name == "discretized_logistic":
-        return DiscretizedLogisticLikelihood()
-    raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {name!r}")
-
-
-def describe_likelihood(likelihood: nn.Module) -> str:
-    """The likelihood in a table's words, such as "Gaussian, sigma learned". ELBOs compare under the same one only."""
-    if isinstance(likelihood, GaussianLikelihood):
-        return "Gaussian, sigma " + ("learned" if likelihood.learned else f"{math.sqrt(likelihood.variance):.3f}")
-    return "Bernoulli" if isinstance(likelihood, BernoulliLikelihood) else "discretised logistic"
+    if name not in LIKELIHOODS:
+        raise ValueError(f"likelihood must be one of {', '.join(LIKELIHOODS)}, got {name!r}")
+    return LIKELIHOODS[name](variance, bounded)

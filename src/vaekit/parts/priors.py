@@ -4,70 +4,104 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from vaekit.parts.causal import CausalNetwork, generate, log_prob
 from vaekit.parts.networks import MLP
-from vaekit.tensors import gaussian_log_prob
+from vaekit.tensors import gaussian_kl, gaussian_log_prob
 
 
-class Prior(Protocol):
-    """What `Autoencoder` asks of a prior: nats (N,) of codes (N, *code), and n of them."""
+class Prior(nn.Module):
+    """p(code). A kind says `log_prob` and `sample`.
 
-    def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor: ...
-    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor: ...
+    code_shape: of a code, (D,) or (h, w). n_classes: of labels that it knows; 0 ignores them.
+    gives_images: whether its draws look like codes of images. choices: what `sample` takes besides, such as "top_k".
+    """
+
+    code_shape: tuple[int, ...]
+    class_shares: Tensor  # (n_classes,) of one that knows labels
+    n_classes = 0
+    gives_images = True
+    choices: tuple[str, ...] = ()
+
+    def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor:
+        """(N, *code), y (N,) or None -> (N,) nats."""
+        raise NotImplementedError
+
+    def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """(n, *code) draws."""
+        raise NotImplementedError
+
+    def kl(self, mean: Tensor, log_var: Tensor) -> Tensor | None:
+        """(B,) nats KL[N(mean, exp(log_var)) || p] of posteriors (B, D); None where no closed form is known."""
+        return None
+
+    def describe(self) -> str:
+        """In a table's words."""
+        raise NotImplementedError
 
 
-class StandardNormalPrior(nn.Module):
+class StandardNormalPrior(Prior):
     """p(z) = N(0, I) over latent vectors (N, D). It ignores labels: p(z|y) = p(z)."""
 
     anchor: Tensor
 
     def __init__(self, *, latent_dim: int):
         super().__init__()
-        self.latent_dim = latent_dim
+        self.latent_dim, self.code_shape = latent_dim, (latent_dim,)
         self.register_buffer("anchor", torch.zeros(()), persistent=False)  # tells which device to sample on
 
     def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor:
         """(..., D) -> (...) nats."""
         return gaussian_log_prob(code).sum(-1)
 
+    def kl(self, mean: Tensor, log_var: Tensor) -> Tensor:
+        """(B,) nats; see `tensors.gaussian_kl`."""
+        return gaussian_kl(mean, log_var).sum(-1)
+
+    def describe(self) -> str:
+        """ "N(0, I)"."""
+        return "N(0, I)"
+
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """(n, D) draws; temperature scales the standard deviation."""
         return temperature * torch.randn(n, self.latent_dim, device=self.anchor.device, dtype=self.anchor.dtype)
 
 
-class UniformPrior(nn.Module):
+class UniformPrior(Prior):
     """p(code) = K^-(h*w) over code grids (N, h, w): the rate of a VQ-VAE before a prior is fitted."""
 
+    gives_images = False
     anchor: Tensor
 
     def __init__(self, *, n_codes: int, grid: tuple[int, int]):
         super().__init__()
-        self.n_codes, self.grid = n_codes, (grid[0], grid[1])
+        self.n_codes, self.code_shape = n_codes, (grid[0], grid[1])
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor:
         """(..., h, w) -> (...) nats: the constant -h*w*log K."""
-        nats = -math.prod(self.grid) * math.log(self.n_codes)
+        nats = -math.prod(self.code_shape) * math.log(self.n_codes)
         return torch.full(code.shape[:-2], nats, device=code.device, dtype=self.anchor.dtype)
 
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """(n, h, w) int64 draws; temperature changes nothing, since every code is equally likely."""
-        return torch.randint(self.n_codes, (n, *self.grid), device=self.anchor.device)
+        return torch.randint(self.n_codes, (n, *self.code_shape), device=self.anchor.device)
+
+    def describe(self) -> str:
+        """ "uniform"."""
+        return "uniform"
 
 
-class LearnedPrior(nn.Module):
+class LearnedPrior(Prior):
     """A prior fitted to the codes of a trained model: p(code|y) for each class, or p(code) where n_classes is 0.
 
     Without labels a class-conditional prior stands for the mixture p(code) = sum_y p(y) p(code|y); with n_classes=0 labels
     are ignored. A subclass says `_log_prob` and `_sample`, with the labels given or None.
     """
 
-    class_shares: Tensor
     _log_prob: Callable[[Tensor, Tensor | None], Tensor]
     _sample: Callable[..., Tensor]
 
@@ -112,7 +146,7 @@ class MixturePrior(LearnedPrior):
     def __init__(self, *, latent_dim: int, components: int, n_classes: int = 0):
         super().__init__(n_classes=n_classes)
         groups = max(1, n_classes)
-        self.latent_dim, self.components = latent_dim, components
+        self.latent_dim, self.code_shape, self.components = latent_dim, (latent_dim,), components
         self.register_buffer("log_weights", torch.full((groups, components), -math.log(components)))
         self.register_buffer("means", torch.zeros(groups, components, latent_dim))
         self.register_buffer("precision_cholesky", torch.eye(latent_dim).repeat(groups, components, 1, 1))
@@ -154,7 +188,7 @@ class FlowPrior(LearnedPrior):
         super().__init__(n_classes=n_classes)
         if latent_dim < 2:
             raise ValueError(f"a flow couples dimensions: it needs latent_dim >= 2, got {latent_dim}")
-        self.latent_dim, self.kept = latent_dim, latent_dim // 2
+        self.latent_dim, self.code_shape, self.kept = latent_dim, (latent_dim,), latent_dim // 2
         self.register_buffer("location", torch.zeros(latent_dim))
         self.register_buffer("scale", torch.ones(latent_dim))
         self.register_buffer("orders", torch.stack([torch.randperm(latent_dim) for _ in range(layers)]))
@@ -204,15 +238,16 @@ class FlowPrior(LearnedPrior):
 class AutoregressivePrior(LearnedPrior):
     """p(code) over grids (N, h, w) of n_codes values by a causal network (`vaekit.parts.causal`), position by position."""
 
+    choices = ("top_k", "top_p")
     most = 2**24  # logits at once outside training: 64 MB
 
     def __init__(self, network: CausalNetwork):
         super().__init__(n_classes=network.n_classes)
         self.network = network
-        self.n_codes, self.grid = network.n_values, network.grid
+        self.n_codes, self.code_shape = network.n_values, network.grid
 
     def _log_prob(self, code: Tensor, y: Tensor | None) -> Tensor:
-        at_once = len(code) if self.training else max(1, self.most // (self.n_codes * math.prod(self.grid)))
+        at_once = len(code) if self.training else max(1, self.most // (self.n_codes * math.prod(self.code_shape)))
         labels = [None] * len(code.split(at_once)) if y is None else y.split(at_once)
         return torch.cat([log_prob(self.network, *part) for part in zip(code.split(at_once), labels, strict=True)])
 

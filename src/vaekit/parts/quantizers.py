@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.messages import first_line
-from vaekit.parts.latents import Draw
+from vaekit.parts.latents import Draw, Latent
 from vaekit.state import warn
 from vaekit.tensors import Term, straight_through, widened
 
@@ -131,7 +131,37 @@ def usage(counts: Tensor) -> dict[str, float]:
     }
 
 
-class VectorQuantizer(nn.Module):
+class Quantizer(Latent):
+    """A latent of codes: at each of h*w places one of `n_codes`, each of which stands for a vector. A kind says `forward`,
+    which counts in `counts` what it uses in training, and `vectors`.
+    """
+
+    discrete = True
+    counts: Tensor
+
+    def __init__(self, *, n_codes: int, features: int, width: int):
+        super().__init__()
+        self.n_codes, self.features, self.width = n_codes, features, width
+        self.register_buffer("counts", torch.zeros(n_codes))  # vectors per code since `counts` was last cleared
+
+    def embed(self, code: Tensor) -> Tensor:
+        """(N, h, w) indices -> (N, D, h, w) their vectors."""
+        return F.embedding(code, self.vectors()).movedim(-1, 1)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """(N, D, h, w) -> (N, h, w) the indices of the vectors nearest to them."""
+        flat = z.movedim(1, -1)
+        return nearest_code(flat.reshape(-1, self.width), self.vectors().detach()).view(flat.shape[:-1])
+
+    @torch.no_grad()
+    def usage(self) -> dict[str, float]:
+        """`codes_used` and `perplexity` of what was used in training since the last call."""
+        found = usage(self.counts)
+        self.counts.zero_()
+        return found
+
+
+class VectorQuantizer(Quantizer):
     """Replaces each of the h*w vectors of the encoder's output by its nearest of K codebook vectors.
 
     n_codes, code_dim: K and D.
@@ -148,7 +178,6 @@ class VectorQuantizer(nn.Module):
     codebook: Tensor
     ema_sums: Tensor
     shares: Tensor
-    counts: Tensor
 
     def __init__(
         self,
@@ -161,7 +190,6 @@ class VectorQuantizer(nn.Module):
         init: str = "kmeans",
         revive: float = 0.1,
     ):
-        super().__init__()
         if n_codes < 2 or code_dim < 1:
             raise ValueError(f"n_codes must be >= 2 and code_dim >= 1, got {n_codes} and {code_dim}")
         if ema is not None and not 0 < ema < 1:
@@ -172,7 +200,7 @@ class VectorQuantizer(nn.Module):
             )
         if init not in ("uniform", "data", "kmeans"):
             raise ValueError(f"codebook init must be uniform, data or kmeans, got {init!r}")
-        self.n_codes, self.features = n_codes, code_dim
+        super().__init__(n_codes=n_codes, features=code_dim, width=code_dim)
         self.codebook_weight, self.commitment = codebook_weight, commitment
         self.ema, self.init, self.revive = ema, init, revive
         codebook = torch.empty(n_codes, code_dim).uniform_(-1 / n_codes, 1 / n_codes)
@@ -182,7 +210,15 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("codebook", codebook)
             self.register_buffer("ema_sums", codebook / n_codes)
         self.register_buffer("shares", torch.full((n_codes,), 1 / n_codes))  # moving share of vectors
-        self.register_buffer("counts", torch.zeros(n_codes))  # vectors per code since `counts` was last cleared
+
+    def vectors(self) -> Tensor:
+        """(K, D) the codebook."""
+        return self.codebook
+
+    @property
+    def n_parameters(self) -> int:
+        """K * D: a codebook counts however it is learned."""
+        return self.codebook.numel()
 
     @torch.no_grad()
     def prime(self, h: Tensor) -> None:
@@ -248,7 +284,3 @@ class VectorQuantizer(nn.Module):
                 self.codebook.data.copy_(torch.where(dead, fresh, self.codebook))
         if self.ema is not None:
             self.codebook.copy_(self.ema_sums / self.shares.clamp(min=1e-8)[:, None])
-
-    def embed(self, code: Tensor) -> Tensor:
-        """(N, h, w) indices -> (N, D, h, w) codebook vectors."""
-        return F.embedding(code, self.codebook).movedim(-1, 1)

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from vaekit import __version__
+from vaekit.completion import complete
 from vaekit.data import Images, open_data
 from vaekit.data.builtin import inputs_of, opening_flags
 from vaekit.data.images import evenly, spread
-from vaekit.estimators.base import Estimator
-from vaekit.estimators.quantized import VQVAE
 from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
+from vaekit.fitted import Fitted
 from vaekit.messages import filled, first_line
 from vaekit.owned import check_folder, locked, remove_temporaries, write_atomically
 from vaekit.pictures import figures
@@ -35,12 +35,12 @@ from vaekit.report.doctor import examine
 from vaekit.report.living import MOST_CLASSES, RUNS, living_figures, living_run, traverse
 from vaekit.report.measure import PER_CLASS, label_names, measure_run, pick
 from vaekit.report.page import Picture, write_page
-from vaekit.second_stage import stage_of
+from vaekit.second_stage import fit_prior_to, stage_of
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.loop import TrainingFailed, check_time_budget, start_clock
-from vaekit.training.plan import Budget
-from vaekit.training.prior import PriorSettings
+from vaekit.training.guard import TrainingFailed
+from vaekit.training.kinds import PriorSettings
+from vaekit.training.plan import Budget, check_time_budget, start_clock
 from vaekit.training.progress import describe_seconds
 
 LATENT_DIMS = (2, 4, 6, 8, 10, 12, 14, 16)
@@ -104,14 +104,14 @@ def compare(
             raise ValueError(f"{data} has no labels, and every model asked for is conditional")
     common = {"architecture": architecture, "device": device, "verbose": verbose}
 
-    def make(name: str, seed: int, **settings) -> Estimator:
+    def make(name: str, seed: int, **settings):
         return MODELS[name].estimator()(**{**common, "epochs": epochs, **settings}, random_state=seed)
 
     def leave_out(what: str, error: Exception) -> None:
         left_out.append(f"{what} ({first_line(error)})")
         say(f"left out: {left_out[-1]}")
 
-    def run(folder: str, name: str, seed: int, *, weight: float = 1.0, **settings) -> Estimator | None:
+    def run(folder: str, name: str, seed: int, *, weight: float = 1.0, **settings) -> Fitted | None:
         """The model trained; None where its training failed, which then is said."""
         path, model = folder_out / "runs" / folder, make(name, seed, **settings)
         with budget.share(0.0 if RunFolder(path).finished else weight) as seconds:
@@ -120,10 +120,11 @@ def compare(
             except TrainingFailed as error:
                 leave_out(folder, error)
                 return None
-        if model.ended_by == "budget":
-            shortened.append(f"{folder} ({model.describe_end()})")
-            say(f"{folder}: ended by the time budget, {model.describe_end()}")
-        return model
+        fitted = model.fitted_
+        if fitted.ended_by == "budget":
+            shortened.append(f"{folder} ({fitted.describe_end()})")
+            say(f"{folder}: ended by the time budget, {fitted.describe_end()}")
+        return fitted
 
     for name in models:  # before the judge, which takes its time
         make(name, random_state).check(train)
@@ -151,7 +152,8 @@ def compare(
                 with budget_of_priors.share(1.0) as seconds:
                     if priors and not estimator.has_prior:
                         try:
-                            estimator.fit_prior_images(train, PriorSettings(), folder=str(folder), time_budget=seconds)
+                            how_long = {"time_budget": seconds, "verbose": verbose}
+                            fit_prior_to(estimator, train, PriorSettings(), folder=str(folder), **how_long)
                         except (ValueError, TrainingFailed) as error:
                             leave_out(f"the prior of {folder.name}", error)
                 stage.discard()  # of a process that was killed having fitted it
@@ -181,7 +183,7 @@ def compare(
             ]
             for name, model in first.items()
         }
-        planar_epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 2)
+        planar_epochs = max(1, filled(next(iter(first.values())).fields["epochs"]) // 2)
         planar = {
             name: model
             for name in models
@@ -209,14 +211,16 @@ def compare(
                 "vaekit": __version__,
                 "torch": torch.__version__,
                 "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-                "device": next(iter(first.values())).facts_["device"],
+                "device": next(iter(first.values())).facts["device"],
                 "date": started.isoformat(timespec="seconds"),
                 "seeds": seeds,
                 "posterior draws": entries[0]["draws"],
                 "notes": _notes(judge_accuracy, planar_epochs, sweep_results, train, shortened, left_out),
-                "models": {MODELS[name].label: {**first[name].settings(), **first[name].resolved_} for name in models},
+                "models": {
+                    MODELS[name].label: {**first[name].record.fields, **first[name].record.resolved} for name in models
+                },
                 "priors": {
-                    MODELS[name].label: asdict(first[name].prior_settings_) for name in models if first[name].has_prior
+                    MODELS[name].label: asdict(first[name].prior.settings) for name in models if first[name].has_prior
                 },
             },
             "models": entries,
@@ -277,9 +281,9 @@ def _notes(
     return notes
 
 
-def _sweep(run, test: Images, first: dict[str, Estimator], seed: int) -> dict:
+def _sweep(run, test: Images, first: dict[str, Fitted], seed: int) -> dict:
     """Loss against latent dimension (VAE) and beta (beta-VAE): the report's two sweeps, as numbers for results.json."""
-    epochs = max(1, filled(next(iter(first.values())).filled_in().epochs) // 4)
+    epochs = max(1, filled(next(iter(first.values())).fields["epochs"]) // 4)
     found: dict = {"epochs": epochs}
 
     def measure(field: str, folder: str, name: str, values: Sequence) -> None:
@@ -289,7 +293,7 @@ def _sweep(run, test: Images, first: dict[str, Estimator], seed: int) -> dict:
         for value in values:
             estimator = run(f"{folder}-{value}", name, seed, weight=SWEEP, epochs=epochs, **{field: value})
             if estimator:
-                result = evaluate(estimator.model_, estimator.on_device(test, estimator.device_), draws=2)
+                result = evaluate(estimator.module, estimator.data(test), draws=2)
                 points.append({"value": value, **{key: result[key] for key in ("mse", "distortion", "rate", "elbo")}})
         if points:
             found[field] = points
@@ -303,8 +307,8 @@ def _sweep(run, test: Images, first: dict[str, Estimator], seed: int) -> dict:
 
 
 def draw(
-    models: dict[str, Estimator],
-    planar: dict[str, Estimator],
+    models: dict[str, Fitted],
+    planar: dict[str, Fitted],
     sweep_results: dict,
     test: Images,
     folder: Path,
@@ -323,7 +327,7 @@ def draw(
     names = ", ".join(MODELS[name].label for name in models)
     add(
         "training.png",
-        figures.training_curves({MODELS[name].label: model.history_ for name, model in models.items()}),
+        figures.training_curves({MODELS[name].label: model.history for name, model in models.items()}),
         "Training",
         "Each term of each objective over the epochs, the first steep fall cut off: look for curves that have come to rest, "
         "and for a rate that neither vanishes (posterior collapse) nor still climbs.",
@@ -357,9 +361,7 @@ def draw(
                 {
                     "plain prior": plain,
                     "fitted prior": {
-                        f"{MODELS[n].label}: {m.fitted_prior_name if m.has_prior else m.prior_name}": samples[
-                            MODELS[n].label
-                        ]
+                        f"{MODELS[n].label}: {m.prior.name if m.prior else m.prior_name}": samples[MODELS[n].label]
                         for n, m in models.items()
                     },
                 },
@@ -412,7 +414,7 @@ def draw(
     )
     if "vqvae" in models:
         model = models["vqvae"]
-        counts = np.bincount(model.encode(test.x).ravel(), minlength=model.model_.latent.n_codes)
+        counts = np.bincount(model.encode(test.x).ravel(), minlength=model.module.latent.n_codes)
         add(
             "codes.png",
             figures.codes(shown.x, rebuilt[MODELS["vqvae"].label], model.encode(shown.x), counts),
@@ -468,7 +470,7 @@ def _draw_sweeps(add, sweep_results: dict) -> None:
         )  # fmt: skip
 
 
-def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator], test: Images) -> None:
+def _draw_planes(add, models: dict[str, Fitted], planar: dict[str, Fitted], test: Images) -> None:
     part = test.take(pick(len(test), 5000))
     if len(test.classes) > MOST_CLASSES:
         part = replace(part, y=None)  # there are no more colours and markers
@@ -512,7 +514,7 @@ def _draw_planes(add, models: dict[str, Estimator], planar: dict[str, Estimator]
         )
 
 
-def _draw_codes_prior(add, model: Estimator, test: Images, seed: int) -> None:
+def _draw_codes_prior(add, model: Fitted, test: Images, seed: int) -> None:
     """What an autoregressive prior over codes can do besides samples: temperatures, and the rest of half an image."""
     classes = model.sampling_classes()
     labels = None if classes is None else np.resize(classes, SHOWN)
@@ -525,7 +527,7 @@ def _draw_codes_prior(add, model: Estimator, test: Images, seed: int) -> None:
         "variety and more errors.",
         "Rows of VQ-VAE samples, one row per temperature.",
     )
-    if not isinstance(model, VQVAE) or model.filled_in().architecture == "mlp":
+    if not model.discrete or model.fields["architecture"] == "mlp":
         return  # its codes have no place in the image
     shown = test.take(spread(test, SHOWN))
     known = np.zeros(test.x.shape[1:3], dtype=bool)
@@ -533,7 +535,7 @@ def _draw_codes_prior(add, model: Estimator, test: Images, seed: int) -> None:
     # Labels as the prior knows them: the data's own classes, by index.
     given = None if classes is None or shown.y is None else np.asarray(classes)[shown.y]
     completed = {
-        f"completed, {turn}": model.complete(shown.x, known, given, random_state=seed + turn) for turn in (1, 2, 3)
+        f"completed, {turn}": complete(model, shown.x, known, given, random_state=seed + turn) for turn in (1, 2, 3)
     }
     hidden = np.where(known[None, :, :, None], shown.x, _grey(shown.x))
     add(
@@ -551,7 +553,7 @@ def _grey(x: np.ndarray) -> np.ndarray:
     return np.asarray(160 if x.dtype == np.uint8 else 160 / 255, dtype=x.dtype)
 
 
-def _draw_classes(add, file: str, label: str, model: Estimator, seed: int) -> None:
+def _draw_classes(add, file: str, label: str, model: Fitted, seed: int) -> None:
     classes = filled(model.sampling_classes())
     shown = np.asarray(classes)[evenly(len(classes), COLUMNS)]
     some = f" ({len(shown)} of {len(classes)} classes)" if len(shown) < len(classes) else ""
@@ -573,16 +575,16 @@ def _draw_classes(add, file: str, label: str, model: Estimator, seed: int) -> No
     )
 
 
-def _code_vectors(model: Estimator, part: Images) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, tuple[str, str]]:
+def _code_vectors(model: Fitted, part: Images) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, tuple[str, str]]:
     """Encoder vectors before quantisation, a random few thousand, with their image's class, and the codebook, in 2-D."""
-    data = model.on_device(part.take(pick(len(part), 1000)), model.device_)
+    data = model.data(part.take(pick(len(part), 1000)))
     with torch.inference_mode():
-        h = model.model_.encoder(data.batch(slice(None))[0], None)
+        h = model.module.encoder(data.batch(slice(None))[0], None)
     dim, cells = h.shape[1], h[0, 0].numel()
     vectors = h.movedim(1, -1).reshape(-1, dim).cpu().numpy()
     chosen = np.random.default_rng(0).permutation(len(vectors))[:4000]
     labels = None if part.y is None else np.repeat(part.y[: len(h)], cells)[chosen]
-    codebook = model.model_.latent.codebook.detach().cpu().numpy()
+    codebook = model.module.latent.vectors().detach().cpu().numpy()
     if dim == 2:
         return vectors[chosen], labels, codebook, ("dimension 1", "dimension 2")
     from sklearn.decomposition import PCA

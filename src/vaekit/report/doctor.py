@@ -17,10 +17,10 @@ import numpy as np
 
 from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Images, binarized
-from vaekit.estimators.base import Estimator
 from vaekit.evaluation.likelihood import evaluate
-from vaekit.messages import in_rows
-from vaekit.registry import key_of
+from vaekit.fitted import Fitted
+from vaekit.messages import filled, in_rows
+from vaekit.registry import MODELS, key_of
 from vaekit.report.measure import classes_shown, pick
 from vaekit.state import undisturbed
 
@@ -46,7 +46,7 @@ class Patient(NamedTuple):
     data: the flags of a command that opens the data as it was opened for the training.
     """
 
-    estimator: Estimator
+    estimator: Fitted
     train: Images
     test: Images
     known: dict
@@ -56,12 +56,17 @@ class Patient(NamedTuple):
 
     @property
     def settings(self) -> dict:
-        return self.estimator.settings() | self.estimator.resolved_
+        return self.estimator.fields
 
     @property
     def name(self) -> str:
         """The model's name on the command line."""
-        return key_of(type(self.estimator).__name__)
+        return key_of(self.estimator.name)
+
+    @property
+    def model(self) -> type:
+        """The estimator's class, which knows what is usual."""
+        return MODELS[self.name].estimator()
 
     @property
     def used(self) -> int:
@@ -71,8 +76,8 @@ class Patient(NamedTuple):
     def command(self, **changes) -> str:
         """`vaekit train` with this run's settings but for `changes`, into a folder beside it."""
         words = ["vaekit", "train", self.name, *self.data, "--out", f"{self.folder.rstrip('/')}-mended"]
-        values = self.estimator.settings() | changes
-        for field in fields(self.estimator):
+        values = self.estimator.record.fields | changes
+        for field in fields(self.model):
             value = values[field.name]
             if value == field.default or field.name == "verbose":
                 continue
@@ -91,7 +96,7 @@ def _rounded(value: float) -> float:
 
 @undisturbed
 def examine(
-    estimator: Estimator,
+    estimator: Fitted,
     train: Images,
     test: Images,
     *,
@@ -108,11 +113,11 @@ def examine(
     train = binarized(train) if train.binarize == "dynamic" else train
     train, test = (part.take(pick(len(part), LOOKED_AT)) for part in (train, test))
     plain = estimator.with_prior("plain")  # a fitted prior has a check of its own
-    known, new = (evaluate(plain, estimator.on_device(part, estimator.device_)) for part in (train, test))
-    facts = estimator.facts_["data"]
+    known, new = (evaluate(plain, estimator.data(part)) for part in (train, test))
+    facts = estimator.facts["data"]
     opened = {**(facts["decoding"] or {}), "binarize": facts["binarize"], "split_seed": facts["split_seed"] or 0}
     if train.is_table:
-        header = estimator.columns_.header
+        header = filled(estimator.format.columns).header
         opened |= {"labels": header.label, **({"drop": ",".join(header.dropped)} if header.dropped else {})}
     opened |= {name: facts[name] for name in ("labels", "skip_bad") if facts.get(name)}
     flags = ["--data", data or train.name, *opening_flags({**(how or {}), **opened})]
@@ -141,9 +146,10 @@ def posterior_collapse(patient: Patient) -> Diagnosis | None:
     """Latents whose posterior is the prior, whatever the image: all of them, or most under a weight that silences them."""
     if "kl_per_latent" not in patient.new:
         return None
-    used, width, settings = patient.used, patient.estimator.latent_dim, patient.settings
-    weighted = patient.name in ("bvae", "cvae") and settings.get("epsilon") is None
-    beta, usual = (settings["beta"], _default(patient, "beta")) if weighted else (1.0, 1.0)
+    used, width, settings = patient.used, patient.estimator.fields["latent_dim"], patient.settings
+    weight = patient.model.rate_weight if settings.get("epsilon") is None else None
+    weighted = weight is not None
+    beta, usual = (settings[weight], _default(patient, weight)) if weighted else (1.0, 1.0)
     evidence = (
         f"{used} of {width} latents hold more than {USED} nats; rate {patient.new['rate']:.2f} nats per image"
         + (f"; beta {beta:g}" if weighted else "")
@@ -155,7 +161,7 @@ def posterior_collapse(patient: Patient) -> Diagnosis | None:
         cure = patient.command(beta=None if beta > usual else max(1.0, beta / 4))
     elif settings.get("epsilon") is not None:
         cure = patient.command(epsilon=max(10.0, 2 * settings["epsilon"]))
-    elif patient.name == "iwae":  # which has no weight on the rate
+    elif not patient.model.warms_rate:
         cure = patient.command(epochs=2 * settings["epochs"])
     else:
         cure = patient.command(rate_warmup_epochs=float(math.ceil(settings["epochs"] / 2)))
@@ -209,7 +215,7 @@ FALLING, FEW = 0.05, 500  # of the objective's whole fall, still in the last fif
 
 def underfitting(patient: Patient) -> Diagnosis:
     """Whether the training had come to rest when it ended: a curve that still falls, or too few steps to have got anywhere."""
-    history, asked, usual = patient.estimator.history_, patient.settings["epochs"], _default(patient, "epochs")
+    history, asked, usual = patient.estimator.history, patient.settings["epochs"], _default(patient, "epochs")
     steps = history[-1]["step"]
     patience = patient.estimator.ended_by in ("patience", None)
     if patient.settings["early_stopping"] and len(history) < asked and patience:
@@ -234,7 +240,7 @@ def underfitting(patient: Patient) -> Diagnosis:
 
 def _objective(patient: Patient) -> np.ndarray:
     """The objective by epoch, from where the rate has its full weight."""
-    history = patient.estimator.history_
+    history = patient.estimator.history
     full = [
         record["objective"]
         for record in history
@@ -245,10 +251,8 @@ def _objective(patient: Patient) -> np.ndarray:
 
 def _default(patient: Patient, name: str):
     """What the field `name` would be, were it left to the model."""
-    fresh = type(patient.estimator)(**{**patient.estimator.settings(), name: None})
-    fresh.image_shape_ = patient.estimator.image_shape_
-    images = patient.estimator.facts_["data"]["images"]
-    return fresh._resolve(images, table=patient.test.is_table)[name]
+    fresh = patient.model(**{**patient.estimator.record.fields, name: None})
+    return fresh.resolve(patient.estimator.format, patient.estimator.facts["data"]["images"])[name]
 
 
 ASTRAY = 0.15  # of the whole fall, that the objective climbs
@@ -263,7 +267,7 @@ def learning_rate(patient: Patient) -> Diagnosis | None:
     asked, usual = patient.settings["learning_rate"], _default(patient, "learning_rate")
     if len(curve) < 4:
         return None
-    fall = patient.estimator.history_[0]["objective"] - curve.min()
+    fall = patient.estimator.history[0]["objective"] - curve.min()
     climb = float((curve - np.minimum.accumulate(curve)).max())
     half = len(curve) // 2
     early, late = curve[0] - curve[half], curve[half] - curve[-1]
@@ -292,13 +296,14 @@ def likelihood(patient: Patient) -> Diagnosis | None:
     mse, variance = patient.known["mse"], patient.settings["likelihood_variance"]
     kind = "only black and white" if binary else f"{len(np.unique(x[:200]))} values"
     evidence = f"likelihood {name}; pixels take {kind}; mean squared error {mse:.5f} per pixel"
-    if binary and name != "bernoulli":
+    fits = patient.estimator.module.likelihood
+    if binary and not fits.binary:
         words = "pixels are black or white, and a density over greys has no bound there"
         return Diagnosis("likelihood", True, words, evidence, patient.command(likelihood="bernoulli"))
-    if not binary and name == "bernoulli":
+    if not binary and fits.binary:
         words = "a Bernoulli likelihood is of black and white pixels; of greys its nats are no log-density"
         return Diagnosis("likelihood", True, words, evidence, patient.command(likelihood=None))
-    if name == "gaussian_fixed" and not 1 / MISFIT < mse / variance < MISFIT:
+    if fits.fixed_variance is not None and not 1 / MISFIT < mse / variance < MISFIT:
         words = f"the fixed variance {variance:g} is {variance / mse:.1f} times the squared error that is left"
         return Diagnosis("likelihood", True, words, evidence, patient.command(likelihood="gaussian"))
     return Diagnosis("likelihood", False, "the likelihood fits the pixels", evidence)
@@ -311,7 +316,7 @@ def latent_width(patient: Patient) -> Diagnosis | None:
     """Whether more latents would be used, or fewer would do: past the elbow of rate and distortion, a latent buys nothing."""
     if "kl_per_latent" not in patient.new or patient.used == 0:
         return None
-    kls, width = sorted(patient.new["kl_per_latent"]), patient.estimator.latent_dim
+    kls, width = sorted(patient.new["kl_per_latent"]), patient.estimator.fields["latent_dim"]
     evidence = (
         f"{patient.used} of {width} latents hold more than {USED} nats; the least used {kls[0]:.2f}, most {kls[-1]:.2f}"
     )
@@ -319,7 +324,7 @@ def latent_width(patient: Patient) -> Diagnosis | None:
         cure = patient.command(latent_dim=patient.used)
         return Diagnosis("latent dimension", True, "more latents than are of use", evidence, cure)
     if kls[0] > FULL:
-        cure = patient.command(latent_dim=max(2 * width, Estimator.latent_dim))
+        cure = patient.command(latent_dim=max(2 * width, patient.model.latent_dim))
         return Diagnosis("latent dimension", True, "every latent is full: more of them would be used", evidence, cure)
     return Diagnosis("latent dimension", False, "as many latents as are of use", evidence)
 
@@ -333,7 +338,7 @@ def fitted_prior(patient: Patient) -> Diagnosis | None:
     """
     estimator, fit = patient.estimator, ["vaekit", "fit-prior", patient.folder, *patient.data]
     if estimator.has_prior:
-        facts = estimator.prior_facts_
+        facts = filled(estimator.prior).facts
         evidence = (
             f"held-out rate {facts['plain_rate']:.2f} nats, {facts['validation_rate']:.2f} under the fitted prior"
         )

@@ -15,7 +15,8 @@ from PIL import Image
 
 from vaekit.data import Images
 from vaekit.data.images import evenly, spread
-from vaekit.estimators.base import Estimator
+from vaekit.evaluation.measures import COLUMNS, QUALITY_COLUMNS
+from vaekit.fitted import Fitted
 from vaekit.pictures.style import (
     CLASSES,
     ERROR_MAP,
@@ -29,7 +30,7 @@ from vaekit.pictures.style import (
 )
 from vaekit.registry import MODELS
 from vaekit.report.measure import label_names
-from vaekit.report.page import COLUMNS, QUALITY_COLUMNS, png_url
+from vaekit.report.page import png_url
 
 SIDE, SMALL_SIDE = 64, 32  # pixels: no image is larger, and none of the many in a map or a traversal
 ROOM = 1_200_000  # bytes of pixels in a sprite
@@ -42,7 +43,7 @@ MOST_DECODED = 20  # classes for which a conditional model's plane is decoded
 _TERMS = ("objective", "distortion", "rate")
 
 
-def living_run(model: Estimator, entry: Mapping, test: Images) -> dict:
+def living_run(model: Fitted, entry: Mapping, test: Images) -> dict:
     """One run up close: its numbers, training curves, samples, reconstructions of `chosen_inputs`, and traversal.
 
     entry: the run's line of results.json.
@@ -59,16 +60,16 @@ def living_run(model: Estimator, entry: Mapping, test: Images) -> dict:
         if entry.get(column.key) is not None
     ]
     terms = {
-        term: [float(f"{record[term]:.5g}") for record in model.history_]
+        term: [float(f"{record[term]:.5g}") for record in model.history]
         for term in _TERMS
-        if all(term in record for record in model.history_)
+        if all(term in record for record in model.history)
     }
     return {
         "label": entry["label"],
         "seed": entry["seed"],
         "prior": entry["prior"],
         "numbers": numbers,
-        "epochs": [record["epoch"] for record in model.history_],
+        "epochs": [record["epoch"] for record in model.history],
         "terms": terms,
         "samples": sprite(samples[:count]),
         "rebuilt": sprite(rebuilt),
@@ -77,7 +78,7 @@ def living_run(model: Estimator, entry: Mapping, test: Images) -> dict:
     }
 
 
-def living_figures(runs: Sequence[dict], planar: Mapping[str, Estimator], test: Images) -> dict:
+def living_figures(runs: Sequence[dict], planar: Mapping[str, Fitted], test: Images) -> dict:
     """All that the page's script needs, from `living_run`'s results, the models of two latents, and the test images."""
     inputs = spread(test, INPUTS)
     n = min(POINTS, len(test), max(200, ROOM // image_bytes(test, SMALL_SIDE)))
@@ -104,7 +105,7 @@ def living_figures(runs: Sequence[dict], planar: Mapping[str, Estimator], test: 
 
 
 def traverse(
-    model: Estimator, test: Images, kl: Sequence[float], steps: int
+    model: Fitted, test: Images, kl: Sequence[float], steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The first test image with one latent moved at a time: images (D, steps, H, W, C), nats (D,), latents (D,) from 0,
     their values (steps,); the latent of the largest KL first.
@@ -121,7 +122,7 @@ def traverse(
     return images.reshape(len(order), steps, *images.shape[1:]), np.asarray(kl)[order], order, values
 
 
-def _traversal(model: Estimator, kl: Sequence[float], test: Images) -> dict:
+def _traversal(model: Fitted, kl: Sequence[float], test: Images) -> dict:
     images, nats, latents, values = traverse(model, test, kl, STEPS)
     rows = int(np.clip(ROOM // 3 // (STEPS * image_bytes(test, SMALL_SIDE)), 4, 16))
     return {
@@ -132,16 +133,16 @@ def _traversal(model: Estimator, kl: Sequence[float], test: Images) -> dict:
     }
 
 
-def _map(label: str, model: Estimator, part: Images) -> dict:
+def _map(label: str, model: Fitted, part: Images) -> dict:
     """A plane of two latents: where the images of `part` lie in it, and what it decodes to, for each class of a conditional
     model. Decoded row by row, from the upper left; a decoded image stands for the middle of its cell.
     """
     z = model.transform(part.x, label_names(model, part))
     low, high = np.percentile(z, [0.3, 99.7], axis=0)
     middle, half = (low + high) / 2, 0.56 * (high - low).max() or 1.0  # one scale for both axes
-    labels = [None]
-    if model.conditional:
-        labels = [model.classes_[index] for index in evenly(len(model.classes_), MOST_DECODED)]
+    labels, classes = [None], model.format.classes
+    if classes is not None:
+        labels = [classes[index] for index in evenly(len(classes), MOST_DECODED)]
     steps = int(np.clip(math.sqrt(ROOM / (len(labels) * image_bytes(part, SMALL_SIDE))), 5, GRID))
     places = ((np.arange(steps) + 0.5) / steps * 2 - 1) * half
     plane = np.stack(np.meshgrid(middle[0] + places, middle[1] + places[::-1]), axis=-1).reshape(-1, 2)
@@ -150,8 +151,8 @@ def _map(label: str, model: Estimator, part: Images) -> dict:
         "low": [round(float(value), 4) for value in middle - half],
         "high": [round(float(value), 4) for value in middle + half],
         "steps": steps,
-        "labels": [str(name) for name in labels] if model.conditional else None,
-        "classes": len(model.classes_) if model.conditional else 0,
+        "labels": None if classes is None else [str(name) for name in labels],
+        "classes": 0 if classes is None else len(classes),
         "sprites": [sprite(model.inverse_transform(plane, name), SMALL_SIDE) for name in labels],
         "z": np.round(z.astype(np.float64), 3).tolist(),
     }

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vaekit.data.batches import to_input
 from vaekit.data.images import Images, binarized
-from vaekit.estimators.base import SCORE_SEED, Estimator
 from vaekit.evaluation.augmentation import classification_accuracy_score
 from vaekit.evaluation.disentanglement import disentanglement
 from vaekit.evaluation.generation import (
@@ -30,13 +30,13 @@ from vaekit.evaluation.representation import (
     measure_representation,
     reconstruction_quality,
 )
+from vaekit.fitted import SCORE_SEED, Fitted
 from vaekit.messages import filled
 from vaekit.owned import write_atomically
 from vaekit.pictures.figures import neighbours
 from vaekit.pictures.style import save
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.loop import to_input
 
 PER_CLASS = 100  # samples per class that the judge sees
 SAMPLES = 10_000  # that are compared with real images, at most
@@ -47,7 +47,7 @@ SIDE, COMPONENTS = 32, 50  # of images, and of those their principal components,
 
 @undisturbed
 def measure_run(
-    estimator: Estimator,
+    estimator: Fitted,
     train: Images,
     test: Images,
     folder: Path | None = None,
@@ -69,14 +69,14 @@ def measure_run(
     Rate and ELBO are under the prior in use, which `prior` names; `rate_plain` is under the one of the training.
     """
     check_history(estimator, folder)
-    seconds = sum(record["seconds"] for record in estimator.history_)
-    images = sum(record["seconds"] * record["images_per_second"] for record in estimator.history_)
+    seconds = sum(record["seconds"] for record in estimator.history)
+    images = sum(record["seconds"] * record["images_per_second"] for record in estimator.history)
     entry = {
-        "parameters": estimator.n_parameters_,
+        "parameters": estimator.module.n_parameters,
         "seconds": seconds,
-        "seconds_total": estimator.history_[-1].get("seconds_total", seconds),
+        "seconds_total": estimator.history[-1].get("seconds_total", seconds),
         "images_per_second": images / seconds,
-        "latent_dim": estimator.latent_dim,
+        "latent_dim": estimator.fields["latent_dim"],
         **_likelihood(estimator, test, full=full),
         "prior": estimator.prior_name,
         "test_fingerprint": test.fingerprint,
@@ -104,42 +104,42 @@ def measure_run(
     return entry
 
 
-def check_history(estimator: Estimator, folder: str | Path | None) -> None:
-    if not estimator.history_:
+def check_history(estimator: Fitted, folder: str | Path | None) -> None:
+    if not estimator.history:
         raise ValueError(f"{folder} has no log.jsonl, which says what its training took; train it anew")
 
 
-def label_names(estimator: Estimator, images: Images) -> np.ndarray | None:
+def label_names(estimator: Fitted, images: Images) -> np.ndarray | None:
     """The images' labels as their names, where the model wants them."""
     return np.asarray(images.classes)[images.y] if estimator.conditional else None
 
 
-def _likelihood(estimator: Estimator, test: Images, *, full: bool) -> dict:
-    data = estimator.on_device(test, estimator.device_)
-    found = evaluate(estimator.model_, data)
+def _likelihood(estimator: Fitted, test: Images, *, full: bool) -> dict:
+    data = estimator.data(test)
+    found = evaluate(estimator.module, data)
     if "n_codes" in found:
         return found  # a quantizer's q is certain: its NLL is bounded by -ELBO alone
     if full:
-        return found | importance_nll(estimator.model_, data, k=FULL_NLL_DRAWS)
+        return found | importance_nll(estimator.module, data, k=FULL_NLL_DRAWS)
     part = test.take(pick(len(test), NLL_IMAGES))
-    return found | importance_nll(estimator.model_, estimator.on_device(part, estimator.device_), k=NLL_DRAWS)
+    return found | importance_nll(estimator.module, estimator.data(part), k=NLL_DRAWS)
 
 
-def _plain_rate(estimator: Estimator, entry: dict) -> float:
+def _plain_rate(estimator: Fitted, entry: dict) -> float:
     """Nats per image under the prior of the training: the KL that `evaluate` has found already, or that of uniform codes."""
     if "kl_per_latent" in entry:
         return sum(entry["kl_per_latent"])
     prior = estimator.with_prior("plain").prior
-    return -prior.log_prob(torch.zeros(1, *prior.grid)).item()
+    return -prior.log_prob(torch.zeros(1, *prior.code_shape)).item()
 
 
-def _representation(estimator: Estimator, train: Images, test: Images, *, full: bool) -> dict:
+def _representation(estimator: Fitted, train: Images, test: Images, *, full: bool) -> dict:
     """Reconstruction quality, and where there are labels what a probe reads from the latents."""
     found = {}
     if not test.is_table:
         rebuilt = estimator.reconstruct(test.x, label_names(estimator, test))
         found |= _without(reconstruction_quality(test.x, rebuilt.reshape(test.x.shape)), "images")
-    if test.factors is not None and hasattr(estimator.model_.latent, "latent_dim"):
+    if test.factors is not None and not estimator.discrete:
         codes = estimator.transform(test.x, label_names(estimator, test))
         scores = disentanglement(codes, test.factors, seed=SCORE_SEED)
         found |= {**_without(scores, "samples"), "disentanglement_samples": scores["samples"]}
@@ -150,13 +150,13 @@ def _representation(estimator: Estimator, train: Images, test: Images, *, full: 
     found |= measure_representation(known, some.y, codes, test.y, train_x=some.x, x=test.x, seed=SCORE_SEED)
     if full and estimator.conditional and can_probe(test.y):
         # Draws, not means: a latent that is all but unused may tell in its mean what no draw does.
-        _, draws = posterior(estimator.model_, estimator.on_device(test, estimator.device_), seed=SCORE_SEED)
+        _, draws = posterior(estimator.module, estimator.data(test), seed=SCORE_SEED)
         independence = class_independence(draws.numpy(), test.y, seed=SCORE_SEED)
         found |= {f"independence_{name}": value for name, value in independence.items()}
     return found
 
 
-def _generation(estimator: Estimator, train: Images, test: Images, judge: Judge) -> dict:
+def _generation(estimator: Fitted, train: Images, test: Images, judge: Judge) -> dict:
     n = min(SAMPLES, len(train), len(test))
     found = {}
     if n >= FEWEST:
@@ -169,7 +169,7 @@ def _generation(estimator: Estimator, train: Images, test: Images, judge: Judge)
     return found
 
 
-def _generation_in_full(estimator: Estimator, train: Images, test: Images, folder: Path | None) -> dict:
+def _generation_in_full(estimator: Fitted, train: Images, test: Images, folder: Path | None) -> dict:
     samples = _samples(estimator, min(SAMPLES, len(train), len(test)))
     check = copy_check(samples, train.x, test.x)
     if folder is not None:
@@ -191,7 +191,7 @@ def _generation_in_full(estimator: Estimator, train: Images, test: Images, folde
 
 
 @undisturbed
-def judge_as_asked(estimator: Estimator, test: Images, judge: Judge, per_class: int) -> tuple[float, int] | None:
+def judge_as_asked(estimator: Fitted, test: Images, judge: Judge, per_class: int) -> tuple[float, int] | None:
     """The share of samples that the judge takes for the class asked for, and of how many, `per_class` of each; None where no
     class is known to both the model and the data.
     """
@@ -214,7 +214,7 @@ class ClassesShown(NamedTuple):
 
 
 @undisturbed
-def classes_shown(estimator: Estimator, train: Images, test: Images, per_class: int) -> ClassesShown | None:
+def classes_shown(estimator: Fitted, train: Images, test: Images, per_class: int) -> ClassesShown | None:
     """What a conditional model's images show of their label, whatever their blur: told by a classifier that has learnt from
     `train` and its reconstructions, which a judge of sharp images has not. Both, since reconstructions alone might be told
     apart by a trace that the label leaves in them, and not by what they show.
@@ -261,7 +261,7 @@ def _small(images) -> np.ndarray:
     ).numpy()
 
 
-def _asked(estimator: Estimator, test: Images, per_class: int) -> tuple[np.ndarray, np.ndarray]:
+def _asked(estimator: Fitted, test: Images, per_class: int) -> tuple[np.ndarray, np.ndarray]:
     """`per_class` labels of every class that the model and the data know, and what the judge calls them: it numbers its
     classes as the data does, and a model may know others besides.
     """
@@ -272,7 +272,7 @@ def _asked(estimator: Estimator, test: Images, per_class: int) -> tuple[np.ndarr
     return asked, np.array([known[str(name)] for name in asked], dtype=np.int64)
 
 
-def _samples(estimator: Estimator, n: int) -> np.ndarray:
+def _samples(estimator: Fitted, n: int) -> np.ndarray:
     """n samples (n, H, W, C), labels as frequent as in training."""
     classes = estimator.sampling_classes()
     asked = None

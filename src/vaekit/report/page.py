@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vaekit.evaluation.measures import COLUMNS, QUALITY_COLUMNS, Column
 from vaekit.owned import write_atomically
 from vaekit.training.progress import describe_seconds
 
@@ -26,43 +27,6 @@ class Picture(NamedTuple):
     text: str
     alt: str
     dark: bytes = b""
-
-
-class Column(NamedTuple):
-    """A column of the table: key in results.json, heading, unit, number format, and which end is better ("" for neither)."""
-
-    key: str
-    heading: str
-    unit: str
-    form: str
-    better: str
-
-
-COLUMNS = (
-    Column("parameters", "parameters", "", ",.0f", "low"),
-    Column("seconds", "training", "seconds", ",.1f", "low"),
-    Column("images_per_second", "speed", "images/s", ",.0f", "high"),
-    Column("mse", "test MSE", "per pixel", ".5f", "low"),
-    Column("distortion", "distortion", "nats/image", ",.2f", "low"),
-    Column("rate_plain", "plain rate", "nats/image", ",.2f", ""),
-    Column("rate", "rate", "nats/image", ",.2f", ""),
-    Column("elbo", "ELBO", "nats/image", ",.2f", "high"),
-    Column("nll", "NLL", "nats/image", ",.2f", "low"),
-    Column("bits_per_dim", "bits/dim", "", ".3f", "low"),
-)
-QUALITY_COLUMNS = (
-    Column("ssim", "SSIM", "", ".3f", "high"),
-    Column("probe_accuracy", "linear probe", "latents", ".1%", "high"),
-    Column("knn_accuracy", "5-NN", "latents", ".1%", "high"),
-    Column("kmeans_ari", "k-means", "ARI", ".2f", "high"),
-    Column("active_units", "active latents", "", ".1f", ""),
-    Column("codes_used_share", "codes in use", "", ".1%", "high"),
-    Column("frechet", "Frechet", "samples", ",.2f", "low"),
-    Column("precision", "precision", "samples", ".2f", "high"),
-    Column("recall", "recall", "samples", ".2f", "high"),
-    Column("coverage", "coverage", "samples", ".2f", "high"),
-    Column("class_consistency", "as asked", "samples", ".1%", "high"),
-)
 
 
 TIMES = ("seconds", "images_per_second")  # of one run, they say little of a model

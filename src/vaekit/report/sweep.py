@@ -30,7 +30,6 @@ from vaekit import __version__
 from vaekit.data import Images, open_data
 from vaekit.data.builtin import inputs_of
 from vaekit.data.images import split_indices
-from vaekit.estimators.gaussian import BetaVAE
 from vaekit.evaluation.generation import FEWEST, get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
@@ -38,8 +37,10 @@ from vaekit.messages import filled, in_rows
 from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
+from vaekit.registry import MODELS
 from vaekit.state import undisturbed
-from vaekit.training.loop import TrainingFailed, check_time_budget, start_clock
+from vaekit.training.guard import TrainingFailed
+from vaekit.training.plan import check_time_budget, start_clock
 from vaekit.world import pick_device
 
 MEASURED = ("images", "draws", "mse", "distortion", "rate", "elbo", "elbo_se", "active_units", "aggregate_kl_at_least")
@@ -341,8 +342,8 @@ def _over_seeds(points: Sequence[dict]) -> list[dict]:
     return means
 
 
-def _model(grid: Grid, point: Point) -> BetaVAE:
-    return BetaVAE(
+def _model(grid: Grid, point: Point):
+    return MODELS["bvae"].estimator()(
         latent_dim=point.latent_dim,
         beta=point.beta,
         epochs=grid.epochs,
@@ -381,13 +382,14 @@ def _train_and_measure(grid: Grid, point: Point, out: str, seconds: float | None
     where the time ended it.
     """
     train, held = grid.open()
-    model = _model(grid, point)
     folder = str(Path(out) / "runs" / point.folder)
-    model.fit_images(train, folder=folder, resume=True, same_epochs=True, time_budget=seconds)
+    model = (
+        _model(grid, point).fit_images(train, folder=folder, resume=True, same_epochs=True, time_budget=seconds).fitted_
+    )
     place = model.describe_end() if model.ended_by == "budget" else None
-    found = evaluate(model.model_, model.on_device(held, model.device_))
+    found = evaluate(model.module, model.data(held))
     record = {**point._asdict(), **{name: found[name] for name in MEASURED}}
-    record["seconds"] = sum(epoch["seconds"] for epoch in model.history_)
+    record["seconds"] = sum(epoch["seconds"] for epoch in model.history)
     some = train.take(np.sort(np.random.default_rng(SEED).permutation(len(train))[:PROBED]))
     if held.y is None or some.y is None or not can_probe(some.y):
         return record, place

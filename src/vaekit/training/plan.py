@@ -126,6 +126,36 @@ def read_plan(found: dict) -> Plan:
     return plan
 
 
+def start_clock(time_budget: float | None) -> float | None:
+    """The deadline of a training that may take `time_budget` seconds from now on: a reading of `time.monotonic`."""
+    if time_budget is None:
+        return None
+    import torch._dynamo  # noqa: F401  (the first optimizer of a process does, which takes seconds that are no training's)
+
+    return time.monotonic() + time_budget
+
+
+def check_time_budget(time_budget: float | None) -> None:
+    """Raises ValueError for what is no time."""
+    if time_budget is not None and not 0 < time_budget < math.inf:
+        raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
+
+
 def describe_place(step: int, steps: int, per_epoch: int) -> str:
     """How far a training of `steps` steps is: "epoch 18 of 50", with a decimal within an epoch."""
     return f"epoch {round(step / per_epoch, 1):g} of {round(steps / per_epoch, 1):g}"
+
+
+def best_epoch(plan: Plan, history: list[dict]) -> dict | None:
+    """The record of the epoch with the best validation objective, of those that count."""
+    counted = [
+        record for record in history if record["step"] >= plan.patience_from and "validation_objective" in record
+    ]
+    return min(counted, key=lambda record: record["validation_objective"], default=None)
+
+
+def out_of_patience(plan: Plan, history: list[dict]) -> bool:
+    """Whether too many epochs since the plan's turn have not been better than the best."""
+    if plan.patience is None or (best := best_epoch(plan, history)) is None:
+        return False
+    return sum(record["step"] > max(best["step"], plan.turn) for record in history) >= plan.patience

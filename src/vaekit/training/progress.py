@@ -32,6 +32,8 @@ def describe_record(record: dict) -> str:
 class Lines:
     """Plain lines on standard error, one per epoch but at most some forty a run."""
 
+    verbose = True
+
     def __init__(self, title: str, epochs: int):
         self.title, self.epochs = title, epochs
         self.every = max(1, epochs // 40)
@@ -72,6 +74,8 @@ class Bar(Lines):
 
 class Silent(Lines):
     """Says nothing."""
+
+    verbose = False
 
     def say(self, text: str) -> None:
         pass

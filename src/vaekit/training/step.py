@@ -1,0 +1,97 @@
+"""One step of the optimizer, and how long it takes: what compiling stands around."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.data.batches import Data
+from vaekit.tensors import Term, total
+from vaekit.training.compiled import compiled
+from vaekit.training.plan import Plan
+from vaekit.world import autocast, derive_seed, drawing
+
+REHEARSAL_STEPS, REHEARSAL_SECONDS = 4, 2.0  # fewer steps where they take longer
+
+Objective = Callable[[Any, int], dict[str, Term]]
+
+
+class Step:
+    """`module(x, y)` of a batch, the terms that `objective` makes of it, and a step of `optimizer` down their sum.
+
+    Its noise is a function of the plan's seed and the step. say: is told where the step can't be compiled.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        plan: Plan,
+        device: torch.device,
+        say: Callable[[str], None],
+    ):
+        self.objective, self.optimizer, self.plan, self.device = objective, optimizer, plan, device
+        self.compiled = plan.compile and device.type in ("cpu", "cuda")
+        self.forward = compiled(module, say) if self.compiled else module
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def __call__(
+        self, batches: Iterator[tuple[Tensor, Tensor | None]], step: int, share: float
+    ) -> tuple[dict[str, Term], Tensor]:
+        """The next of `batches` at `step`, by a `share` of the learning rate -> its terms, and the loss, which are no longer
+        needed for a gradient.
+        """
+        plan = self.plan
+        with drawing(derive_seed(plan.seed, "noise", step)), autocast(self.device, plan.precision):
+            x, y = next(batches)
+            terms = self.objective(self.forward(x, y), step)
+        loss = total(terms)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if plan.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, plan.gradient_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = plan.learning_rate_at(step) * share
+        self.optimizer.step()
+        return terms, loss.detach()
+
+
+def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Adam:
+    """Adam over the trainable parameters of `module`."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    device = parameters[0].device
+    return torch.optim.Adam(parameters, lr=plan.learning_rate, betas=plan.betas, fused=device.type != "mps")
+
+
+def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, deadline: float) -> int:
+    """Steps that can be done before `deadline`, a reading of `time.monotonic`, by a rehearsal; one at least. A tenth of the
+    time is kept for what is no step.
+    """
+    seconds = rehearse(module, objective, data, plan)
+    return max(1, int(0.9 * (deadline - time.monotonic()) / seconds))
+
+
+def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
+    """Seconds per step, from a few steps on a copy that is thrown away; the module itself is left as it was."""
+    module, objective = copy.deepcopy(module).train(), copy.deepcopy(objective)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.0)
+    batch_size, times = min(plan.batch_size, len(data)), []
+    for _ in range(REHEARSAL_STEPS):
+        started = time.perf_counter()
+        x, y = data.batch(torch.randint(len(data), (batch_size,), device=data.x.device))
+        with autocast(data.x.device, plan.precision):
+            loss = total(objective(module(x, y), 0))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        times.append(time.perf_counter() - started)
+        if sum(times) > REHEARSAL_SECONDS:
+            break
+    return sorted(times)[len(times) // 2]
