@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vaekit.data import Images
+from vaekit.data.format import Format
 from vaekit.estimators.base import Estimator
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.registry import MODELS
@@ -23,9 +24,9 @@ BATCH, LEARNING_RATE = 100, 0.005
 def untrained(name: str, images: Images, seed: int) -> Autoencoder:
     """The module of the report's model `name` as a training from `seed` finds it, in PyTorch's own memory format."""
     model = MODELS[name].estimator()(architecture="wang2023", random_state=seed)
-    model._take_in(images)
-    model.resolved_ = model._resolve(len(images), table=False)
-    return model._make_module(seed).to(memory_format=torch.contiguous_format).train()
+    format = Format.of(images, images, scaling="standard", conditional=model.conditional)
+    module = model.filled_in(model.resolve(format, len(images))).make_module(format, seed)
+    return module.to(memory_format=torch.contiguous_format).train()
 
 
 def as_floats(images: Images) -> Tensor:

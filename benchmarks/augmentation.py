@@ -18,6 +18,7 @@ from benchmarks.harness import HERE, Findings, progress, trained
 from vaekit import CVAE
 from vaekit.data import open_data
 from vaekit.evaluation.augmentation import BATCH_SIZE, REAL, STEPS, augmentation_gain, summarise
+from vaekit.fitted_prior import own_weights
 from vaekit.owned import write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
@@ -149,7 +150,7 @@ def _protocol(train, vae):
         "samples per class": SAMPLES,
         "steps": STEPS,
         "batch size": BATCH_SIZE,
-        "vae": digest({name: tensor.cpu().contiguous() for name, tensor in vae._weights().items()}, {}),
+        "vae": digest({name: tensor.cpu().contiguous() for name, tensor in own_weights(vae.model_).items()}, {}),
     }
 
 

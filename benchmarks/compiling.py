@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from benchmarks.harness import Findings, interleave, progress
 from vaekit import VAE, VQVAE
 from vaekit.data import Images
+from vaekit.data.format import Format
 from vaekit.estimators.base import Estimator
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import Elbo
@@ -86,9 +87,8 @@ def networks() -> dict[str, tuple[str, Callable[[], nn.Module], Tensor, str]]:
 
     def model(estimator: Estimator, x: np.ndarray) -> Autoencoder:
         images, estimator = Images(x, None, (), "random"), clone(estimator)
-        estimator._take_in(images)
-        estimator.resolved_ = estimator._resolve(60_000, table=images.is_table)
-        return estimator._make_module(0)
+        format = Format.of(images, images, scaling="standard", conditional=False)
+        return estimator.filled_in(estimator.resolve(format, 60_000)).make_module(format, 0)
 
     def pixelcnn():
         return CodeRate(AutoregressivePrior(GatedPixelCNN(n_values=10, grid=(7, 7))))

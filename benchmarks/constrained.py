@@ -22,9 +22,7 @@ def run(argv):
         model = trained(
             f"constrained/epsilon-{epsilon:g}", "bvae", train, random_state=0, epochs=EPOCHS, epsilon=epsilon
         )
-        trained_rate, tested = (
-            evaluate(model.model_, model.fitted_.data(part), draws=1) for part in (train, test)
-        )
+        trained_rate, tested = (evaluate(model.model_, model.fitted_.data(part), draws=1) for part in (train, test))
         off = trained_rate["rate"] / epsilon - 1
         worst = max(worst, abs(off))
         rows.append(

@@ -51,9 +51,7 @@ def run(argv):
                 **({} if beta == 1 else {"beta": float(beta)}),
             )
             scores.setdefault(beta, []).append(disentanglement(model.transform(test.x), known, seed=seed))
-            terms.setdefault(beta, []).append(
-                evaluate(model.model_, model.fitted_.data(test), draws=1, seed=seed)
-            )
+            terms.setdefault(beta, []).append(evaluate(model.model_, model.fitted_.data(test), draws=1, seed=seed))
             progress(f"beta {beta} seed {seed}: MIG {scores[beta][-1]['mig']:.3f}, ELBO {terms[beta][-1]['elbo']:.2f}")
     noise = np.random.default_rng(0).normal(size=(TEST, LATENTS))
     bounds = {"the factors": disentanglement(known, known), "noise": disentanglement(noise, known)}

@@ -15,7 +15,8 @@ from vaekit.data import open_data
 from vaekit.evaluation.distances import frechet_distance
 from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.registry import MODELS
-from vaekit.training.kinds import KINDS, PriorSettings
+from vaekit.training import kinds
+from vaekit.training.kinds import PriorSettings
 
 KINDS = ("plain", "gmm", "vamp", "flow")
 RUNS = {
@@ -54,7 +55,7 @@ def run(argv):
     rows = [
         [
             MODELS[name].label,
-            "N(0, I)" if kind == "plain" else f"{NAMES[kind]}, per class",
+            "N(0, I)" if kind == "plain" else f"{kinds.KINDS[kind].label}, per class",
             mean_std(distance[name, kind]),
             mean_std(rate[name, kind]),
             mean_std(consistency[name, kind]) if (name, kind) in consistency else "",
@@ -66,7 +67,7 @@ def run(argv):
     text = (
         f"Means over {len(seeds)} seed(s). Real against real (training against test images): {floor:.2f}. Every learned prior "
         f"{'is' if better else 'is NOT'} nearer than N(0, I) in every seed. CVAE, as asked: "
-        + ", ".join(f"{NAMES[kind]} {min(consistency['cvae', kind]):.2f} %" for kind in KINDS[1:])
+        + ", ".join(f"{kinds.KINDS[kind].label} {min(consistency['cvae', kind]):.2f} %" for kind in KINDS[1:])
         + f" in the worst seed (claimed: 98 %), N(0, I) {statistics.fmean(consistency['cvae', 'plain']):.2f} %. The rate is of "
         "held-out training images (5 %) with their label, log q(z|x) - log p(z|y)."
     )

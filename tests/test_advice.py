@@ -49,7 +49,9 @@ def blurred(tmp_path_factory):
 
 
 def findings(model, split: str = "train") -> dict[str, Diagnosis]:
-    return {found.name: found for found in examine(model.fitted_, open_data("digits", split), open_data("digits", "test"))}
+    return {
+        found.name: found for found in examine(model.fitted_, open_data("digits", split), open_data("digits", "test"))
+    }
 
 
 # ---- the doctor ----------------------------------------------------------------------------------------------------
@@ -169,7 +171,9 @@ def test_a_worse_prior_is_said_and_not_used_unless_asked_for(misled, capsys, tmp
     model.save(tmp_path / "again")
     np.testing.assert_array_equal(load(tmp_path / "again").sample(6, 3, random_state=0), fitted)
 
-    found = {one.name: one for one in examine(model.fitted_, *(open_data(misled / "few.npz", p) for p in ("train", "test")))}
+    found = {
+        one.name: one for one in examine(model.fitted_, *(open_data(misled / "few.npz", p) for p in ("train", "test")))
+    }
     assert found["prior"].wrong and f"{found['prior'].cure}".endswith("--no-per-class")
     assert f"{facts['validation_rate']:.2f} under the fitted prior" in found["prior"].evidence
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from vaekit import VAE, VQVAE, load, open_data
+from vaekit.data.format import Format
 from vaekit.data.images import Images
 from vaekit.parts import (
     AutoregressivePrior,
@@ -85,12 +86,11 @@ def training(name: str, architecture: str):
     """A module, its objective and a batch, as `fit` would have them."""
     shape = (28, 28, 1) if architecture == "wang2023" else (8, 8, 1)
     estimator = MODELS[name].estimator()(architecture=architecture)
-    estimator.image_shape_, estimator.classes_ = shape, np.arange(3)
+    format = Format(shape, classes=np.arange(3) if estimator.conditional else None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        estimator.resolved_ = estimator._resolve(100, table=False)
-    module = estimator._make_module(0).train()
-    objective, _ = estimator.filled_in()._course(10, 0, 5, torch.device("cpu"))
+        ready = estimator.filled_in(estimator.resolve(format, 100))
+    module, objective = ready.make_module(format, 0).train(), ready.make_objective(5)
     torch.manual_seed(0)
     x = torch.rand(BATCH, shape[2], *shape[:2])
     return module, objective, x, torch.randint(3, (BATCH,)) if estimator.conditional else None
@@ -198,19 +198,17 @@ def test_long_trainings_of_a_prior_are_compiled():
 
 def test_long_trainings_are_compiled():
     def resolved(n: int, **fields) -> bool:
-        return VAE(**fields)._resolve(n, table=False)["compile"]
+        return VAE(**fields).resolve(Format((28, 28, 1)), n)["compile"]
 
     assert resolved(60_000, architecture="wang2023")  # 30,000 steps
     assert not resolved(60_000, architecture="wang2023", epochs=9)
     assert not resolved(60_000)  # 5,616 steps
     assert resolved(60_000, epochs=50)
     assert not resolved(60_000, architecture="resnet", epochs=500)
-    codes = VQVAE(architecture="wang2023")
-    codes.image_shape_ = (28, 28, 1)
-    assert codes._resolve(60_000, table=False)["compile"] is False
+    assert VQVAE(architecture="wang2023").resolve(Format((28, 28, 1)), 60_000)["compile"] is False
     model = VAE(architecture="mlp", compile=1)
-    model.resolved_ = model._resolve(100, table=True)
-    assert model.filled_in()._plan(10, 0, 5).compile is True  # or run.json could not be resumed from
+    ready = model.filled_in(model.resolve(Format((4,)), 100))
+    assert ready.make_plan(10, 0, 5).compile is True  # or run.json could not be resumed from
     with pytest.raises(ValueError, match="compile must be None, True or False, got 'yes'"):
         VAE(compile="yes").fit(rows(20))
 

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from vaekit import VAE, load
+from vaekit import load
 from vaekit.data import Images, cache_dir, check_array, check_labels, describe, open_data
 from vaekit.data.builtin import IDX_FILES, IDX_SETS, IdxSet, download_idx_set
+from vaekit.data.format import Format
 from vaekit.data.images import PARTS, fingerprint, split_indices
 from vaekit.data.readers import read_idx, read_npy, read_npz
 
@@ -722,7 +723,7 @@ def test_dynamic_binarisation_draws_training_images_anew_and_the_others_once():
     assert train.fingerprint == test.fingerprint
     np.testing.assert_array_equal(train.x, open_data("digits", "train").x)
     np.testing.assert_array_equal(test.x, open_data("digits", "test", binarize="fixed").x)
-    data = VAE().on_device(train, torch.device("cpu"))
+    data = Format((8, 8, 1)).data(train, torch.device("cpu"), "VAE")
     one, other = (data.batch(slice(0, 500))[0] for _ in range(2))
     assert set(one.unique().tolist()) == {0.0, 1.0}
     assert 0.02 < (one != other).float().mean() < 0.5

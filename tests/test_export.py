@@ -278,7 +278,9 @@ def test_files_that_differ_from_pytorch_are_not_written(off, monkeypatch, tmp_pa
     folder = exported("table")
     monkeypatch.setattr(export, "_to_onnx", lambda part: (folder / part.file).read_bytes())
     if off < 1e-4:
-        assert export_onnx(model.fitted_, tmp_path / "out")["files"]["decoder.onnx"]["largest_differences"]["x"] > off / 10
+        assert (
+            export_onnx(model.fitted_, tmp_path / "out")["files"]["decoder.onnx"]["largest_differences"]["x"] > off / 10
+        )
         return
     with pytest.raises(
         ExportFailed, match=r"decoder.onnx: x of 1 samples differs from PyTorch by .* nothing was written"

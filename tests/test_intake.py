@@ -109,7 +109,7 @@ def test_runs_of_before_take_0_and_1_as_they_did(tmp_path):
     del config["layout"]["white"], config["data"]["skip_bad"], config["data"]["labels"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(config))
     model = load(tmp_path / "run")
-    assert model._x_layout["white"] == 255 and model.sample(3).dtype == np.uint8
+    assert model.fitted_.format.white == 255 and model.sample(3).dtype == np.uint8
     for white in (True, 7, "1", None):
         config["layout"]["white"] = white
         (tmp_path / "run" / "run.json").write_text(json.dumps(config))

@@ -94,7 +94,10 @@ def test_a_table_is_measured_in_its_own_units():
     images = Images(x, y.astype(np.int64), ("a", "b", "c"), "iris")
     model = VAE(latent_dim=2, epochs=100, random_state=0).fit(x)
     hundredfold = VAE(latent_dim=2, epochs=100, random_state=0).fit(100 * x)
-    entry, other = measure_run(model.fitted_, images, images), measure_run(hundredfold.fitted_, *2 * [replace(images, x=100 * x)])
+    entry, other = (
+        measure_run(model.fitted_, images, images),
+        measure_run(hundredfold.fitted_, *2 * [replace(images, x=100 * x)]),
+    )
     for key, sign in (("elbo", -1), ("nll", 1), ("distortion", 1)):
         assert other[key] - entry[key] == pytest.approx(sign * 4 * np.log(100), abs=0.2), key
     assert other["mse"] == pytest.approx(1e4 * entry["mse"], rel=0.05)

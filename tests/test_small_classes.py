@@ -21,6 +21,7 @@ from sklearn.datasets import load_digits
 from vaekit import CVAE, VAE, VQVAE, BetaVAE, TrainingFailed
 from vaekit.data import open_data
 from vaekit.data.images import hold_out
+from vaekit.estimators import fitting
 from vaekit.estimators.base import Estimator
 from vaekit.evaluation import generation
 from vaekit.parts.priors import MixturePrior
@@ -188,17 +189,19 @@ def test_without_labels_what_is_held_out_is_a_random_part():
 
 
 def test_early_stopping_leaves_a_conditional_model_every_class():
+    held_out = fitting._held_out
     y = labels([1, 1, 1, 40, 40])
     for seed in range(8):
         model = CVAE(latent_dim=2, early_stopping=True, **{**TINY, "epochs": 1, "random_state": seed})
         seen = {}
 
-        def take(images, validation, at, model=model, seen=seen):
-            seen["parts"] = type(model)._hold_out(model, images, validation, at)
+        def take(*given, seen=seen):
+            seen["parts"] = held_out(*given)
             return seen["parts"]
 
-        model._hold_out = take
-        model.fit(digits()[0][: len(y)], y)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fitting, "_held_out", take)
+            model.fit(digits()[0][: len(y)], y)
         kept, held = seen["parts"]
         assert set(kept.y) == {0, 1, 2, 3, 4} and set(held.y) == {3, 4}
         assert len(kept) + len(held) == len(y)

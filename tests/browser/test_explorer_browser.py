@@ -33,7 +33,10 @@ def address():
     plain = VQVAE(n_codes=16, code_dim=4, epochs=1, random_state=0).fit(train.x)
     vqvae.fit_prior(train.x, train.y, epochs=2, layers=2, channels=8)
     models = [VAE(latent_dim=6, **quick).fit(train.x), CVAE(latent_dim=2, **quick).fit(train.x, train.y), vqvae, plain]
-    runs = [Explored(model.fitted_, images, name) for model, name in zip(models, ("vae", "cvae", "vq", "plain"), strict=True)]
+    runs = [
+        Explored(model.fitted_, images, name)
+        for model, name in zip(models, ("vae", "cvae", "vq", "plain"), strict=True)
+    ]
     with listen("127.0.0.1", 0) as listening:
         server = uvicorn.Server(uvicorn.Config(make_app(runs, images), log_level="error", lifespan="off", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.batches import Data
 from vaekit.data.columns import scaling_problem
 from vaekit.data.format import Format
 from vaekit.data.images import DARK, Images, brightest, darkness, hold_out
@@ -79,8 +80,8 @@ class Fitting:
         """Trains, and writes what it came to into the folder."""
         estimator, run, name = self.estimator, self.run, type(self.estimator).__name__
         device = pick_device(estimator.device)
-        data = self.format.data(self.images, device, name)
-        held = None if self.validation is None else self.format.data(self.validation, device, name)
+        data = self.data(self.images, device)
+        held = None if self.validation is None else self.data(self.validation, device)
         warn_of(estimator, filled(self.filled_in.likelihood), self.images)
         self.module = self.filled_in.make_module(self.format, self.seed).to(device)
         self.course = Course(
@@ -113,6 +114,10 @@ class Fitting:
                 run.start(fitted.config())
                 run.finish(self.module.state_dict(), state)
         return fitted
+
+    def data(self, images: Images, device: torch.device) -> Data:
+        """`images` as the module wants them."""
+        return self.format.data(images, device, type(self.estimator).__name__)
 
     def _make(self, steps: int) -> tuple[Objective, Plan]:
         """Objective and plan of so many steps; of others than the epochs', with the fields that this changes."""
