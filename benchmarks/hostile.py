@@ -50,7 +50,8 @@ from benchmarks._damage import (
 )
 from benchmarks.harness import Findings, progress
 from vaekit.cli import main
-from vaekit.data.readers import MAX_PIXELS, MOST_TIMES, MOST_UNPACKED
+from vaekit.data.decoding import MAX_PIXELS
+from vaekit.data.readers import MOST_TIMES, MOST_UNPACKED
 from vaekit.data.tables import write_table
 from vaekit.files import load
 from vaekit.hub import write_repository

@@ -20,8 +20,8 @@ from PIL import Image
 
 from benchmarks.harness import Findings, progress
 from vaekit.data.cache import cache_dir, decoded, files_key
-from vaekit.data.images import Decoding
-from vaekit.data.readers import list_images
+from vaekit.data.decoding import Decoding
+from vaekit.data.kinds import list_images
 
 CLASSES = 10
 SIDE = 32

@@ -19,7 +19,8 @@ from PIL import Image
 from vaekit import CVAE, VAE, VQVAE, open_data
 from vaekit.data import cache, describe
 from vaekit.data.cache import ahead
-from vaekit.data.images import Images, Rows, fingerprint, is_mapped
+from vaekit.data.images import Images, fingerprint
+from vaekit.data.mapped import Rows, is_mapped
 from vaekit.owned import MARK
 
 
@@ -49,7 +50,7 @@ def small(monkeypatch):
     """Everything counts as large: image files and .npy files are mapped, and read in pieces of a few images."""
     for module in ("cache", "readers"):
         monkeypatch.setattr(f"vaekit.data.{module}.MAPPED_FROM", 0)
-    for module in ("cache", "images"):
+    for module in ("cache", "mapped", "description"):
         monkeypatch.setattr(f"vaekit.data.{module}.CHUNK", 500)
 
 

@@ -22,10 +22,12 @@ from PIL import Image
 
 from vaekit import load
 from vaekit.data import Images, cache_dir, check_array, check_labels, describe, open_data
-from vaekit.data.builtin import IDX_FILES, IDX_SETS, IdxSet, download_idx_set
+from vaekit.data.arrays import IDX_FILES
 from vaekit.data.format import Format
-from vaekit.data.images import PARTS, fingerprint, split_indices
+from vaekit.data.images import PARTS, fingerprint
+from vaekit.data.named import IDX_SETS, IdxSet, download_idx_set
 from vaekit.data.readers import read_idx, read_npy, read_npz
+from vaekit.data.splits import split_indices
 
 IDX_CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 SHARED = Path(__file__).parents[2] / "shared" / "data"

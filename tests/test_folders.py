@@ -15,7 +15,8 @@ from PIL import Image
 from vaekit import VAE, VQVAE, load
 from vaekit.cli import main
 from vaekit.data import Images, describe, open_data, open_whole
-from vaekit.data.images import PARTS, Decoding
+from vaekit.data.decoding import Decoding
+from vaekit.data.images import PARTS
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -256,7 +257,8 @@ def test_data_is_described_the_same_in_pieces_of_any_size(n, chunk, dtype):
     images = Images(x, None, (), "x")
     whole = describe(images)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vaekit.data.images.CHUNK", chunk)
+        for module in ("mapped", "description"):
+            patch.setattr(f"vaekit.data.{module}.CHUNK", chunk)
         pieces = describe(images)
     assert pieces.pop("mean") == pytest.approx(whole.pop("mean")) and pieces == whole
     assert whole["range"] == [x.min(), x.max()] and whole["duplicates"] == n - len(np.unique(x, axis=0))

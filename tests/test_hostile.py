@@ -17,7 +17,8 @@ from PIL import Image
 
 from vaekit import VAE, load, open_data
 from vaekit.cli import main
-from vaekit.data import cache, describe, images
+from vaekit.data import cache, describe, description, mapped
+from vaekit.data.images import Images
 from vaekit.data.readers import read_idx, read_npy, read_npz
 from vaekit.data.sprites import read_dsprites
 from vaekit.owned import claim
@@ -242,9 +243,10 @@ def test_images_of_other_sizes_are_not_kept_and_one_is_named(tmp_path, monkeypat
 def test_describing_large_images_takes_the_memory_of_a_few(monkeypatch):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 2, (100, 256, 256, 1), dtype=np.uint8) * np.uint8(255)
-    whole = images.Images(x, None, (), "x")
+    whole = Images(x, None, (), "x")
     known = describe(whole)
-    monkeypatch.setattr(images, "CHUNK", 2**12)
+    monkeypatch.setattr(mapped, "CHUNK", 2**12)
+    monkeypatch.setattr(description, "CHUNK", 2**12)
     tracemalloc.start()
     assert describe(whole) == known
     assert tracemalloc.get_traced_memory()[1] < 20 * x[0].nbytes

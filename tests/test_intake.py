@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from vaekit import CVAE, VAE, load, open_data
 from vaekit.cli import main
 from vaekit.data import check_array, kinds
-from vaekit.data.images import Decoding, check_arrays, check_labels, find_white
-from vaekit.data.readers import decode, read_npz_parts
+from vaekit.data.checks import check_arrays, check_labels
+from vaekit.data.decoding import Decoding, decode
+from vaekit.data.pixels import find_white
+from vaekit.data.readers import read_npz_parts
 from vaekit.evaluation.representation import reconstruction_quality
 
 QUICK = ("--architecture", "mlp", "--latent-dim", 2, "--width", 8, "--epochs", 1, "--device", "cpu")

@@ -17,7 +17,7 @@ from PIL import Image
 from vaekit import CVAE, output
 from vaekit.cli import main
 from vaekit.data import Images
-from vaekit.data.images import spread
+from vaekit.data.splits import spread
 from vaekit.pictures import figures, fonts
 from vaekit.pictures.fonts import families, legible, shortened
 from vaekit.pictures.style import CLASSES, DARK, SERIES, dark_colour, new_figure, on_dark, reduced, save

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import vaekit
 from vaekit import CVAE, VAE, VQVAE, BetaVAE, state
-from vaekit.data.builtin import open_data
+from vaekit.data.opening import open_data
 from vaekit.estimators.base import Estimator
 from vaekit.estimators.face import Face
 from vaekit.evaluation import augmentation, disentanglement, generation, likelihood, representation

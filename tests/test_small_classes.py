@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from vaekit import CVAE, VAE, VQVAE, BetaVAE, TrainingFailed
 from vaekit.data import open_data
-from vaekit.data.images import hold_out
+from vaekit.data.splits import hold_out
 from vaekit.estimators import fitting
 from vaekit.estimators.base import Estimator
 from vaekit.evaluation import generation

@@ -19,8 +19,9 @@ from sklearn.datasets import load_iris, load_wine
 from vaekit import CVAE, VAE, load, open_data
 from vaekit.cli import main
 from vaekit.data.columns import FURTHEST, SCALINGS, Columns, advised_scalings
+from vaekit.data.description import describe
 from vaekit.data.frames import frame_values, table_header
-from vaekit.data.images import Images, describe
+from vaekit.data.images import Images
 from vaekit.data.tables import read_table
 from vaekit.report.measure import measure_run
 

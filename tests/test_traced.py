@@ -16,8 +16,9 @@ from PIL import Image
 
 from tests.test_cli import assert_refused, done, run
 from vaekit import CVAE, VAE, VQVAE, open_data, output
-from vaekit.data.images import PARTS, split_indices, spread
+from vaekit.data.images import PARTS
 from vaekit.data.readers import read_origin
+from vaekit.data.splits import split_indices, spread
 from vaekit.evaluation.likelihood import tail_shares
 from vaekit.files import load
 
@@ -106,7 +107,7 @@ def test_an_arrays_images_know_their_rows(npz, digits):
 
 
 def test_rows_of_published_parts_are_counted_in_each(tmp_path, digits):
-    from vaekit.data.builtin import IDX_FILES
+    from vaekit.data.arrays import IDX_FILES
 
     for name, array in zip(
         IDX_FILES, (digits[0][:20, ..., 0], digits[1][:20], digits[0][20:26, ..., 0], digits[1][20:26]), strict=True

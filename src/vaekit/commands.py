@@ -15,11 +15,14 @@ import tyro
 
 from vaekit import output
 from vaekit.data import Images, describe, open_data, open_whole
-from vaekit.data.builtin import inputs_of, opening_flags
+from vaekit.data.decoding import Decoding, SizesDiffer
 from vaekit.data.given import as_whole
-from vaekit.data.images import COLOURS, PARTS, WHOLE, Decoding, SizesDiffer, listed, split_indices, spread
+from vaekit.data.images import PARTS
+from vaekit.data.opening import inputs_of, opening_flags
+from vaekit.data.pixels import COLOURS, WHOLE
+from vaekit.data.splits import split_indices, spread
 from vaekit.data.tables import TABLE_SUFFIXES, load_pyarrow, read_table
-from vaekit.messages import check_number, filled, in_rows, nearest, nearest_path
+from vaekit.messages import check_number, filled, in_rows, listed, nearest, nearest_path
 from vaekit.owned import check_file, check_folder
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.kinds import PriorSettings

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vaekit import __version__
-from vaekit.data.images import evenly
+from vaekit.data.splits import evenly
 from vaekit.evaluation.measures import COLUMNS, QUALITY_COLUMNS
 from vaekit.fitted import Fitted
 from vaekit.messages import first_line, in_rows

@@ -65,6 +65,12 @@ def in_words(error: OSError) -> str:
     return said if error.filename is None else f"{os.fsdecode(error.filename)}: {said}"
 
 
+def listed(names: list[str], most: int = 5) -> str:
+    """The first few of `names`, and how many more there are."""
+    more = f"; and {len(names) - most} more" if len(names) > most else ""
+    return "; ".join(names[:most]) + more
+
+
 def filled(value: T | None) -> T:
     """`value`, which may be None in general but is known by now: a field that has been filled in, labels that are there."""
     if value is None:

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vaekit.data import Images
-from vaekit.data.images import evenly
 from vaekit.data.readers import ORIGIN
+from vaekit.data.splits import evenly
 from vaekit.data.tables import TABLE_SUFFIXES, write_table
 from vaekit.evaluation.measures import QUALITY_COLUMNS
 from vaekit.messages import in_rows

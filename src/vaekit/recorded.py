@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import torch
 
 from vaekit import __version__
+from vaekit.data.decoding import Decoding, check_decoding
 from vaekit.data.format import Format
-from vaekit.data.images import BINARIZE, Decoding, Images
-from vaekit.data.readers import check_decoding
+from vaekit.data.images import BINARIZE, Images
 from vaekit.messages import check_number
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.training.plan import Plan, read_plan

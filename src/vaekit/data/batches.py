@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.data.cache import ahead
-from vaekit.data.images import Rows
+from vaekit.data.mapped import Rows
 from vaekit.world import samples_at_once, seeded
 
 

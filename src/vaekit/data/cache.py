@@ -30,21 +30,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vaekit.data.images import (
-    CHUNK,
-    MAPPED_FROM,
-    WHOLE,
-    Decoding,
-    ImageFiles,
-    SizesDiffer,
-    find_white,
-    fingerprint,
-    listed,
-    with_channels,
-)
+from vaekit.data.decoding import Decoding, ImageFiles, SizesDiffer, decode
+from vaekit.data.images import fingerprint
 from vaekit.data.kinds import HEAD, formats, head_of, words_for
-from vaekit.data.readers import decode
-from vaekit.messages import first_line
+from vaekit.data.mapped import CHUNK, MAPPED_FROM
+from vaekit.data.pixels import WHOLE, find_white, with_channels
+from vaekit.messages import first_line, listed
 from vaekit.owned import claim, discard
 from vaekit.state import warn
 

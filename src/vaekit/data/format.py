@@ -11,21 +11,14 @@ import torch
 from torch import Tensor
 
 from vaekit.data.batches import Data, Mapped
+from vaekit.data.checks import check_array, label_column, no_labels
 from vaekit.data.columns import Columns, check_numbers, places_of
 from vaekit.data.frames import frame_library
 from vaekit.data.given import as_array, as_whole
-from vaekit.data.images import (
-    Images,
-    Rows,
-    brightest,
-    check_array,
-    in_channels,
-    is_mapped,
-    label_column,
-    listed,
-    no_labels,
-)
-from vaekit.messages import filled
+from vaekit.data.images import Images
+from vaekit.data.mapped import Rows, is_mapped
+from vaekit.data.pixels import brightest, in_channels
+from vaekit.messages import filled, listed
 from vaekit.state import warn
 
 

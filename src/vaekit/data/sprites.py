@@ -28,6 +28,7 @@ HALF_SIDE = 10.88  # of the largest square. No size of any shape puts its edge o
 HALF_AXES = (14.08, 7.68)  # of the largest ellipse
 HEART = 11.52  # unit of the largest heart's curve
 HEART_CENTROID = 0.29346  # of the curve, in its unit, above its origin
+SPRITES = 20_000  # images of the generated set, and those taken from the file of dSprites
 CHUNK = 512  # images drawn, or read, at a time
 
 

@@ -18,9 +18,8 @@ import numpy as np
 from vaekit.data.columns import Header, places_of
 from vaekit.data.frames import Cells, refuse_strange, words_problem
 from vaekit.data.given import as_whole
-from vaekit.data.images import listed
 from vaekit.data.readers import LABEL_COLUMNS, check_file, check_unpacked
-from vaekit.messages import first_line, nearest
+from vaekit.messages import first_line, listed, nearest
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet")

@@ -12,10 +12,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from vaekit.data.checks import check_array, check_labels, no_labels
 from vaekit.data.columns import SCALINGS, Header
 from vaekit.data.format import Format, index_labels
 from vaekit.data.frames import table_header
-from vaekit.data.images import Images, check_array, check_labels, fingerprint, no_labels
+from vaekit.data.images import Images, fingerprint
 from vaekit.estimators.face import Face
 from vaekit.estimators.fields import Fields
 from vaekit.estimators.fitting import Fitting, fit_more, read_run

@@ -10,7 +10,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import validate_data
 
-from vaekit.data.images import Images, check_labels, fingerprint
+from vaekit.data.checks import check_labels
+from vaekit.data.images import Images, fingerprint
 from vaekit.fitted import Fitted
 from vaekit.fitted_prior import read_prior
 from vaekit.hub import push_to_hub

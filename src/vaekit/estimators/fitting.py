@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from vaekit.data.batches import Data
 from vaekit.data.columns import scaling_problem
 from vaekit.data.format import Format
-from vaekit.data.images import DARK, Images, brightest, darkness, hold_out
+from vaekit.data.images import Images
+from vaekit.data.pixels import DARK, brightest, darkness
+from vaekit.data.splits import hold_out
 from vaekit.estimators.resuming import check_resumable, find_goal, recorded_plan, same_fields
 from vaekit.fitted import Fitted
 from vaekit.messages import filled, first_line

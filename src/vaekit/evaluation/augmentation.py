@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.data.batches import Data, to_input
-from vaekit.data.images import Images, check_array, check_arrays, label_column
+from vaekit.data.checks import check_array, check_arrays, label_column
+from vaekit.data.images import Images
 from vaekit.messages import check_number, filled
 from vaekit.state import undisturbed
 from vaekit.tensors import Term

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 
 from vaekit.data.batches import Data, Mapped, to_input
 from vaekit.data.cache import cache_dir
-from vaekit.data.images import Images, check_arrays, hold_out, is_mapped
+from vaekit.data.checks import check_arrays
+from vaekit.data.images import Images
+from vaekit.data.mapped import is_mapped
+from vaekit.data.splits import hold_out
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, precision_recall_density_coverage
 from vaekit.messages import check_number, filled, first_line
 from vaekit.owned import claim, remove_temporaries

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaekit.data.images import check_arrays, check_labels, label_column
+from vaekit.data.checks import check_arrays, check_labels, label_column
 from vaekit.state import undisturbed
 from vaekit.world import derive_seed
 

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vaekit.data.images import Decoding, Images, evenly, spread
-from vaekit.data.readers import MAX_PIXELS, decode
+from vaekit.data.decoding import MAX_PIXELS, Decoding, decode
+from vaekit.data.images import Images
+from vaekit.data.splits import evenly, spread
 from vaekit.evaluation.likelihood import ACTIVE, evaluate, posterior
 from vaekit.fitted import Fitted
 from vaekit.parts.priors import AutoregressivePrior

@@ -20,8 +20,8 @@ import torch
 from vaekit import __version__
 from vaekit.completion import complete
 from vaekit.data import Images, open_data
-from vaekit.data.builtin import inputs_of, opening_flags
-from vaekit.data.images import evenly, spread
+from vaekit.data.opening import inputs_of, opening_flags
+from vaekit.data.splits import evenly, spread
 from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.fitted import Fitted

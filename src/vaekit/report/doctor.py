@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vaekit.data.builtin import opening_flags
 from vaekit.data.images import Images, binarized
+from vaekit.data.opening import opening_flags
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.fitted import Fitted
 from vaekit.messages import filled, in_rows

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vaekit.data import Images
-from vaekit.data.images import evenly, spread
+from vaekit.data.splits import evenly, spread
 from vaekit.evaluation.measures import COLUMNS, QUALITY_COLUMNS
 from vaekit.fitted import Fitted
 from vaekit.pictures.style import (

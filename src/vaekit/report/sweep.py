@@ -28,8 +28,8 @@ import torch
 
 from vaekit import __version__
 from vaekit.data import Images, open_data
-from vaekit.data.builtin import inputs_of
-from vaekit.data.images import split_indices
+from vaekit.data.opening import inputs_of
+from vaekit.data.splits import split_indices
 from vaekit.evaluation.generation import FEWEST, get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation

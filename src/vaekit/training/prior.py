@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data.batches import Data
-from vaekit.data.images import hold_out
+from vaekit.data.splits import hold_out
 from vaekit.messages import filled
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import LearnedPrior
