@@ -44,7 +44,7 @@ DISKS = ("full", "read-only", "fails once", "no large file")
 MOST_KILLS = 5  # of one run, before it is let come to its end
 DAMAGED = 0.3  # of the kills are followed by damage to a checkpoint or a log
 PATIENCE = 300.0  # seconds that an attempt may take
-PRELOADED = ["vaekit.commands", "vaekit.cli", "vaekit.files", "vaekit.report.compare", "vaekit.report.sweep"]
+PRELOADED = ["vaekit.cli.train", "vaekit.cli.output", "vaekit.files", "vaekit.report.compare", "vaekit.report.sweep"]
 PRELOADED += ["sklearn.mixture", "sklearn.linear_model", "sklearn.decomposition", "torch._dynamo", "filelock", "tyro"]
 
 

@@ -523,7 +523,7 @@ def test_ctrl_c_outside_training_is_130_in_one_line(monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vaekit.commands.open_whole", interrupt)
+    monkeypatch.setattr("vaekit.data.open_whole", interrupt)
     result = run("data", "digits")
     assert result.code == 130 and result.err.startswith("vaekit: ") and result.err.count("\n") == 1
 

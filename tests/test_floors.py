@@ -91,7 +91,20 @@ FLOORS = [
     ],
     ["report.measure", "report.doctor", "report.page", "report.living", "report.compare", "report.sweep", "report"],
     ["explorer.explored", "explorer.server", "explorer"],
-    ["output", "commands", "cli", "__main__"],
+    [
+        "cli.flags",
+        "cli.source",
+        "cli.output",
+        "cli.data",
+        "cli.train",
+        "cli.generate",
+        "cli.judge",
+        "cli.report",
+        "cli.share",
+        "cli.explore",
+        "cli",
+        "__main__",
+    ],
 ]
 ORDER = [name for floor in FLOORS for name in floor]
 

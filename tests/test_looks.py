@@ -14,8 +14,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from vaekit import CVAE, output
-from vaekit.cli import main
+from vaekit import CVAE
+from vaekit.cli import main, output
 from vaekit.data import Images
 from vaekit.data.splits import spread
 from vaekit.pictures import figures, fonts

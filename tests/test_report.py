@@ -121,7 +121,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def trainings(monkeypatch) -> list[str]:
     """The judges trained from here on, none of them for long."""
-    from vaekit.evaluation.generation import train
+    from vaekit.training.loop import train
 
     titles = []
 
@@ -524,7 +524,7 @@ def test_a_second_comparison_trains_nothing_and_finds_the_same_numbers(
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(report, npz, tmp_path, undrawn, monkeypatch):
-    from vaekit.estimators.base import train
+    from vaekit.training.loop import train
 
     trained = []
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.test_cli import assert_refused, done, run
-from vaekit import CVAE, VAE, VQVAE, open_data, output
+from vaekit import CVAE, VAE, VQVAE, open_data
+from vaekit.cli import output
 from vaekit.data.images import PARTS
 from vaekit.data.readers import read_origin
 from vaekit.data.splits import split_indices, spread

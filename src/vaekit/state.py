@@ -14,8 +14,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
-import numpy as np
-
 F = TypeVar("F", bound=Callable[..., Any])
 HERE = f"{Path(__file__).parent}{os.sep}"
 AUTOCAST = ("cpu", "cuda", "mps", "xpu")  # kinds of devices that have an autocast of their own
@@ -209,6 +207,8 @@ def _coarse(owner) -> str:
 
 def _settled_thread() -> AbstractContextManager:
     """The settings that each thread has of its own, in a block."""
+    import numpy as np  # here, for the command line takes `show_errors` alone
+
     torch = sys.modules.get("torch")
     kinds = () if torch is None else [kind for kind in AUTOCAST if torch.is_autocast_enabled(kind)]
     learns = torch is None or (torch.is_grad_enabled() and not torch.is_inference_mode_enabled())

@@ -14,12 +14,12 @@ class Fields:
     latent_dim: int = 10
     """Width of the latent vector z."""
     architecture: str | None = None
-    """conv, resnet, mlp or wang2023 (the report's networks); None is conv for images and mlp for tables."""
+    """conv, resnet, mlp or wang2023 (the report's networks); by default conv for images and mlp for tables."""
     width: int | None = None
-    """Width of the mlp's wider hidden layer, the other has half of it; None is 512 for images, and for tables 128, or 512
+    """Width of the mlp's wider hidden layer, the other has half of it; by default 512 for images, and for tables 128, or 512
     from 1,000 rows on."""
     likelihood: str | None = None
-    """gaussian (sigma learned), gaussian_fixed, bernoulli or discretized_logistic; None is gaussian, for wang2023
+    """gaussian (sigma learned), gaussian_fixed, bernoulli or discretized_logistic; by default gaussian, for wang2023
     gaussian_fixed."""
     likelihood_variance: float = 0.098
     """Variance of gaussian_fixed, the report's lambda; intensities are in [0, 1]."""
@@ -27,20 +27,20 @@ class Fields:
     """Of a table's columns: standard (mean and standard deviation), log (first the logarithm of positive columns), robust
     (first median and quartiles, with the tails drawn in) or auto (log or robust for columns that need it)."""
     epochs: int | None = None
-    """Passes over the data; None is about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
+    """Passes over the data; by default about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
     (50 for wang2023)."""
     batch_size: int | None = None
-    """Images per step; None is 128, or 64 below 5,000 images (100 for wang2023)."""
+    """Images per step; by default 128, or 64 below 5,000 images (100 for wang2023)."""
     learning_rate: float | None = None
-    """Adam's peak learning rate; None is 0.004, 0.002 below 5,000 images and for a VQ-VAE (0.005 for wang2023)."""
+    """Adam's peak learning rate; by default 0.004, 0.002 below 5,000 images and for a VQ-VAE (0.005 for wang2023)."""
     schedule: str | None = None
-    """cosine (to zero at the end) or constant; None is cosine (constant for wang2023)."""
+    """cosine (to zero at the end) or constant; by default cosine (constant for wang2023)."""
     warmup_steps: int | None = None
-    """Steps over which the learning rate rises to its peak; None is a fifth of all, at most 200 (0 for wang2023)."""
+    """Steps over which the learning rate rises to its peak; by default a fifth of all, at most 200 (0 for wang2023)."""
     rate_warmup_epochs: float | None = None
-    """Epochs over which the weight of the rate rises from 0; None is a tenth of all, at most 500 steps (0 for wang2023)."""
+    """Epochs over which the weight of the rate rises from 0; by default a tenth of all, at most 500 steps (0 for wang2023)."""
     gradient_clip: float | None = None
-    """Largest norm of the gradient; None does not clip."""
+    """Largest norm of the gradient; by default it is not clipped."""
     early_stopping: bool = False
     """Stop when the validation objective no longer improves, and keep the best weights."""
     n_iter_no_change: int = 10
@@ -48,46 +48,46 @@ class Fields:
     validation_fraction: float = 0.1
     """Share of the training data held out for early stopping where no validation data is given."""
     random_state: int | None = None
-    """Seed of everything random; None draws one from numpy's global state, as in scikit-learn."""
+    """Seed of everything random; by default drawn from numpy's global state, as in scikit-learn."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str = "float32"
     """float32 or bfloat16."""
     compile: bool | None = None
-    """Compile the training step, which changes results by rounding alone; None does where the run is long enough to gain by it:
-    from 6,000 steps on for wang2023, 20,000 for conv, 25,000 for the mlp, never for a VQ-VAE."""
+    """Compile the training step, which changes results by rounding alone; by default where the run is long enough to gain by
+    it: from 6,000 steps on for wang2023, 20,000 for conv, 25,000 for the mlp, never for a VQ-VAE."""
     verbose: bool = False
     """Progress on standard error."""
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class VAEFields(Fields):
-    """Variational autoencoder: no field of its own."""
+    """Variational autoencoder (Kingma & Welling 2014): Gaussian latent, standard normal prior, no field of its own."""
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class BetaVAEFields(Fields):
-    """beta-VAE: the weight of the rate, fixed or learned."""
+    """beta-VAE (Higgins et al. 2017): the weight of the rate, fixed or learned."""
 
     beta: float | None = None
-    """Weight of the rate, >= 0; None is sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1.5 for wang2023, as in
+    """Weight of the rate, >= 0; by default sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1.5 for wang2023, as in
     the report)."""
     epsilon: float | None = None
-    """Target of the rate in nats per image: beta becomes its Lagrange multiplier, starting at 1. None keeps beta fixed."""
+    """Target of the rate in nats per image: beta becomes its Lagrange multiplier, starting at 1. By default beta is fixed."""
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class CVAEFields(Fields):
-    """Conditional VAE: the weight of the rate."""
+    """Conditional VAE (Sohn, Lee & Yan 2015): the weight of the rate."""
 
     beta: float | None = None
-    """Weight of the rate, >= 0; None is sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1 for wang2023, as in the
+    """Weight of the rate, >= 0; by default sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1 for wang2023, as in the
     report). Above 1, since samples come from the prior: the less z tells beyond the label, the surer is a sample's class."""
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class IWAEFields(Fields):
-    """Importance-weighted autoencoder: the number of draws."""
+    """Importance-weighted autoencoder (Burda, Grosse & Salakhutdinov 2016): the number of draws."""
 
     k: int = 5
     """Importance-weighted draws per image, >= 1; the decoder works k times. 1 is the VAE."""
@@ -95,7 +95,7 @@ class IWAEFields(Fields):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class BetaTCVAEFields(Fields):
-    """beta-TCVAE: the weights of the parts of the rate."""
+    """beta-TCVAE (Chen, Li, Grosse & Duvenaud 2018): the weights of the parts of the rate."""
 
     alpha: float = 1.0
     """Weight of the mutual information of image and latents, >= 0."""
@@ -107,19 +107,19 @@ class BetaTCVAEFields(Fields):
 
 @dataclass(kw_only=True, repr=False, eq=False)
 class VQVAEFields(Fields):
-    """VQ-VAE: the codebook and how it is learned."""
+    """VQ-VAE (van den Oord, Vinyals & Kavukcuoglu 2017): the codebook and how it is learned."""
 
     n_codes: int | None = None
-    """K, the size of the codebook; None is 256 (10 for wang2023). Lowered to the number of training vectors."""
+    """K, the size of the codebook; by default 256 (10 for wang2023). Lowered to the number of training vectors."""
     code_dim: int | None = None
-    """D, the width of a codebook vector; None is 16 (2 for wang2023)."""
+    """D, the width of a codebook vector; by default 16 (2 for wang2023)."""
     commitment: float = 0.25
     """beta, the weight of ||sg(z_q) - z_e||^2."""
     codebook_weight: float = 1.0
     """alpha, the weight of ||sg(z_e) - z_q||^2; has no part with EMA."""
     ema: float | None = None
-    """Decay of the codebook's moving averages; 0 learns it by gradient. None is 0.99 (0 for wang2023)."""
+    """Decay of the codebook's moving averages; 0 learns it by gradient. By default 0.99 (0 for wang2023)."""
     codebook_init: str | None = None
-    """kmeans, data (random encoder outputs) or uniform; None is kmeans (uniform for wang2023)."""
+    """kmeans, data (random encoder outputs) or uniform; by default kmeans (uniform for wang2023)."""
     revive: float | None = None
-    """Codes used less than this share of their fair part are moved to data; 0 never. None is 0.1 (0 for wang2023)."""
+    """Codes used less than this share of their fair part are moved to data; 0 never. By default 0.1 (0 for wang2023)."""

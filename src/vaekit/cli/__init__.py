@@ -4,33 +4,43 @@ or input, 130 and 143 after Ctrl-C and SIGTERM. Nothing heavy is imported before
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import NamedTuple
 
-from vaekit.registry import MODELS
+from vaekit.registry import MODELS, Model
+
+
+class Command(NamedTuple):
+    """home: the module of `vaekit.cli` that has it. line: what it is for."""
+
+    home: str
+    line: str
+
 
 COMMANDS = {
-    "data": "what is in a data set, and what is wrong with it",
-    "train": "train a model: vaekit train MODEL --data DATA --out RUN",
-    "fit-prior": "the second stage: a prior that fits a trained model's latents or codes",
-    "sample": "new images from a trained model: a grid, an array, or a folder of labelled images",
-    "encode": "latents or codes of a data set",
-    "decode": "images from latents or codes",
-    "reconstruct": "a data set through encoder and decoder",
-    "score": "the ELBO of each image or row, and which of them stand out",
-    "evaluate": "a trained model's numbers on held-out data",
-    "export": "encoder, decoder, code lookup and fitted prior as ONNX files",
-    "push": "upload a trained model to the Hugging Face Hub: vaekit push RUN user/name",
-    "compare": "train several models and write the report that compares them",
-    "explore": "trained models in the browser: map, sliders, codes, drawing",
-    "sweep": "a grid of latent_dim and beta: which to take, and why",
-    "doctor": "what is wrong with a run, and what to turn",
+    "data": Command("data", "what is in a data set, and what is wrong with it"),
+    "train": Command("train", "train a model: vaekit train MODEL --data DATA --out RUN"),
+    "fit-prior": Command("train", "the second stage: a prior that fits a trained model's latents or codes"),
+    "sample": Command("generate", "new images from a trained model: a grid, an array, or a folder of labelled images"),
+    "encode": Command("generate", "latents or codes of a data set"),
+    "decode": Command("generate", "images from latents or codes"),
+    "reconstruct": Command("generate", "a data set through encoder and decoder"),
+    "score": Command("judge", "the ELBO of each image or row, and which of them stand out"),
+    "evaluate": Command("judge", "a trained model's numbers on held-out data"),
+    "export": Command("share", "encoder, decoder, code lookup and fitted prior as ONNX files"),
+    "push": Command("share", "upload a trained model to the Hugging Face Hub: vaekit push RUN user/name"),
+    "compare": Command("report", "train several models and write the report that compares them"),
+    "explore": Command("explore", "trained models in the browser: map, sliders, codes, drawing"),
+    "sweep": Command("report", "a grid of latent_dim and beta: which to take, and why"),
+    "doctor": Command("judge", "what is wrong with a run, and what to turn"),
 }
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 STOPPED = "stopped; a run in a folder goes on with --resume, and fit-prior, compare and sweep when they are run again"
@@ -138,19 +148,20 @@ def _run(command: str, *rest: str) -> None:
             raise ValueError(f"train needs a model, one of {', '.join(MODELS)}; `vaekit train --help` says how")
         name, rest = rest[0], rest[1:]
         if name in ("-h", "--help"):
-            print(f"usage: vaekit train MODEL --data DATA --out RUN ...\n\nmodels (each has --help):\n{_models()}")
+            print(f"usage: vaekit train MODEL --data DATA --out RUN ...\n\nmodels (each has --help):\n{_rows(MODELS)}")
             return
         if name not in MODELS:
             raise ValueError(f"unknown model {name!r}{nearest(name, MODELS)}; models are {', '.join(MODELS)}")
-    import tyro
+    from vaekit.cli.flags import parse
 
-    from vaekit import commands
-
+    home = importlib.import_module(f"vaekit.cli.{COMMANDS[command].home}")
     if command == "train":
-        tyro.cli(commands.make_train(MODELS[name].estimator()), args=rest, prog=f"vaekit train {name}").run()
+        made, command = home.make_train(name), f"train {name}"
+    elif command == "fit-prior":
+        made = home.make_fit_prior()
     else:
-        name = "".join(word.capitalize() for word in command.split("-"))
-        tyro.cli(getattr(commands, name), args=rest, prog=f"vaekit {command}").run()
+        made = getattr(home, command.capitalize())
+    parse(made, rest, f"vaekit {command}").run()
 
 
 def _show_warning(message, *_) -> None:
@@ -164,18 +175,14 @@ def _fail(message: str, code: int) -> None:
     raise SystemExit(code)
 
 
-def _rows(table: dict[str, str]) -> str:
-    return "\n".join(f"  {name:<12} {text}" for name, text in table.items())
-
-
-def _models() -> str:
-    return _rows({key: entry.line for key, entry in MODELS.items()})
+def _rows(table: Mapping[str, Command | Model]) -> str:
+    return "\n".join(f"  {name:<12} {entry.line}" for name, entry in table.items())
 
 
 def _overview() -> str:
     return (
         "usage: vaekit COMMAND ...\n\nThe workbench for variational autoencoders: train, sample, represent, compare.\n\n"
-        f"commands (each has --help):\n{_rows(COMMANDS)}\n\nmodels:\n{_models()}\n\n"
+        f"commands (each has --help):\n{_rows(COMMANDS)}\n\nmodels:\n{_rows(MODELS)}\n\n"
         "data: digits, mnist, fashion-mnist, sprites, a folder of images (a sub-folder a class), .npy, .npz or idx files,\n"
         "      tables in .csv, .tsv or .parquet files\n\n"
         "start with:\n  vaekit compare --data digits --out report\n  vaekit train vae --data FOLDER --out runs/vae"

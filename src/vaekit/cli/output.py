@@ -18,13 +18,14 @@ from rich.text import Text
 from vaekit.data import Images
 from vaekit.data.readers import ORIGIN
 from vaekit.data.splits import evenly
-from vaekit.data.tables import TABLE_SUFFIXES, write_table
+from vaekit.data.tables import TABLE_SUFFIXES, load_pyarrow, write_table
 from vaekit.evaluation.measures import QUALITY_COLUMNS
 from vaekit.messages import in_rows
 from vaekit.owned import check_file, check_new_folder, write_atomically
 from vaekit.report.page import findings, quality, summarise, used_columns
 
 LISTED = 20  # words of a list on a terminal
+SAMPLE_SUFFIXES = (".png", ".npy", ".npz", *TABLE_SUFFIXES)
 Origin = Mapping[str, np.ndarray]  # what samples were: columns `file` or `row`, `split`, ...
 
 
@@ -131,6 +132,12 @@ def check_out(out: str, *kinds: str, inputs: Sequence[str] = (), overwrite: bool
         raise ValueError(f"--out must end in {', '.join(kinds)}, or be a folder (with a / at its end), got {out!r}")
     else:
         check_new_folder(out, inputs=inputs)
+
+
+def check_table(out: str) -> None:
+    """Before the work that a missing library would make useless."""
+    if out.endswith(".parquet"):
+        load_pyarrow(out)
 
 
 def write_array(
