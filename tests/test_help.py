@@ -88,8 +88,8 @@ def test_every_flag_has_words(pages, page):
 
 
 def test_a_run_is_told_how_its_data_is_read(pages):
-    assert "as it was in the training of RUN" in " ".join(pages[("encode",)].split())
-    assert "training of RUN" not in pages["train", "vae"]
+    assert "as it was when RUN was trained" in " ".join(pages[("encode",)].split())
+    assert "RUN was trained" not in pages["train", "vae"]
 
 
 def test_what_is_given_and_what_is_not_become_the_fields():

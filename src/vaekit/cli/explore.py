@@ -16,7 +16,9 @@ class Explore(RunSource):
     on. Ctrl-C ends it.
     """
 
-    run_folders: Annotated[list[str], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
+    run_folders: Annotated[
+        list[str], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...", help_behavior_hint="(required)")
+    ]
     """One trained run or several of the same image size."""
     data: str | None = None  # type: ignore[assignment]
     """Whose held-out images are shown; by default those of the data the first run was trained on, by name."""

@@ -6,7 +6,7 @@ import ast
 import inspect
 import itertools
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, Optional, TypeVar, get_args, get_origin, get_type_hints
@@ -29,7 +29,7 @@ TOPIC_OF = {name: topic for topic, names in TOPICS.items() for name in names.spl
 OTHERS = "options"  # the box that --help is in
 
 
-def parse(command: type[Command], arguments: list[str], prog: str) -> Command:
+def parse(command: type[Command], arguments: Sequence[str], prog: str) -> Command:
     """The `command` that `arguments` ask for. A field of it that is a dataclass is made of flags itself, which are about what
     TOPICS says, or else what that field is called. A class variable `notes` has words for the heads of boxes by topic.
     """
@@ -100,10 +100,5 @@ def _words(kind: type) -> dict[str, str]:
 def _made(kind: type, values: dict):
     """A dataclass, and those in it, of the values of all their fields by name."""
     hints = get_type_hints(kind)
-    inner = {member.name: hints[member.name] for member in fields(kind) if is_dataclass(hints[member.name])}
-    return kind(
-        **{
-            name: _made(inner[name], values) if name in inner else values[name]
-            for name in (f.name for f in fields(kind))
-        }
-    )
+    inner = {name: _made(hint, values) for name, hint in hints.items() if is_dataclass(hint)}
+    return kind(**{member.name: (values | inner)[member.name] for member in fields(kind)})

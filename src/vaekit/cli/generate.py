@@ -48,7 +48,7 @@ class Sample:
     clip: bool = False
     """Bring the values of each column of a table into the range seen in training."""
     random_state: int | None = None
-    """Seed of the draws."""
+    """Seed of the draws; by default they are others each time."""
 
     def run(self) -> None:
         import numpy as np

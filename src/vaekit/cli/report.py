@@ -25,7 +25,7 @@ class Trainings(Source):
     epochs: int | None = None
     """Of each training; by default the model chooses."""
     architecture: str | None = None
-    """Of every model: conv, resnet, mlp or wang2023."""
+    """Of every model: conv, resnet, mlp or wang2023; by default conv for images and mlp for tables."""
     device: str = "auto"
     """auto, cpu, cuda."""
     time_budget: float | None = None
@@ -94,7 +94,7 @@ class Sweep(Trainings):
     beta: str = "0.5,1,2,4"
     """Weights of the rate, separated by commas."""
     likelihood: str | None = None
-    """gaussian, gaussian_fixed, bernoulli or discretized_logistic."""
+    """gaussian, gaussian_fixed, bernoulli or discretized_logistic; by default gaussian."""
     jobs: int | None = None
     """Trainings at once; by default one a core, at most 8, and one on a GPU."""
 

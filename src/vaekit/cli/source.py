@@ -101,8 +101,8 @@ class RunSource(Source):
     """Which images a command on a trained run works on."""
 
     notes: ClassVar[dict[str, str]] = {
-        "data": "What is not given is as it was in the training of RUN. The data of that training is split as it was then, and "
-        "its labels are where they were."
+        "data": "What is not given is as it was when RUN was trained, else the default. The data that RUN was trained on keeps "
+        "its split, and its labels are where they were."
     }
 
     def open_for(self, model, split: str) -> Images:
