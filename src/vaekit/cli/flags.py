@@ -66,7 +66,7 @@ def _flags(kind: type, topic: str) -> Iterator[tuple]:
         if is_dataclass(hint):
             yield from _flags(hint, name)  # pyright: ignore[reportArgumentType]
         else:
-            default = field(default=member.default, default_factory=member.default_factory)  # pyright: ignore
+            default = field(default=member.default, default_factory=member.default_factory)  # pyright: ignore[reportCallIssue, reportArgumentType]
             yield TOPIC_OF.get(name, topic), name, Annotated[_shown(hint), tyro.conf.arg(help=words.get(name))], default
 
 
@@ -100,5 +100,5 @@ def _words(kind: type) -> dict[str, str]:
 def _made(kind: type, values: dict):
     """A dataclass, and those in it, of the values of all their fields by name."""
     hints = get_type_hints(kind)
-    inner = {name: _made(hint, values) for name, hint in hints.items() if is_dataclass(hint)}
+    inner = {name: _made(hint, values) for name, hint in hints.items() if is_dataclass(hint)}  # pyright: ignore[reportArgumentType]
     return kind(**{member.name: (values | inner)[member.name] for member in fields(kind)})
