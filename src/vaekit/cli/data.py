@@ -48,8 +48,8 @@ class Data:
     def run(self) -> None:
         from vaekit.cli import output
         from vaekit.data import describe, open_whole
-        from vaekit.data.opening import inputs_of, opening_flags
         from vaekit.data.decoding import Decoding
+        from vaekit.data.opening import inputs_of, opening_flags
         from vaekit.data.splits import split_indices
 
         decoding = Decoding(self.resize, self.fit, self.background, self.colour, self.white)
