@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.ensemble import RandomForestClassifier
 
 from vaekit.data import describe, open_data
 from vaekit.data.images import PARTS
@@ -541,6 +542,21 @@ def test_what_else_is_refused(factors, perfect):
         factorvae_score(perfect, factors, group=1)
     with pytest.raises(ValueError, match="factor 1 has another value in every row of a half"):
         betavae_score(perfect[:9], np.stack([np.arange(9) % 3, np.arange(9)], axis=1))
+
+
+def test_rows_that_are_tested_choose_nothing(factors, perfect, monkeypatch):
+    """The other rows grow the trees and choose their leaves: whatever stands in those that are tested, importances stay."""
+    noisy = perfect + 0.7 * np.random.default_rng(3).normal(size=perfect.shape)
+    asked, score = [], RandomForestClassifier.score
+    monkeypatch.setattr(RandomForestClassifier, "score", lambda self, x, y: asked.append(x) or score(self, x, y))
+    found = dci(noisy, factors)
+    tested = np.isin(noisy[:, 0], asked[0][:, 0])
+    assert tested.sum() == found.test
+    bent = factors.copy()
+    bent[tested] = np.random.default_rng(4).permutation(factors[tested])
+    other = dci(noisy, bent)
+    assert other[:2] == found[:2]
+    assert other.informativeness < found.informativeness - 0.2
 
 
 def test_few_rows_are_voted_on_in_smaller_groups():

@@ -224,9 +224,10 @@ def test_a_learned_variance_starts_at_that_of_the_data_and_stays_above_zero():
     likelihood.prime(x)
     close(likelihood.variance, x.var(0, unbiased=False).mean())
     likelihood.prime(torch.ones(3, 1, 2, 2))
+    assert likelihood.variance.item() == pytest.approx(1e-4), "data that never change have a variance of 0"
     for _ in range(2000):
         log_prob = likelihood.log_prob(torch.full((3, 1, 2, 2), 200.0), torch.ones(3, 1, 2, 2))
-    assert likelihood.variance.item() > 0
+    assert likelihood.variance.item() == pytest.approx(1e-6, rel=1e-4), "and a perfect decoder an error of 0"
     assert log_prob.isfinite().all()
 
 
@@ -765,6 +766,14 @@ def test_beta_is_never_negative_and_comes_back():
     for step in range(1000, 2000):
         objective(trace(rate=(20.0, 20.0)), step)
     assert objective.beta.item() > 1
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 9.0])
+def test_a_step_of_beta_grows_with_beta(beta):
+    """beta + ascent (1 + beta) (KL / epsilon - 1), the KL being the batch's mean: here 7 nats, where 4 are asked for."""
+    objective = ConstrainedElbo(epsilon=4.0, ascent=0.1, beta=beta).train()
+    assert float(objective(trace(rate=(6.0, 8.0)), 0)["rate"].weight) == beta
+    assert objective.beta.item() == pytest.approx(beta + 0.1 * (1 + beta) * 0.75)
 
 
 def test_beta_is_a_constant_in_eval_mode():

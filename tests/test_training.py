@@ -239,6 +239,32 @@ def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(monkeypatch):
     assert epochs[0] != epochs[1]
 
 
+def test_every_step_has_noise_of_its_own():
+    drawn = []
+
+    class Drawing(Toy):
+        def forward(self, x, y=None):
+            drawn.append(torch.rand(()).item())
+            return super().forward(x, y)
+
+    train(Drawing(), toy_objective, toy_data(), PLAN)
+    assert len(drawn) == len(set(drawn)) == PLAN.steps
+
+
+def test_validation_weighs_terms_as_the_last_step_does():
+    """So that epochs compare by the objective that was asked for, whatever a warm-up makes of it meanwhile."""
+
+    def warming_up(trace, step):
+        return {"distortion": Term(trace[0]), "size": Term(trace[1], 0.5 * min(1, (step + 1) / PLAN.steps), "sq")}
+
+    _, history = run_toy(None, objective=warming_up, validation=toy_data(6, seed=2))
+    weights = [record["size_weight"] for record in history]
+    assert len(history) == 12 and weights == sorted(weights) and weights[0] < 0.1
+    for record in history:
+        whole = record["validation_distortion"] + 0.5 * record["validation_size"]
+        assert record["validation_objective"] == pytest.approx(whole)
+
+
 def test_the_callers_random_numbers_and_signal_handlers_are_left_alone(tmp_path):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     torch.manual_seed(12)
@@ -995,6 +1021,15 @@ def test_a_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
         write_atomically(file, content)
         assert file.read_bytes() == (content if isinstance(content, bytes) else content.encode())
         assert names(tmp_path) == {"a.txt"}
+
+
+def test_bytes_are_on_the_disk_before_the_name_is_theirs(tmp_path, monkeypatch):
+    """Else a machine that crashes between the two is left with a name and nothing under it."""
+    calls, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append(("fsync", os.fstat(file).st_size)), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
+    write_atomically(tmp_path / "file", b"whole")
+    assert calls == [("fsync", 5), "replace"]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
