@@ -323,14 +323,13 @@ def test_samples_of_a_class_are_of_that_class():
 
 
 def test_samples_without_a_label_have_labels_as_frequent_as_in_training():
-    x, y = digits()
-    chosen = np.concatenate([np.flatnonzero(y == "zero")[:90], np.flatnonzero(y == "one")[:10]])
-    model = tiny(CVAE, architecture="mlp", epochs=15).fit(x[chosen], y[chosen])
-    assert dict(zip(model.classes_, model.class_frequencies_, strict=True)) == {"one": 0.1, "zero": 0.9}
-    light = model.sample(400, random_state=0).mean((1, 2, 3))
-    halves = [model.sample(200, label, random_state=0).mean() for label in ("zero", "one")]
-    expected = 0.9 * halves[0] + 0.1 * halves[1]
-    assert light.mean() == pytest.approx(expected, abs=0.25 * abs(halves[0] - halves[1]) + 2)
+    y = np.repeat(["dark", "light"], [90, 10])
+    x = np.random.default_rng(0).integers(0, 40, (100, 8, 8)) + np.where(y == "dark", 0, 200)[:, None, None]
+    model = tiny(CVAE, architecture="mlp", beta=100.0, epochs=12).fit(x, y)  # the label alone decides
+    assert dict(zip(model.classes_, model.class_frequencies_, strict=True)) == {"dark": 0.9, "light": 0.1}
+    light = model.sample(400, random_state=0).mean((1, 2)) > 120
+    assert light.mean() == pytest.approx(0.1, abs=0.04)
+    assert (model.sample(50, "light", random_state=0).mean((1, 2)) > 120).all()
 
 
 @pytest.mark.parametrize(
@@ -437,6 +436,15 @@ def test_a_vqvae_beats_the_mean_image_with_many_codes_in_use():
     assert len(np.unique(model.encode(x[TRAIN:]))) > 8
     rate = np.prod(model.model_.prior.code_shape) * math.log(32)
     assert model.history_[-1]["rate"] == pytest.approx(rate, rel=1e-5)
+
+
+@pytest.mark.parametrize("cls", [BetaVAE, CVAE])
+@pytest.mark.parametrize(("side", "beta"), [(2, 1.0), (8, 2.857), (28, 10.0)])
+def test_the_default_beta_grows_with_the_root_of_the_number_of_pixels(cls, side, beta):
+    x = np.random.default_rng(0).integers(0, 256, (20, side, side), dtype=np.uint8)
+    model = tiny(cls, architecture="mlp", width=2, epochs=1, rate_warmup_epochs=0).fit(x, labels_for(x))
+    assert model.resolved_["beta"] == pytest.approx(beta, rel=1e-3)
+    assert model.history_[0]["rate_weight"] == model.resolved_["beta"]
 
 
 def test_a_larger_beta_buys_a_lower_rate():

@@ -35,8 +35,7 @@ def test_every_mutation_is_of_a_text_that_stands_once_in_the_package():
         assert (ROOT / words[0]).is_file() and words[1::2] in ([], ["-k"]), one.tests
 
 
-def test_tests_run_on_a_copy_that_has_the_mutation(root, monkeypatch):
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # which takes longer than all else
+def test_tests_run_on_a_copy_that_has_the_mutation(root):
     assert attempt(root, mutant().tests).code == 0
     assert attempt(root, mutant().tests, mutant()).code == 1
     endless = mutant("return max", "while True:\n        pass\n    return max")

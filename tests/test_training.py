@@ -208,6 +208,18 @@ def test_records_hold_every_term_and_the_time(unbroken):
     assert json.loads(json.dumps(history)) == history
 
 
+def test_a_record_has_the_means_over_the_steps_of_its_epoch():
+    seen = []
+
+    def watched(trace, step):
+        seen.append(trace[0].mean().item())
+        return toy_objective(trace, step)
+
+    _, history = run_toy(None, objective=watched)
+    means = [(first + second) / 2 for first, second in zip(seen[::2], seen[1::2], strict=True)]
+    assert [record["distortion"] for record in history] == pytest.approx(means)
+
+
 def test_a_run_may_end_within_an_epoch():
     weights, history = run_toy(None, replace(PLAN, steps=5))
     assert [(record["epoch"], record["step"]) for record in history] == [(1, 2), (2, 4), (3, 5)]
