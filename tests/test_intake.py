@@ -553,6 +553,16 @@ def test_what_is_lost_is_said_and_a_flag_forces_it(mixed, tmp_path, capsys):
     assert "images have lost their colours, since they were made grey" in capsys.readouterr().err
 
 
+def test_arrays_become_grey_as_pictures_do(tmp_path):
+    colour = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(colour):
+        save(tmp_path / "pictures" / f"{i}.png", image)
+    np.save(tmp_path / "array.npy", colour)
+    pictures, array = (open_data(tmp_path / name, "all", colour="grey").x for name in ("pictures", "array.npy"))
+    assert array.shape == (4, 8, 8, 1)
+    assert np.abs(array.astype(int) - pictures).max() <= 1
+
+
 def test_another_size_is_advised_the_runs_own(mixed, tmp_path, capsys):
     for i in range(12):
         save(tmp_path / "large" / f"{i}.png", np.full((16, 16), i, np.uint8))
