@@ -61,6 +61,11 @@ def test_transparent_pixels_are_drawn_over_white():
     assert as_pixels(np.array([0, 0, 0, 0], np.uint8).reshape(1, 1, 1, 4)).tolist() == [[[[255, 255, 255]]]]
 
 
+def test_floats_are_brought_to_8_bits_and_those_outside_of_0_and_1_are_cut():
+    floats = np.array([-0.5, 0.0, 0.5, 1.0, 1.7]).reshape(1, 1, 5, 1)
+    assert as_pixels(floats)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
 @pytest.mark.parametrize("count, channels", [(1, 1), (11, 3), (64, 4)])
 def test_image_grid_takes_any_number_and_colour(count, channels):
     assert "sheet of" in texts(figures.image_grid(images(count, 8, 8, channels), columns=8, title="sheet of samples"))
