@@ -84,6 +84,8 @@ def read(file: Path) -> dict[str, list[Mutant]]:
             area = first.strip("[]")
         elif first.startswith("tests/"):
             tests = first
+        elif not lines or any(line[:2] not in ("- ", "+ ") for line in lines):
+            raise ValueError(f"{file.name} has lines that are neither - nor +, below {first!r}")
         else:
             old, new = ("\n".join(line[2:] for line in lines if line.startswith(sign)) for sign in "-+")
             found.setdefault(area, []).append(Mutant(first, old, new, tests))

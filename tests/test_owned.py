@@ -183,6 +183,15 @@ def test_a_file_that_exists_is_replaced_only_where_the_user_says_so(runs, tmp_pa
         out.rmdir()
 
 
+def test_a_place_beside_what_is_read_is_no_part_of_it(tmp_path):
+    """Though its name begins alike."""
+    (tmp_path / "photos").mkdir()
+    for beside in ("photos.npy", "photos 2/x.npy"):
+        check_file(tmp_path / beside, inputs=[tmp_path / "photos"])
+    with pytest.raises(ValueError, match="lies in .*photos, and would be taken for a part of it"):
+        check_file(tmp_path / "photos" / "x.npy", inputs=[tmp_path / "photos"])
+
+
 @pytest.mark.parametrize("link", ["the same", "a link", "a hard link", "through a linked folder", "relative"])
 def test_what_is_read_is_never_written(runs, tmp_path, monkeypatch, capsys, link):
     shutil.copy(runs / "digits.npz", tmp_path / "x.npz")

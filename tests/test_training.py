@@ -1035,15 +1035,6 @@ def test_a_write_replaces_the_file_and_leaves_nothing_else(tmp_path):
         assert names(tmp_path) == {"a.txt"}
 
 
-def test_bytes_are_on_the_disk_before_the_name_is_theirs(tmp_path, monkeypatch):
-    """Else a machine that crashes between the two is left with a name and nothing under it."""
-    calls, fsync, replace = [], os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda file: (calls.append(("fsync", os.fstat(file).st_size)), fsync(file)))
-    monkeypatch.setattr(os, "replace", lambda *paths: (calls.append("replace"), replace(*paths)))
-    write_atomically(tmp_path / "file", b"whole")
-    assert calls == [("fsync", 5), "replace"]
-
-
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path, monkeypatch, call):
     write_atomically(tmp_path / "a.txt", "old")
