@@ -188,7 +188,7 @@ def test_a_place_beside_what_is_read_is_no_part_of_it(tmp_path):
     (tmp_path / "photos").mkdir()
     for beside in ("photos.npy", "photos 2/x.npy"):
         check_file(tmp_path / beside, inputs=[tmp_path / "photos"])
-    with pytest.raises(ValueError, match="lies in .*photos, and would be taken for a part of it"):
+    with pytest.raises(ValueError, match=r"lies in .*photos, and would be taken for a part of it"):
         check_file(tmp_path / "photos" / "x.npy", inputs=[tmp_path / "photos"])
 
 
