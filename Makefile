@@ -23,9 +23,10 @@ $(STAMP): pyproject.toml constraints.txt
 report: $(STAMP)
 	@$(BIN)/vaekit compare --data $(DATA) --out $(OUT) --sweeps $(ARGS)
 
-# A worker a core, a thread a worker: small networks are slowed down by more threads than cores.
+# A worker a core, a thread a worker: small networks are slowed down by more threads than cores. Each begins with a half of the
+# files, so that what a file's tests share is made once, and who is done takes from the other.
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 # The explorer and the report in a real Chromium, headless: one that is installed or that VAEKIT_BROWSER names.
 test-browser: $(STAMP)

@@ -96,8 +96,12 @@ def training(name: str, architecture: str):
     return module, objective, x, torch.randint(3, (BATCH,)) if estimator.conditional else None
 
 
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "wang2023"])
-@pytest.mark.parametrize("name", MODELS)
+# Every model with one architecture, and every architecture with a model of each kind of latent and condition.
+KINDS = ("cvae", "vqvae")
+STEPS = [(name, "mlp") for name in MODELS] + [(name, network) for name in KINDS for network in ("conv", "resnet")]
+
+
+@pytest.mark.parametrize(("name", "architecture"), STEPS)
 def test_a_training_step_is_one_graph(name, architecture):
     module, objective, x, y = training(name, architecture)
     # The gradient's own graph, too, where it is quick to make.
@@ -105,7 +109,7 @@ def test_a_training_step_is_one_graph(name, architecture):
     check(lambda x, y: total(objective(module(x, y), 3)), module, x, y, backend=backend)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_training_step_of_the_report_is_one_graph(name):
     """Compiled, its blocks are matrix products (test_strided.py holds them to the layers in double precision). Here rounding
     may put an activation on the other side of a ReLU, so gradients are compared as a whole.

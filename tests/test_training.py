@@ -845,6 +845,8 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_its_exit_code(tmp_path, digit
     assert process.returncode == code, errors
     assert "Traceback" not in errors
     run = RunFolder(tmp_path / "run")
+    assert run.started and not run.finished
+    assert not [name for name in names(run.path) if ".tmp" in name or ".new." in name]
     logged = run.log()[-1]["step"]
     assert logged <= run.load_checkpoint()[1]["step"] < logged + 22, "the checkpoint is of the moment it stopped"
     main(["train", "vae", *FLAGS.split(), "--out", str(run.path), "--resume"])
