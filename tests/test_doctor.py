@@ -30,24 +30,25 @@ class Case(NamedTuple):
 
 
 HEALTHY = {
-    "vae": "vae --architecture mlp",
-    "vqvae": "vqvae --architecture mlp --n-codes 32",
-    "cvae": "cvae --architecture mlp",
+    "vae": "vae --architecture mlp --epochs 25",
+    "vqvae": "vqvae --architecture mlp --n-codes 32 --epochs 25",
+    "cvae": "cvae --architecture mlp --epochs 25",
 }
+NO_CARE = "--revive 0 --codebook-init uniform"
 CASES = (
-    Case("posterior collapse", "bvae --architecture mlp --beta 20", "the latents carry nothing"),
-    Case("dead codes", "vqvae --architecture mlp --revive 0 --codebook-init uniform --ema 0.9 --n-codes 512", "dead"),
+    Case("posterior collapse", "bvae --architecture mlp --beta 20 --epochs 25", "the latents carry nothing"),
+    Case("dead codes", f"vqvae --architecture mlp --epochs 25 --ema 0.9 --n-codes 512 {NO_CARE}", "dead"),
     Case("overfitting", "vae --architecture mlp --epochs 250 --data few.npz", "much better than new"),
     Case("underfitting", "vae --architecture mlp --epochs 3", "cut off"),
     Case("learning rate", "vae --architecture mlp --learning-rate 0.1", "too high"),
     Case("learning rate", "vae --architecture mlp --learning-rate 1e-05", "too low"),
-    Case("likelihood", "vae --architecture mlp --likelihood gaussian_fixed", "fixed variance"),
+    Case("likelihood", "vae --architecture mlp --likelihood gaussian_fixed --epochs 25", "fixed variance"),
     Case("likelihood", "vae --architecture mlp --likelihood bernoulli --epochs 12", "black and white"),
-    Case("likelihood", "vae --architecture mlp --epochs 12 --binarize fixed", "black or white"),
-    Case("latent dimension", "vae --architecture mlp --latent-dim 2", "full"),
-    Case("latent dimension", "vae --architecture mlp --latent-dim 40", "more latents than"),
+    Case("likelihood", "vae --architecture mlp --epochs 6 --binarize fixed", "black or white"),
+    Case("latent dimension", "vae --architecture mlp --latent-dim 2 --epochs 25", "full"),
+    Case("latent dimension", "vae --architecture mlp --latent-dim 40 --epochs 25", "more latents than"),
     Case("prior", "vqvae --architecture mlp --n-codes 32 --epochs 12", "noise"),
-    Case("conditioning", "cvae --architecture mlp --beta 0.02", "beside it"),
+    Case("conditioning", "cvae --architecture mlp --beta 0.02 --epochs 25", "beside it"),
 )
 
 
@@ -104,8 +105,8 @@ def test_a_fault_is_found_and_its_cure_mends_it(case, clinic):
         assert words[out + 1] == f"{folder}-mended"
         assert words[seed + 1] == "0"
         folder = clinic([word for i, word in enumerate(words[2:], 2) if i not in (out, out + 1, seed, seed + 1)])
-    else:
-        main(words[1:])
+    else:  # a small prior, which is one that is fitted
+        main([*words[1:], "--layers", "1", "--channels", "8", "--epochs", "4"])
     after = diagnoses(folder)[case.check]
     assert not after.wrong, f"{found.cure}\n{found.evidence}\n{after.evidence}"
 
@@ -117,7 +118,7 @@ def test_a_fault_is_found_and_its_cure_mends_it(case, clinic):
 )
 def test_every_model_can_be_examined_and_its_cures_be_typed(arguments, clinic):
     """Each command is one that `vaekit train` takes; collapsed runs, since those ask most of the doctor."""
-    found = diagnoses(clinic(f"{arguments} --architecture mlp --epochs 25"))
+    found = diagnoses(clinic(f"{arguments} --architecture mlp --width 64 --epochs 25"))
     assert "posterior collapse" in found
     for diagnosis in found.values():
         if diagnosis.cure and diagnosis.cure.startswith("vaekit train"):
@@ -180,7 +181,7 @@ def test_a_cure_opens_the_data_as_the_run_did(tmp_path, digits):
     words = shlex.split(found["underfitting"].cure)
     for flag, value in zip(opened[::2], opened[1::2], strict=True):
         assert words[words.index(flag) + 1] == value
-    main(words[1:])
+    main([*words[1:], "--epochs", "1"])
     assert load(tmp_path / "run-mended").facts_["data"] == model.facts_["data"]
 
 
