@@ -198,9 +198,9 @@ def test_the_remedy_helps(misled, capsys):
     fit_prior(misled, capsys=capsys)
     remedies = []
     while (model := load(misled / "run")).prior_is_worse:
-        remedies.append(model.fitted_.other_prior)
+        remedies.append(model.fitted_.fitted_.other_prior)
         quick = ["--layers", "2", "--channels", "8", "--epochs", "20"] if remedies[1:] else []
-        said = fit_prior(misled, *model.fitted_.other_prior, *quick, capsys=capsys)
+        said = fit_prior(misled, *model.fitted_.fitted_.other_prior, *quick, capsys=capsys)
     assert remedies == [["--no-per-class"], ["--no-per-class", "--prior", "flow"]]
     assert "far worse" not in said and model.prior_name == "flow"
     np.testing.assert_array_equal(model.sample(3, random_state=0), model.sample(3, random_state=0, prior="fitted"))
