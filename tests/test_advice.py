@@ -68,9 +68,9 @@ def test_blur_is_not_taken_for_a_label_that_is_ignored(blurred):
 
 def test_a_label_that_is_ignored_is_found_whatever_the_blur(blurred, monkeypatch):
     def sample(n, y, random_state):
-        return type(blurred).sample(blurred, n, np.random.default_rng(0).permutation(y), random_state=random_state)
+        return type(blurred.fitted_).sample(blurred.fitted_, n, np.random.default_rng(0).permutation(y), random_state=random_state)
 
-    monkeypatch.setattr(blurred, "sample", sample, raising=False)
+    monkeypatch.setattr(blurred.fitted_, "sample", sample, raising=False)
     shown = classes_shown(blurred.fitted_, open_data("digits"), open_data("digits", "test"), 20)
     assert shown is not None
     assert shown.asked == pytest.approx(0.1, abs=0.08) and shown.own > 0.9
@@ -83,8 +83,8 @@ def test_a_label_that_is_ignored_is_found_whatever_the_blur(blurred, monkeypatch
 
 def test_where_reconstructions_do_not_show_their_class_nothing_is_said_of_labels(blurred, monkeypatch):
     grey = lambda n: np.full((n, 8, 8), 100, np.uint8)  # noqa: E731
-    monkeypatch.setattr(blurred, "reconstruct", lambda x, y: grey(len(x)), raising=False)
-    monkeypatch.setattr(blurred, "sample", lambda n, y, random_state: grey(n), raising=False)
+    monkeypatch.setattr(blurred.fitted_, "reconstruct", lambda x, y: grey(len(x)), raising=False)
+    monkeypatch.setattr(blurred.fitted_, "sample", lambda n, y, random_state: grey(n), raising=False)
     found = findings(blurred)["conditioning"]
     assert not found.wrong and found.cure is None
     assert "can't be told: reconstructions don't show theirs either" in found.words
@@ -198,9 +198,9 @@ def test_the_remedy_helps(misled, capsys):
     fit_prior(misled, capsys=capsys)
     remedies = []
     while (model := load(misled / "run")).prior_is_worse:
-        remedies.append(model.fitted_.fitted_.other_prior)
+        remedies.append(model.fitted_.other_prior)
         quick = ["--layers", "2", "--channels", "8", "--epochs", "20"] if remedies[1:] else []
-        said = fit_prior(misled, *model.fitted_.fitted_.other_prior, *quick, capsys=capsys)
+        said = fit_prior(misled, *model.fitted_.other_prior, *quick, capsys=capsys)
     assert remedies == [["--no-per-class"], ["--no-per-class", "--prior", "flow"]]
     assert "far worse" not in said and model.prior_name == "flow"
     np.testing.assert_array_equal(model.sample(3, random_state=0), model.sample(3, random_state=0, prior="fitted"))
@@ -216,9 +216,9 @@ def test_a_prior_is_worse_by_a_nat_and_a_tenth(misled, capsys):
         (100.0, 111.0, True),
         (-0.1, 0.8, False),
     ):
-        model.prior_facts_ = {**model.prior_facts_, "plain_rate": plain, "validation_rate": fitted}
+        model.prior_facts_.update(plain_rate=plain, validation_rate=fitted)
         assert model.prior_is_worse == worse, (plain, fitted)
-    model.prior_facts_ = {}  # of a vaekit that didn't measure it
+    model.prior_facts_.clear()  # of a vaekit that didn't measure it
     assert not model.prior_is_worse
 
 

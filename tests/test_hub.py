@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
@@ -473,11 +474,12 @@ def cards(models, evaluation):
     """A card by name of the data and classes; and the elements of cards with plain names, by number of classes."""
 
     def make(name: str, classes: list[str]) -> str:
-        model = copy.copy(models["cvae"])
-        model.facts_ = {**model.facts_, "data": {**model.facts_["data"], "name": name}}
-        model.classes_ = np.array(classes, dtype=object)
-        known = {**evaluation, "test_fingerprint": model.facts_["data"]["fingerprint"]}
-        return model_card(model.fitted_, repo_id="me/digits", license="mit", evaluation=known)
+        model = copy.copy(models["cvae"].fitted_)
+        data = {**model.facts["data"], "name": name}
+        model.record = replace(model.record, facts={**model.facts, "data": data})
+        model.format = replace(model.format, classes=np.array(classes, dtype=object))
+        known = {**evaluation, "test_fingerprint": data["fingerprint"]}
+        return model_card(model, repo_id="me/digits", license="mit", evaluation=known)
 
     return make, {n: shape_of(make("plain", ["a", "b", "c"][:n])) for n in (2, 3)}
 
