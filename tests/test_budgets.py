@@ -22,7 +22,6 @@ from vaekit.estimators.base import Estimator
 from vaekit.owned import LOCK, MARK
 from vaekit.report.compare import _trainings, compare
 from vaekit.report.sweep import sweep
-from vaekit.training import loop
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.kinds import PriorSettings
 from vaekit.training.mixture import iterate
@@ -109,7 +108,7 @@ def slow(monkeypatch):
         return real(self, *given, **named)
 
     monkeypatch.setattr(torch.optim.Adam, "step", step)
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 1e-6)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 1e-6)
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
@@ -155,7 +154,7 @@ def test_a_budget_holds_when_a_run_is_gone_on_with(tmp_path, monkeypatch, capfd)
     """Of 100 steps, 2 are done; in 2.5 seconds there are 9 of a quarter second each."""
     interrupted(tmp_path / "a", 50, 2, monkeypatch)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 0.25)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.25)
     whole = tiny(epochs=50, verbose=True).fit_images(table(), folder=str(tmp_path / "a"), resume=True, time_budget=2.6)
     said = capfd.readouterr().err
     assert (
@@ -169,7 +168,7 @@ def test_a_budget_holds_when_a_run_is_gone_on_with(tmp_path, monkeypatch, capfd)
     assert config["resolved"]["rate_warmup_epochs"] == pytest.approx(0.1 * 11 / 2), "a tenth, of what there is"
     # Interrupted once more, it comes to the same end: the plan is recorded.
     interrupted(tmp_path / "b", 50, 2, monkeypatch, resume=True, time_budget=2.6)
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 1e-6)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 1e-6)
     resumed = tiny(epochs=50).fit_images(table(), folder=str(tmp_path / "b"), resume=True, time_budget=60)
     assert_equal(weights(resumed), weights(whole))
     assert timeless(resumed.history_) == timeless(whole.history_)
@@ -196,7 +195,7 @@ def test_what_is_no_time_is_refused_before_anything_is_written(tmp_path, budget)
 
 
 def test_the_end_line_tells_what_was_done(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 0.02)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.02)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(100, 3)))
     command = ["train", "vae", "--data", str(tmp_path / "x.npy"), "--out", str(tmp_path / "run"), "--epochs", "40"]
     main([*command, "--batch-size", "10", "--time-budget", "2.3"])
@@ -223,7 +222,7 @@ FLOW = PriorSettings(prior="flow", epochs=30, layers=2, channels=8, batch_size=8
 def test_a_prior_holds_its_budget_by_plan_and_goes_on_with_it(fitted, tmp_path, monkeypatch):
     """8 steps an epoch; 0.25 s a step: 8 of 240 steps in 2.3 s."""
     runs = [shutil.copytree(fitted, tmp_path / name) for name in "ab"]
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 0.25)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.25)
     whole = load(runs[0]).fit_prior_images(table(64), FLOW, folder=str(runs[0]), time_budget=2.8)
     steps = whole.prior_history_[-1]["step"]
     assert 5 <= steps <= 10
@@ -232,7 +231,7 @@ def test_a_prior_holds_its_budget_by_plan_and_goes_on_with_it(fitted, tmp_path, 
         load(runs[1]).fit_prior_images(table(64), FLOW, folder=str(runs[1]), time_budget=2.8)
     plan = RunFolder(runs[1] / "prior").config()["plan"]
     assert plan["steps"] <= 10
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 1e-6)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 1e-6)
     again = load(runs[1]).fit_prior_images(table(64), FLOW, folder=str(runs[1]), time_budget=60)
     assert again.prior_history_[-1]["step"] == plan["steps"]
     if plan["steps"] == steps:
@@ -279,7 +278,7 @@ def test_a_sweep_shares_its_budget_out_evenly(tmp_path, shares, monkeypatch):
     x = np.random.default_rng(0).normal(size=(60, 3))
     np.save(tmp_path / "x.npy", x)
     said = []
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 0.5)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.5)
     results = sweep(
         str(tmp_path / "x.npy"),
         str(tmp_path / "sweep"),
@@ -321,7 +320,7 @@ def test_the_trainings_of_a_comparison_are_those_that_share_its_budget():
 def test_a_comparison_shares_its_budget_out(tmp_path, shares, monkeypatch):
     x = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 0.5)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.5)
     options = {"models": ["vae", "vqvae"], "architecture": "mlp", "epochs": 200, "priors": False, "device": "cpu"}
     said = []
     for name in ("draw", "living_figures", "write_page"):

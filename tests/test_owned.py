@@ -465,7 +465,7 @@ def test_a_signal_after_the_last_step_is_not_lost(tmp_path, monkeypatch, digits)
             signal.raise_signal(signal.SIGINT)
             return self.context.__exit__(*error)
 
-    monkeypatch.setattr(loop, "_deferred_signals", Late)
+    monkeypatch.setattr(loop, "deferred_signals", Late)
     images = open_data("digits").take(np.arange(100))
     with pytest.raises(KeyboardInterrupt):
         VAE(architecture="mlp", epochs=1).fit_images(images, folder=str(tmp_path / "run"))

@@ -446,7 +446,7 @@ def test_epochs_of_the_rates_warm_up_are_no_candidates_for_the_best():
 
 
 def test_a_time_budget_shortens_the_run(monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 0.25)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.25)
     for budget, steps in [(0.01, 1), (1.0, 3), (1.6, 5), (1000, 8)]:
         model = tiny().fit_images(table(), time_budget=budget)
         assert model.history_[-1]["step"] == steps == model.facts_["plan"]["steps"]
@@ -459,12 +459,12 @@ def test_a_time_budget_shortens_the_run(monkeypatch, tmp_path):
 
 
 def test_a_resumed_run_keeps_the_length_it_was_given(monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 0.25)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.25)
     whole = tiny().fit_images(table(), time_budget=1.6)
     with pytest.raises(OSError, match="lost"), monkeypatch.context() as patch:
         patch.setattr(RunFolder, "append", fails_at(RunFolder.append, 2, OSError("lost")))
         tiny().fit_images(table(), folder=tmp_path / "run", time_budget=1.6)
-    monkeypatch.setattr(loop, "rehearse", lambda *_: 0.001)
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.001)
     resumed = tiny().fit_images(table(), folder=tmp_path / "run", resume=True, time_budget=0.3)
     assert resumed.history_[-1]["step"] == 5
     assert_same_weights(resumed.model_.state_dict(), whole.model_.state_dict())
