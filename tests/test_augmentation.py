@@ -47,7 +47,7 @@ def records(parts) -> list[dict]:
     """Of a perfect sampler, which gives other real images, and of one that gives noise."""
     train, others, test = parts
     samplers = {"perfect": lambda x, y, seed: (others.x, others.y), "noise": noise}
-    return list(augmentation_gain(samplers, train, test, per_class=(2, 5), draws=2, steps=150))
+    return list(augmentation_gain(samplers, train, test, per_class=(2, 5), draws=1, steps=150))
 
 
 def noise(x, y, seed):
@@ -69,14 +69,14 @@ def test_real_images_as_samples_help_and_noise_does_not(records):
         assert gains["perfect alone", number].gain > 0.06
         assert gains["real + noise", number].gain < 0.02
         assert gains["noise alone", number].accuracy < 0.4
-        assert gains[REAL, number].gain == gains[REAL, number].gain_low == 0
+        assert gains[REAL, number].gain == 0
     assert gains[REAL, 5].accuracy > gains[REAL, 2].accuracy
 
 
 def test_there_is_a_record_for_each_arm_size_and_draw(records):
     arms = [REAL, "real, augmented"]
     arms += [form.format(name) for name in ("perfect", "noise") for form in ARMS_OF_A_MODEL]
-    expected = list(itertools.product((0, 1), (2, 5), arms))
+    expected = list(itertools.product((0,), (2, 5), arms))
     assert [(r["draw"], r["per_class"], r["arm"]) for r in records] == expected
     for record in records:
         assert 0 <= record["accuracy"] <= 1 and record["seconds"] > 0
@@ -314,7 +314,8 @@ def test_intervals_are_those_of_scipy(pairs):
     records = [record(REAL, 10, draw, value) for draw, value in enumerate(real)]
     records += [record("other", 10, draw, value) for draw, value in enumerate(other)][::-1]
     plain, gain = summarise(records)
-    assert plain[:3] == (REAL, 10, len(real)) and gain[:3] == ("other", 10, len(real)) and gain.pairs == len(real)
+    assert plain[:3] == (REAL, 10, len(real)) and plain.gain == plain.gain_low == plain.gain_high == 0
+    assert gain[:3] == ("other", 10, len(real)) and gain.pairs == len(real)
     for values, (mean, low, high) in ((real, plain[3:6]), (other, gain[3:6]), (other - real, gain[7:])):
         expected = t.interval(0.95, len(values) - 1, loc=values.mean(), scale=max(sem(values), 1e-300))
         assert mean == pytest.approx(values.mean(), abs=1e-9)

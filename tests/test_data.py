@@ -739,6 +739,7 @@ def test_binarised_runs_are_evaluated_as_they_were_trained(tmp_path, capsys):
 
     run = str(tmp_path / "run")
     flags = {"--data": "digits", "--binarize": "dynamic", "--likelihood": "bernoulli", "--epochs": "1", "--out": run}
+    flags["--architecture"] = "mlp"
     main(["train", "vae", *itertools.chain.from_iterable(flags.items())])
     model = load(run)
     assert model.facts_["data"]["binarize"] == "dynamic"

@@ -127,7 +127,7 @@ def test_every_model_can_be_examined_and_its_cures_be_typed(arguments, clinic):
 
 
 def test_the_command_says_it_in_words_and_in_json(clinic, capsys):
-    folder = clinic("vae --architecture mlp --latent-dim 2")
+    folder = clinic("vae --architecture mlp --latent-dim 2 --epochs 25")
     capsys.readouterr()
     main(["doctor", str(folder)])
     said = capsys.readouterr().out

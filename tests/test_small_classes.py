@@ -103,7 +103,7 @@ def test_a_class_of_one_image_has_a_mixture_for_every_seed():
     y = labels([1, 20, 20, 20])
     x = digits()[0][: len(y)]
     rates = []
-    for seed in range(40):
+    for seed in range(20):
         model = copy.deepcopy(fitted("vae")).fit_prior(x, y, random_state=seed)
         rates.append(model.prior_facts_["validation_rate"])
         mean = fitted("vae").transform(x[y == 0])[0]
