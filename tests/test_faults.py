@@ -49,7 +49,8 @@ def bench(tmp_path_factory):
 def test_what_is_killed_goes_on_to_the_same_end(bench, tmp_path, name):
     job, whole, _ = bench(name)
     tally = Tally()
-    kill_and_go_on(job, whole, tmp_path / "killed", random.Random(1), "1", tally, most=2)
+    most = 2 if name == "fit-prior" else 1  # the quickest is killed twice
+    kill_and_go_on(job, whole, tmp_path / "killed", random.Random(1), "1", tally, most=most)
     assert tally.problems == []
     assert tally.counts["trials"] == 1
 
@@ -280,15 +281,15 @@ main(["fit-prior", sys.argv[1] + "/vqvae", *data, "--epochs", "2", "--layers", "
 """
 
 
-def test_the_same_seed_gives_the_same_weights_in_two_processes_bit_for_bit(tmp_path):
-    processes = []
-    for name, hashes in (("a", "1"), ("b", "2")):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": hashes}
-        command = [sys.executable, "-c", TRAIN, str(tmp_path / name)]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in processes:
+def test_the_same_seed_gives_the_same_weights_in_two_processes_bit_for_bit(tmp_path, monkeypatch):
+    """In this one, which has trained much before, and in a fresh one."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
+    command = [sys.executable, "-c", TRAIN, str(tmp_path / "a")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path / "b")])
+        exec(TRAIN, {})
         _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
+    assert process.returncode == 0, errors
     for name in ("vae", "vqvae"):
         ours, theirs = (RunFolder(tmp_path / part / name) for part in "ab")
         for file in ("weights_file", "prior_file") if name == "vqvae" else ("weights_file",):
