@@ -571,7 +571,7 @@ def fitted(kind: str):
     return made.set_params(random_state=0, device="cpu").fit(digits().x, digits().y)
 
 
-CODES = {"layers": 2, "channels": 16, "epochs": 8, "dropout": 0.1, "learning_rate": 0.004, "batch_size": 32}
+CODES = {"layers": 2, "channels": 16, "epochs": 5, "dropout": 0.1, "learning_rate": 0.004, "batch_size": 32}
 SETTINGS = {
     "gmm": {},
     "vamp": {"components": 20, "learning_rate": 0.05, "epochs": 30},
