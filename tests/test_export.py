@@ -21,6 +21,8 @@ from sklearn.exceptions import NotFittedError
 from vaekit import CVAE, VAE, VQVAE, export, open_data
 from vaekit.cli import main
 from vaekit.export import ExportFailed, export_onnx
+from vaekit.export.files import to_onnx, verify
+from vaekit.export.graphs import TOLERANCE, graphs_of
 
 NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 TINY = {"batch_size": 32, "random_state": 0, "device": "cpu"}
@@ -97,10 +99,10 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     assert (np.abs(found - expected) <= 1e-4 * np.maximum(1, np.abs(expected).max(0))).all()
 
 
-def verified(part) -> dict:
+def verified(graph) -> dict:
     """A single file, where a whole export would take long."""
     with torch.no_grad():
-        return export._verify(part, export._to_onnx(part), np.random.default_rng(0))
+        return verify(graph, to_onnx(graph), np.random.default_rng(0))
 
 
 @every_case
@@ -248,13 +250,13 @@ def test_other_networks_and_priors_are_exported_too():
     wide = np.concatenate([x, x[:, :, ::-1], x[:, ::-1]], axis=-1)
     wide = np.concatenate([wide, wide[:, :, :3]], axis=2)  # 8 x 11 in colour
     resnet = VQVAE(n_codes=8, epochs=1, architecture="resnet", ema=0.0, **TINY).fit(wide[:64])
-    assert verified(export._parts(resnet)[0])["largest_differences"] == {"codes": 0, "z": 0}
+    assert verified(graphs_of(resnet.fitted_)[0])["largest_differences"] == {"codes": 0, "z": 0}
     grid = VQVAE(n_codes=8, code_dim=2, epochs=1, architecture="mlp", **TINY).fit(x)
     grid.fit_prior(x, prior="transformer", epochs=1, layers=1, channels=16)
-    assert verified(export._parts(grid)[-1])["inputs"][0]["shape"] == ["batch", 1, 8]
+    assert verified(graphs_of(grid.fitted_)[-1])["inputs"][0]["shape"] == ["batch", 1, 8]
     vamp = VAE(latent_dim=2, epochs=1, architecture="mlp", likelihood="bernoulli", **TINY).fit(x > 0.5)
     vamp.fit_prior(x > 0.5, prior="vamp", epochs=1, components=4)
-    assert [entry["name"] for entry in verified(export._parts(vamp)[-1])["inputs"]] == ["noise", "u"]
+    assert [entry["name"] for entry in verified(graphs_of(vamp.fitted_)[-1])["inputs"]] == ["noise", "u"]
 
 
 # What goes wrong
@@ -266,8 +268,8 @@ def test_codes_as_near_as_the_nearest_are_no_difference():
     latent.codebook[5] = latent.codebook[2]
     h = latent.codebook[torch.tensor([[[2, 3]]])].movedim(-1, 1)
     nearest = torch.tensor([[[2, 3]]])
-    assert export._as_near(torch.tensor([[[5, 3]]]), nearest, h, latent).tolist() == [[[5, 3]]]
-    assert export._as_near(torch.tensor([[[4, 3]]]), nearest, h, latent).tolist() == [[[2, 3]]]
+    assert latent.as_near(h, torch.tensor([[[5, 3]]]), nearest, TOLERANCE).tolist() == [[[True, True]]]
+    assert latent.as_near(h, torch.tensor([[[4, 3]]]), nearest, TOLERANCE).tolist() == [[[False, True]]]
 
 
 @pytest.mark.parametrize("off", [1e-3, 1e-6])
@@ -276,7 +278,7 @@ def test_files_that_differ_from_pytorch_are_not_written(off, monkeypatch, tmp_pa
     model = copy.deepcopy(fitted("table"))
     model.model_.decoder.net.head.bias.data += 4 * off  # a sigmoid's slope is 1/4 at most
     folder = exported("table")
-    monkeypatch.setattr(export, "_to_onnx", lambda part: (folder / part.file).read_bytes())
+    monkeypatch.setattr(export.writing, "to_onnx", lambda graph: (folder / f"{graph.name}.onnx").read_bytes())
     if off < 1e-4:
         assert (
             export_onnx(model.fitted_, tmp_path / "out")["files"]["decoder.onnx"]["largest_differences"]["x"] > off / 10

@@ -14,6 +14,7 @@ FLOORS = [
         "parts.networks",
         "parts.causal",
         "parts.likelihoods",
+        "parts.graphs",
         "parts.latents",
         "parts.nearest",
         "parts.quantizers",
@@ -76,7 +77,7 @@ FLOORS = [
         "evaluation",
     ],
     ["pictures.fonts", "pictures.style", "pictures.figures", "pictures"],
-    ["hub", "export"],
+    ["hub", "export.modules", "export.graphs", "export.files", "export.example", "export.writing", "export"],
     [
         "estimators.fields",
         "estimators.resuming",

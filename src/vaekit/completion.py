@@ -35,6 +35,8 @@ def complete(
         )
     if not fitted.has_prior:
         raise NotFittedError("completing needs a prior of the codes: call fit_prior first")
+    if "given" not in fitted.module.prior.choices:
+        raise ValueError(f"completing needs a prior that draws codes one after the other; {fitted.prior_name} does not")
     choices = check_choices(fitted.module.prior, temperature, top_k, top_p)
     # Not a look at what is hidden: it is taken out before encoding, and filled with the average of the given part.
     average = x[:, known].mean(1) if known.any() else np.zeros((len(x), x.shape[-1]))

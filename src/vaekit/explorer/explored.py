@@ -22,7 +22,6 @@ from vaekit.data.images import Images
 from vaekit.data.splits import evenly, spread
 from vaekit.evaluation.likelihood import ACTIVE, evaluate, posterior
 from vaekit.fitted import Fitted
-from vaekit.parts.priors import AutoregressivePrior
 from vaekit.registry import MODELS, key_of
 from vaekit.report.doctor import Diagnosis
 from vaekit.state import undisturbed
@@ -104,13 +103,14 @@ class Explored:
         return facts
 
     def _axis_names(self) -> list[str]:
-        if self.grid is None and self.model.fields["latent_dim"] <= 2:
-            return ["z1", "z2"][: self.model.fields["latent_dim"]]
+        if self.grid is None and math.prod(self.model.code_shape) <= 2:
+            return ["z1", "z2"][: math.prod(self.model.code_shape)]
         return [f"principal component {i} ({share:.0%})" for i, share in enumerate(self.shares, 1)]
 
     def _why_no_samples(self) -> str | None:
         if not self.model.can_sample:
-            return "This VQ-VAE has no prior of its codes yet: fit one with vaekit fit-prior RUN --data DATA."
+            label = MODELS[key_of(self.model.name)].label
+            return f"This {label} has no prior of its codes yet: fit one with vaekit fit-prior RUN --data DATA."
         return None
 
     def _tints(self) -> list[float]:
@@ -181,10 +181,13 @@ class Explored:
                 raise ValueError("seed must be a whole number in 0..2^63 - 1")
             choices = {}
             if code is not None:
-                prior = self._autoregressive("drawing from a cell on")
+                if "given" not in self.model.module.prior.choices:
+                    raise ValueError(
+                        f"drawing from a cell on needs a prior over a grid of codes, which {self.name} does not have"
+                    )
                 given = torch.from_numpy(self._as_code(code))[None].to(self.model.device)
-                start = self._cell("start", start)
-                known = (torch.arange(math.prod(prior.code_shape)) < start).view(prior.code_shape).to(self.model.device)
+                start, grid = self._cell("start", start), self.model.code_shape
+                known = (torch.arange(math.prod(grid)) < start).view(grid).to(self.model.device)
                 choices = {"given": given, "known": known}
             y = self._prior_label(label)
             with seeded(seed), torch.inference_mode():
@@ -194,7 +197,7 @@ class Explored:
     @undisturbed
     def choices(self, *, code=None, cell=None, label=None) -> dict:
         """Other codes for a cell -> {choices: [{value, probability, code, image}, ...]}: under the prior the likeliest given
-        the cells before it, or, without a prior, those nearest in the codebook, with probability None. The present one is
+        the cells before it, or, where it tells none, those nearest in the codebook, with probability None. The present one is
         among them, first.
         """
         with self.lock:
@@ -203,11 +206,10 @@ class Explored:
                 raise ValueError(f"{self.name} has no grid of codes: it is a {self.model.name}")
             cell = self._cell("cell", cell)
             present = int(grid.flat[cell])
-            if isinstance(self.model.module.prior, AutoregressivePrior):
-                shares = self._shares(grid, cell, self._prior_label(label))
+            shares = self._shares(grid, cell, self._prior_label(label))
+            if shares is not None:
                 order = np.argsort(-shares, kind="stable")
             else:
-                shares = None
                 vectors = self._codebook()
                 order = np.argsort(np.square(vectors - vectors[present]).sum(1), kind="stable")
             values = [present, *(int(value) for value in order if value != present)][:CHOICES]
@@ -260,7 +262,7 @@ class Explored:
 
     def _as_code(self, code) -> np.ndarray:
         if self.grid is None:
-            return _numbers("code", code, (self.model.fields["latent_dim"],))
+            return _numbers("code", code, self.model.code_shape)
         codes = _numbers("code", code, self.grid)
         k = self.model.module.latent.n_codes
         if not (codes == np.floor(codes)).all() or codes.min() < 0 or codes.max() >= k:
@@ -292,24 +294,11 @@ class Explored:
             return None
         return torch.tensor([self._label_index(label)], device=self.model.device)
 
-    def _autoregressive(self, what: str) -> AutoregressivePrior:
-        prior = self.model.module.prior
-        if not isinstance(prior, AutoregressivePrior):
-            raise ValueError(f"{what} needs a prior over a grid of codes, which {self.name} does not have")
-        return prior
-
-    def _shares(self, grid: np.ndarray, cell: int, y: torch.Tensor | None) -> np.ndarray:
-        """(K,) p(code of `cell` | the cells before it[, y]); without y, over the classes that those cells leave likely."""
-        prior = self._autoregressive("the probability of a code")
+    def _shares(self, grid: np.ndarray, cell: int, y: torch.Tensor | None) -> np.ndarray | None:
+        """(K,) what the prior's `shares` are, None where it does not tell."""
         with torch.inference_mode():
-            if y is None and prior.n_classes:
-                y = torch.arange(prior.n_classes, device=self.model.device)
-            codes = torch.from_numpy(grid).to(self.model.device).expand(1 if y is None else len(y), *grid.shape)
-            log_p = prior.network(codes, y).float().log_softmax(1).flatten(2)  # (classes, K, h*w)
-            before = log_p.gather(1, codes.flatten(1)[:, None])[:, 0, :cell].sum(1)
-            if len(log_p) > 1:
-                before = before + prior.class_shares.log()
-            return (before.softmax(0)[:, None] * log_p[:, :, cell].exp()).sum(0).cpu().numpy()
+            shares = self.model.module.prior.shares(torch.from_numpy(grid).to(self.model.device), cell, y)
+        return None if shares is None else shares.cpu().numpy()
 
 
 def check_explorable(model: Fitted, images: Images, name: str) -> None:

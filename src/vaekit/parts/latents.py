@@ -39,11 +39,13 @@ class Latent(nn.Module):
 
     features: channels that it wants of the encoder. width: of a decoder input, D.
     discrete: codes are indices, and the draws of an image are all alike: see `vaekit.parts.quantizers.Quantizer`.
+    independent: whether each image has noise of its own in eval mode, too; see `independent_noise`.
     """
 
     features: int
     width: int
     discrete = False
+    independent = False
     n_codes: int  # of a discrete one
 
     def embed(self, code: Tensor) -> Tensor:
@@ -53,6 +55,16 @@ class Latent(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """Decoder inputs (N, D[, h, w]) -> the codes nearest to them, (N, *code)."""
         return z
+
+    def traced(self, h: Tensor) -> Tensor:
+        """Encoder outputs h (N, ...) -> their modes (N, *code), in operations that make a graph for any N."""
+        return self(h, 0).mode
+
+    def as_near(self, h: Tensor, code: Tensor, mode: Tensor, tolerance: float) -> Tensor:
+        """Encoder outputs h, and two codes of each -> booleans, where `code` is as good as the `mode` but for rounding.
+        tolerance: as a share of what is compared.
+        """
+        return code == mode
 
     def prime(self, h: Tensor) -> None:
         """Data-dependent initialisation from encoder outputs h, before the first step."""
@@ -79,8 +91,6 @@ class GaussianLatent(Latent):
     images then shares the error of that one vector, which `independent_noise` avoids.
     """
 
-    independent = False
-
     def __init__(self, *, latent_dim: int):
         super().__init__()
         if latent_dim < 1:
@@ -102,8 +112,8 @@ class GaussianLatent(Latent):
 
 @contextmanager
 def independent_noise(model: nn.Module) -> Iterator[None]:
-    """Inside the block the Gaussian latents of `model` give every image noise of its own in eval mode too."""
-    latents = [part for part in model.modules() if isinstance(part, GaussianLatent)]
+    """Inside the block the latents of `model` give every image noise of its own in eval mode too."""
+    latents = [part for part in model.modules() if isinstance(part, Latent)]
     for latent in latents:
         latent.independent = True
     try:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vaekit.parts.causal import CausalNetwork, generate, log_prob
+from vaekit.parts.graphs import Graph, code_input, label_input
 from vaekit.parts.networks import MLP
 from vaekit.tensors import gaussian_kl, gaussian_log_prob
+from vaekit.world import seeded
 
 
 class Prior(nn.Module):
     """p(code). A kind says `log_prob` and `sample`.
 
     code_shape: of a code, (D,) or (h, w). n_classes: of labels that it knows; 0 ignores them.
-    gives_images: whether its draws look like codes of images. choices: what `sample` takes besides, such as "top_k".
+    gives_images: whether its draws look like codes of images. choices: what `sample` takes besides, such as "top_k"; one that
+    takes "given" and "known" draws the rest of a grid of codes.
     """
 
     code_shape: tuple[int, ...]
@@ -37,6 +41,23 @@ class Prior(nn.Module):
     def kl(self, mean: Tensor, log_var: Tensor) -> Tensor | None:
         """(B,) nats KL[N(mean, exp(log_var)) || p] of posteriors (B, D); None where no closed form is known."""
         return None
+
+    def shares(self, codes: Tensor, cell: int, y: Tensor | None = None) -> Tensor | None:
+        """codes (h, w), a cell in raster order, y (1,) or None -> (K,) p(code of the cell | those of the cells before it[, y]);
+        None of a prior that does not tell.
+        """
+        return None
+
+    def graph(self) -> Graph | None:
+        """What samples it without PyTorch; None of N(0, I) and of uniform codes, which need none. Either "prior", of `noise`
+        (N, D) from N(0, I) and whatever else it names, uniform in [0, 1) (N,), which gives codes; or "prior_step", of `codes`
+        (N, h, w), which gives the logits (N, h, w, K) of each given those before it. Labels y come last, where it knows any.
+
+        Raises ValueError for a kind that has not said.
+        """
+        raise ValueError(
+            f"a {type(self).__name__} can't be exported: it has no `graph`, which samples it without PyTorch"
+        )
 
     def describe(self) -> str:
         """In a table's words."""
@@ -60,6 +81,9 @@ class StandardNormalPrior(Prior):
     def kl(self, mean: Tensor, log_var: Tensor) -> Tensor:
         """(B,) nats; see `tensors.gaussian_kl`."""
         return gaussian_kl(mean, log_var).sum(-1)
+
+    def graph(self) -> None:
+        """None: see `Prior.graph`."""
 
     def describe(self) -> str:
         """ "N(0, I)"."""
@@ -89,6 +113,9 @@ class UniformPrior(Prior):
     def sample(self, n: int, y: Tensor | None = None, temperature: float = 1.0) -> Tensor:
         """(n, h, w) int64 draws; temperature changes nothing, since every code is equally likely."""
         return torch.randint(self.n_codes, (n, *self.code_shape), device=self.anchor.device)
+
+    def graph(self) -> None:
+        """None: see `Prior.graph`."""
 
     def describe(self) -> str:
         """ "uniform"."""
@@ -174,6 +201,43 @@ class MixturePrior(LearnedPrior):
         offset = torch.linalg.solve_triangular(transposed, noise, upper=False)[..., 0]
         return self.means[group, component] + temperature * offset
 
+    def graph(self) -> Graph:
+        """noise (N, D), u (N,) -> z (N, D)."""
+        u = {"u": "uniform draws in [0, 1), which pick the component"}
+        return _noise_graph(self, _MixtureGraph(self), u, self._noise)
+
+    def _noise(self, n: int, *y: Tensor) -> tuple[Tensor, Tensor]:
+        """The draws that `sample` makes of n samples, as noise and u, in the middle of the component's interval."""
+        weights = self.log_weights.exp()[y[0] if y else torch.zeros(n, dtype=torch.int64)]
+        component = torch.multinomial(weights, 1)
+        noise = torch.randn(n, self.latent_dim)
+        shares = weights.double() / weights.double().sum(1, keepdim=True)
+        u = (shares.cumsum(1) - 0.5 * shares).gather(1, component)[:, 0]
+        return noise, u.float()
+
+
+class _MixtureGraph(nn.Module):
+    """noise (N, D) ~ N(0, I) and u (N,) uniform in [0, 1), which picks the component -> z (N, D)."""
+
+    means: Tensor
+    factor: Tensor
+    ends: Tensor
+
+    def __init__(self, prior: MixturePrior):
+        super().__init__()
+        self.register_buffer("means", prior.means)
+        # (G, M, D, D): the covariance's factor, P^-T of a precision P P^T.
+        self.register_buffer("factor", torch.linalg.inv(prior.precision_cholesky.double()).mT.float().contiguous())
+        weights = prior.log_weights.double().exp()
+        # (G, M - 1): a component begins where the ones before it end.
+        self.register_buffer("ends", (weights / weights.sum(1, keepdim=True)).cumsum(1)[:, :-1].float())
+
+    def forward(self, noise: Tensor, u: Tensor, y: Tensor | None = None) -> Tensor:
+        group = torch.zeros_like(u, dtype=torch.int64) if y is None else y
+        component = (u[:, None] >= self.ends[group]).sum(1)
+        offset = (self.factor[group, component] @ noise[:, :, None])[..., 0]
+        return self.means[group, component] + offset
+
 
 class FlowPrior(LearnedPrior):
     """A normalising flow over z (N, D), D >= 2: affine couplings (Dinh, Sohl-Dickstein & Bengio 2017, section 3) on
@@ -234,11 +298,52 @@ class FlowPrior(LearnedPrior):
             h = torch.cat([kept, moved * torch.exp(log_scale) + shift], dim=1)[:, back]
         return self.location + self.scale * h
 
+    def graph(self) -> Graph:
+        """noise (N, D) -> z (N, D)."""
+        return _noise_graph(self, _FlowGraph(self), {}, lambda n, *y: (torch.randn(n, self.latent_dim),))
+
+
+class _FlowGraph(nn.Module):
+    """noise (N, D) ~ N(0, I) -> z (N, D)."""
+
+    def __init__(self, prior: FlowPrior):
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, noise: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.prior.transport(noise, y)
+
+
+def _noise_graph(
+    prior: LearnedPrior, module: nn.Module, uniform: dict[str, str], draws: Callable[..., tuple[Tensor, ...]]
+) -> Graph:
+    """The graph of a prior that `module` samples of noise and the `uniform` inputs. draws: (n[, y]) -> those of `sample`."""
+    labels, label = label_input(prior.n_classes)
+
+    def inputs(n: int, *y: Tensor) -> tuple[Tensor, ...]:
+        with seeded(n):
+            return *draws(n, *y), *y
+
+    def sampled(noise: Tensor, *rest: Tensor) -> tuple[Tensor]:
+        with seeded(len(noise)):
+            return (prior.sample(len(noise), *rest[len(uniform) :]),)
+
+    return Graph(
+        "prior",
+        "noise to latents of the fitted prior",
+        type(prior).__name__,
+        module,
+        {"noise": "draws from N(0, I), times a temperature where one is wanted", **uniform, **labels},
+        {"z": "latents, for the decoder"},
+        lambda n, rng: [inputs(n, *label(n, rng))],
+        sampled,
+    )
+
 
 class AutoregressivePrior(LearnedPrior):
     """p(code) over grids (N, h, w) of n_codes values by a causal network (`vaekit.parts.causal`), position by position."""
 
-    choices = ("top_k", "top_p")
+    choices = ("top_k", "top_p", "given", "known")
     most = 2**24  # logits at once outside training: 64 MB
 
     def __init__(self, network: CausalNetwork):
@@ -254,3 +359,44 @@ class AutoregressivePrior(LearnedPrior):
     def _sample(self, n: int, y: Tensor | None, temperature: float, **choices) -> Tensor:
         """temperature, top_k, top_p, given and known as in `causal.generate`."""
         return generate(self.network, n, y, temperature=temperature, **choices)
+
+    def shares(self, codes: Tensor, cell: int, y: Tensor | None = None) -> Tensor:
+        """See `Prior.shares`; without y, over the classes that the cells before leave likely."""
+        if y is None and self.n_classes:
+            y = torch.arange(self.n_classes, device=codes.device)
+        codes = codes.expand(1 if y is None else len(y), *codes.shape)
+        log_p = self.network(codes, y).float().log_softmax(1).flatten(2)  # (classes, K, h*w)
+        before = log_p.gather(1, codes.flatten(1)[:, None])[:, 0, :cell].sum(1)
+        if len(log_p) > 1:
+            before = before + self.class_shares.log()
+        return (before.softmax(0)[:, None] * log_p[:, :, cell].exp()).sum(0)
+
+    def graph(self) -> Graph:
+        """codes (N, h, w) -> logits (N, h, w, K)."""
+        labels, label = label_input(self.n_classes)
+
+        def draw(n: int, rng: np.random.Generator) -> list[tuple[Tensor, ...]]:
+            return [(torch.from_numpy(rng.integers(self.n_codes, size=(n, *self.code_shape))), *label(n, rng))]
+
+        return Graph(
+            "prior_step",
+            "one step of sampling: the codes so far to the logits of every position, each of which looks at the codes "
+            "before it in raster order; draw the code at hand from its own, and go on to the next",
+            type(self).__name__,
+            _StepGraph(self),
+            {**code_input(self.n_codes), **labels},
+            {"logits": "log-probabilities of each position's codes, up to a constant"},
+            draw,
+            lambda codes, *y: (self.network(codes, *y).movedim(1, -1),),
+        )
+
+
+class _StepGraph(nn.Module):
+    """codes (N, h, w) -> logits (N, h, w, K)."""
+
+    def __init__(self, prior: AutoregressivePrior):
+        super().__init__()
+        self.network = prior.network
+
+    def forward(self, codes: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.network(codes, y).movedim(1, -1)

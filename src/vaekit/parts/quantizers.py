@@ -215,6 +215,22 @@ class VectorQuantizer(Quantizer):
         """(K, D) the codebook."""
         return self.codebook
 
+    def traced(self, h: Tensor) -> Tensor:
+        """(N, D, h, w) -> (N, h, w) the nearest codes. Not by `nearest_code`, whose number of chunks would fix N."""
+        scores = code_scores(h.movedim(1, -1).flatten(0, -2), self.codebook)
+        return scores.argmin(1).view(-1, *h.shape[2:])
+
+    def as_near(self, h: Tensor, code: Tensor, mode: Tensor, tolerance: float) -> Tensor:
+        """(N, D, h, w) and codes (N, h, w), twice -> (N, h, w); tolerance: of the squared lengths of vectors and codebook."""
+        centre = self.codebook.mean(0)
+        vectors, codebook = (h.movedim(1, -1) - centre).double(), (self.codebook - centre).double()
+        slack = tolerance * (vectors.square().sum(-1) + codebook.square().sum(1).max())
+
+        def distance(code: Tensor) -> Tensor:
+            return (vectors - codebook[code]).square().sum(-1)
+
+        return distance(code) - distance(mode) <= slack
+
     @property
     def n_parameters(self) -> int:
         """K * D: a codebook counts however it is learned."""
