@@ -12,6 +12,7 @@ import torch
 from vaekit.data.images import Images
 from vaekit.fitted import Fitted
 from vaekit.fitted_prior import FittedPrior, identity
+from vaekit.models.autoencoder import Autoencoder
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.kinds import PriorSettings
 from vaekit.training.plan import check_time_budget, start_clock
@@ -36,15 +37,7 @@ def fit_prior_to(
     """
     check_time_budget(time_budget)
     deadline = start_clock(time_budget)
-    if folder and not RunFolder(folder).finished:
-        raise ValueError(
-            f"{folder} holds no finished run, and a prior is fitted to weights that stay as they are: train the run to its "
-            "end, or end it where it is with `vaekit train ... --finish`"
-        )
-    if images.x.shape[1:] != fitted.format.shape:
-        raise ValueError(
-            f"{images.name} has samples of shape {images.x.shape[1:]}, but the model was fitted on {fitted.format.shape}"
-        )
+    _check(fitted, images, folder)
     data, plain = fitted.data(images), fitted.with_prior("plain")
     labels, classes = data.y, fitted.format.classes
     if not fitted.conditional and images.y is not None:
@@ -59,29 +52,11 @@ def fit_prior_to(
         device=fitted.device,
     )
     parts = parts_of(len(images), labels, resolved, classes=named, seed=seed, components=settings.components)
-    # What a half-trained prior must have in common with this one to be gone on with.
-    common = {
-        "settings": asdict(resolved),
-        "seed": seed,
-        "data": images.fingerprint,
-        "images": len(images),
-        **identity(plain, classes),
-    }
+    how = {"classes": named, "parts": parts, "seed": seed, "deadline": deadline, "verbose": verbose}
     with RunFolder(folder).locked() if folder else nullcontext():
-        stage = _stage(folder, common) if folder else None
+        stage = _stage(folder, _common(images, plain, resolved, classes, seed)) if folder else None
         try:
-            learned, history, found = fit_prior(
-                plain,
-                data,
-                labels,
-                resolved,
-                classes=named,
-                parts=parts,
-                seed=seed,
-                folder=stage,
-                deadline=deadline,
-                verbose=verbose,
-            )
+            learned, history, found = fit_prior(plain, data, labels, resolved, folder=stage, **how)
         except ValueError:
             if stage:
                 stage.discard()
@@ -97,6 +72,30 @@ def fit_prior_to(
         if stage and fitted.prior:
             fitted.prior.write(RunFolder(folder).prior_file, plain)
             stage.discard()
+
+
+def _check(fitted: Fitted, images: Images, folder: str | None) -> None:
+    """Raises ValueError for the folder of a training that is not at its end, and for samples of another shape."""
+    if folder and not RunFolder(folder).finished:
+        raise ValueError(
+            f"{folder} holds no finished run, and a prior is fitted to weights that stay as they are: train the run to its "
+            "end, or end it where it is with `vaekit train ... --finish`"
+        )
+    if images.x.shape[1:] != fitted.format.shape:
+        raise ValueError(
+            f"{images.name} has samples of shape {images.x.shape[1:]}, but the model was fitted on {fitted.format.shape}"
+        )
+
+
+def _common(images: Images, plain: Autoencoder, settings: PriorSettings, classes: np.ndarray | None, seed: int) -> dict:
+    """What a half-trained prior must have in common with this one to be gone on with."""
+    return {
+        "settings": asdict(settings),
+        "seed": seed,
+        "data": images.fingerprint,
+        "images": len(images),
+        **identity(plain, classes),
+    }
 
 
 def stage_of(folder: str | Path) -> RunFolder:
