@@ -333,8 +333,9 @@ def find_plane(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         return np.zeros(vectors.shape[1]), axes, variances / max(variances.sum(), 1e-12)
     from sklearn.decomposition import PCA
 
-    pca = PCA(n_components=2, random_state=0).fit(vectors)
-    return np.asarray(pca.mean_), np.asarray(pca.components_), np.asarray(pca.explained_variance_ratio_)
+    with np.errstate(invalid="ignore"):  # 0 / 0, where all images have the same code
+        pca = PCA(n_components=2, random_state=0).fit(vectors)
+    return np.asarray(pca.mean_), np.asarray(pca.components_), np.nan_to_num(pca.explained_variance_ratio_)
 
 
 def read_picture(data: bytes, shape: tuple[int, ...], white: int | None = None) -> np.ndarray:

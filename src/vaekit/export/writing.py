@@ -36,9 +36,8 @@ def export_onnx(model: Fitted, folder) -> dict:
 
     Images are x (N, H, W, C) float32 in [0, 1], tables (N, D) in their own units, labels y (N,) int64 indices of the classes.
     Tables go in and come out as float64, since float32 would round columns far from 0; integers are not rounded.
-    Returns what export.json holds. Raises ValueError where `folder` is not new or empty, a library is missing, or the prior has
-    no graph, NotFittedError before `fit`, ExportFailed where a part can't be taken down as a graph, or onnxruntime and PyTorch
-    differ by more than TOLERANCE.
+    Returns what export.json holds. Raises ValueError where `folder` is not new or empty, a library is missing or the prior has
+    no graph, ExportFailed where a part makes no graph, or onnxruntime and PyTorch differ by more than TOLERANCE.
     """
     folder = Path(folder)
     check_export(folder)

@@ -325,8 +325,9 @@ def _noise_graph(
             return *draws(n, *y), *y
 
     def sampled(noise: Tensor, *rest: Tensor) -> tuple[Tensor]:
+        y = rest[len(uniform)] if labels else None
         with seeded(len(noise)):
-            return (prior.sample(len(noise), *rest[len(uniform) :]),)
+            return (prior.sample(len(noise), y),)
 
     return Graph(
         "prior",

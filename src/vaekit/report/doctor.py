@@ -30,8 +30,8 @@ PER_CLASS = 50  # samples of each class that are looked at
 
 class Diagnosis(NamedTuple):
     """name: of the check. wrong: whether something is to be done. words: what is the matter, or that all is well.
-    evidence: the numbers behind it, with their units. cure: a command that would mend it, None where nothing is to be done, or
-    where it comes of another finding that is mended first.
+    evidence: the numbers behind it, with their units. cure: a command that would mend it, None where nothing is to be done,
+    where the model has no such field, or where it comes of another finding that is mended first.
     """
 
     name: str
@@ -73,8 +73,12 @@ class Patient(NamedTuple):
         """Latents that are of use."""
         return sum(kl > USED for kl in self.new["kl_per_latent"])
 
-    def command(self, **changes) -> str:
-        """`vaekit train` with this run's settings but for `changes`, into a folder beside it."""
+    def command(self, **changes) -> str | None:
+        """`vaekit train` with this run's settings but for `changes`, into a folder beside it; None where the model
+        has no such fields.
+        """
+        if not changes.keys() <= self.settings.keys():
+            return None
         words = ["vaekit", "train", self.name, *self.data, "--out", f"{self.folder.rstrip('/')}-mended"]
         values = self.estimator.record.fields | changes
         for field in fields(self.model):
@@ -146,7 +150,7 @@ def posterior_collapse(patient: Patient) -> Diagnosis | None:
     """Latents whose posterior is the prior, whatever the image: all of them, or most under a weight that silences them."""
     if "kl_per_latent" not in patient.new:
         return None
-    used, width, settings = patient.used, patient.estimator.fields["latent_dim"], patient.settings
+    used, width, settings = patient.used, len(patient.new["kl_per_latent"]), patient.settings
     weight = patient.model.rate_weight if settings.get("epsilon") is None else None
     weighted = weight is not None
     beta, usual = (settings[weight], _default(patient, weight)) if weighted else (1.0, 1.0)
@@ -157,8 +161,8 @@ def posterior_collapse(patient: Patient) -> Diagnosis | None:
     if used > width / 2 or (used and beta <= usual):
         return Diagnosis("posterior collapse", False, "the latents carry what the image is", evidence)
     words = "posterior collapse: the latents carry nothing" if used == 0 else "beta silences most of the latents"
-    if beta > 1:
-        cure = patient.command(beta=None if beta > usual else max(1.0, beta / 4))
+    if weight is not None and beta > 1:
+        cure = patient.command(**{weight: None if beta > usual else max(1.0, beta / 4)})
     elif settings.get("epsilon") is not None:
         cure = patient.command(epsilon=max(10.0, 2 * settings["epsilon"]))
     elif not patient.model.warms_rate:
@@ -180,7 +184,7 @@ def dead_codes(patient: Patient) -> Diagnosis | None:
     if used >= DEAD * k:
         return Diagnosis("dead codes", False, "the codebook is in use", evidence)
     settings = patient.settings
-    if settings["ema"] and settings["revive"] and settings["codebook_init"] == "kmeans":
+    if settings.get("ema") and settings["revive"] and settings["codebook_init"] == "kmeans":
         changes = {"n_codes": max(2, 2 ** math.floor(math.log2(used)))}
     else:
         changes = {"ema": None, "revive": None, "codebook_init": None}
@@ -316,7 +320,7 @@ def latent_width(patient: Patient) -> Diagnosis | None:
     """Whether more latents would be used, or fewer would do: past the elbow of rate and distortion, a latent buys nothing."""
     if "kl_per_latent" not in patient.new or patient.used == 0:
         return None
-    kls, width = sorted(patient.new["kl_per_latent"]), patient.estimator.fields["latent_dim"]
+    kls, width = sorted(patient.new["kl_per_latent"]), len(patient.new["kl_per_latent"])
     evidence = (
         f"{patient.used} of {width} latents hold more than {USED} nats; the least used {kls[0]:.2f}, most {kls[-1]:.2f}"
     )
@@ -389,10 +393,11 @@ def conditioning(patient: Patient) -> Diagnosis | None:
             "conditioning", True, "the label is one input among many and is all but ignored", evidence,
             patient.command(architecture=None),
         )  # fmt: skip
-    usual = _default(patient, "beta")
-    beta = None if patient.settings["beta"] < usual else 2 * patient.settings["beta"]
-    words = "z tells the class, and the label little beside it"
-    return Diagnosis("conditioning", True, words, evidence, patient.command(beta=beta))
+    words, cure, weight = "z tells the class, and the label little beside it", None, patient.model.rate_weight
+    if weight is not None:
+        beta = patient.settings[weight]
+        cure = patient.command(**{weight: None if beta < _default(patient, weight) else 2 * beta})
+    return Diagnosis("conditioning", True, words, evidence, cure)
 
 
 CHECKS = (
