@@ -41,10 +41,10 @@ def export_onnx(model: Fitted, folder) -> dict:
     """
     folder = Path(folder)
     check_export(folder)
-    graphs = graphs_of(model)
     rng = np.random.default_rng(0)
     files, entries = {}, {}
     with torch.no_grad(), seeded(0):
+        graphs = graphs_of(model)
         for graph in graphs:
             file = f"{graph.name}.onnx"
             files[file] = to_onnx(graph)
