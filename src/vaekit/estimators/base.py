@@ -44,6 +44,7 @@ class Estimator(Fields, Face):
     """
 
     conditional: ClassVar[bool] = False
+    discrete: ClassVar[bool] = False  # whether codes are indices, and `latent_dim` has no part in them
     rate_weight: ClassVar[str | None] = None  # the field that weighs the rate
     warms_rate: ClassVar[bool] = True  # whether the rate's weight can rise from 0
 

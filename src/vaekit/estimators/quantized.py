@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,8 @@ class VQVAE(VQVAEFields, Estimator):
     """VQ-VAE (van den Oord, Vinyals & Kavukcuoglu 2017): a grid of discrete codes, uniform prior. `latent_dim` has no
     part in it: the latent is h x w codes out of `n_codes`, each a vector of `code_dim`.
     """
+
+    discrete: ClassVar[bool] = True
 
     def check(self, images: Images) -> None:
         super().check(images)

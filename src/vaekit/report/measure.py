@@ -42,6 +42,7 @@ PER_CLASS = 100  # samples per class that the judge sees
 SAMPLES = 10_000  # that are compared with real images, at most
 NLL_IMAGES, NLL_DRAWS = 2000, 50
 FULL_NLL_DRAWS = 500
+LABEL_GIVEN = ", label given"  # log p(x|y) is no rival of log p(x)
 SIDE, COMPONENTS = 32, 50  # of images, and of those their principal components, in which classes are told apart
 
 
@@ -86,7 +87,7 @@ def measure_run(
         plain = _plain_rate(estimator, entry)
         entry |= {"rate_plain": plain, "elbo_plain": -(entry["distortion"] + plain)}
     if estimator.conditional:
-        entry["likelihood"] += ", label given"  # log p(x|y) is no rival of log p(x)
+        entry["likelihood"] += LABEL_GIVEN
     if test.is_table:
         entry["mse"] = float(np.square(estimator.reconstruct(test, label_names(estimator, test)) - test.x).mean())
     if "n_codes" in entry:
