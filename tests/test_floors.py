@@ -99,6 +99,7 @@ FLOORS = [
         "report.figures",
         "report.trainings",
         "report.compare",
+        "report.advice",
         "report.sweep",
         "report",
     ],

@@ -21,7 +21,7 @@ from vaekit.evaluation.likelihood import evaluate
 from vaekit.fitted import Fitted
 from vaekit.messages import filled, in_rows
 from vaekit.registry import MODELS, key_of
-from vaekit.report.measure import classes_shown, pick
+from vaekit.report.measure import classes_shown, pick, standard_normal
 from vaekit.state import undisturbed
 
 LOOKED_AT = 2000  # images of each part, at most
@@ -113,7 +113,10 @@ def examine(
 
     folder, data: as they stand in commands; None is the data's own name. how: keywords of `open_data` that the run doesn't
     know, such as labels.
+
+    Raises ValueError for a model that is not entered in `vaekit.registry.MODELS`: no command would train it.
     """
+    _check_entered(estimator)
     train = binarized(train) if train.binarize == "dynamic" else train
     train, test = (part.take(pick(len(part), LOOKED_AT)) for part in (train, test))
     plain = estimator.with_prior("plain")  # a fitted prior has a check of its own
@@ -130,6 +133,14 @@ def examine(
     if test.is_table:
         found = [each._replace(words=in_rows(each.words), evidence=in_rows(each.evidence)) for each in found]
     return sorted(found, key=lambda diagnosis: not diagnosis.wrong)
+
+
+def _check_entered(estimator: Fitted) -> None:
+    if estimator.name not in {model.name for model in MODELS.values()}:
+        raise ValueError(
+            f"{estimator.name} is none of the models that `vaekit train` knows, so that no command would mend it: enter it in "
+            "vaekit.registry.MODELS"
+        )
 
 
 def named_once(found: Mapping[Callable, Diagnosis]) -> dict[Callable, Diagnosis]:
@@ -352,13 +363,15 @@ def fitted_prior(patient: Patient) -> Diagnosis | None:
         return Diagnosis("prior", True, words, evidence, shlex.join([*fit, *estimator.other_prior]))
     if estimator.can_sample:
         return None
-    evidence = f"uniform codes: rate {patient.new['rate']:.1f} nats per image, whatever the image"
+    evidence = f"{estimator.prior_name} codes: rate {patient.new['rate']:.1f} nats per image, whatever the image"
     return Diagnosis("prior", True, "codes are drawn uniformly, which gives noise", evidence, shlex.join(fit))
 
 
 def plain_prior(patient: Patient) -> Diagnosis | None:
-    """Whether the prior of the training is where the codes are, while no other is fitted."""
+    """Whether N(0, I), where that is the prior of the training, is where the codes are, while no other is fitted."""
     if "aggregate_kl_at_least" not in patient.new or patient.estimator.has_prior:
+        return None
+    if not standard_normal(patient.estimator):
         return None
     apart, rate = patient.new["aggregate_kl_at_least"], patient.new["rate"]
     evidence = f"KL[q(z) || N(0, I)] is at least {apart:.2f} nats, of a rate of {rate:.2f}"

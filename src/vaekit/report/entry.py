@@ -91,7 +91,7 @@ class Compared:
 
 
 class Drawn(NamedTuple):
-    """A figure, a sentence on what to look for, and a text for who can't see it."""
+    """A figure (of `vaekit.pictures`, or pyplot's), a sentence on what to look for, and a text for who can't see it."""
 
     figure: Figure
     text: str

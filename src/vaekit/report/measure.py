@@ -84,7 +84,7 @@ def measure_run(
         "split": test.split,
     }
     if estimator.has_prior:
-        plain = _plain_rate(estimator, entry)
+        plain = _plain_rate(estimator, test, entry)
         entry |= {"rate_plain": plain, "elbo_plain": -(entry["distortion"] + plain)}
     if estimator.conditional:
         entry["likelihood"] += LABEL_GIVEN
@@ -126,12 +126,23 @@ def _likelihood(estimator: Fitted, test: Images, *, full: bool) -> dict:
     return found | importance_nll(estimator.module, estimator.data(part), k=NLL_DRAWS)
 
 
-def _plain_rate(estimator: Fitted, entry: dict) -> float:
-    """Nats per image under the prior of the training: the KL that `evaluate` has found already, or that of uniform codes."""
-    if "kl_per_latent" in entry:
+def _plain_rate(estimator: Fitted, test: Images, entry: dict) -> float:
+    """Nats per image under the prior of the training: what `evaluate` has found already where that is N(0, I), and of uniform
+    codes a constant.
+    """
+    prior = estimator.plain_prior
+    if "kl_per_latent" in entry and standard_normal(estimator):
         return sum(entry["kl_per_latent"])
-    prior = estimator.with_prior("plain").prior
-    return -prior.log_prob(torch.zeros(1, *prior.code_shape)).item()
+    if not prior.gives_images:
+        return -prior.log_prob(torch.zeros(1, *prior.code_shape)).item()
+    return evaluate(estimator.with_prior("plain"), estimator.data(test))["rate"]
+
+
+def standard_normal(estimator: Fitted) -> bool:
+    """Whether the prior of the training is N(0, I): then, and only then, that posterior is no distance away from it."""
+    zeros = torch.zeros(1, *estimator.code_shape, device=estimator.device)
+    kl = estimator.plain_prior.kl(zeros, zeros)
+    return kl is not None and not kl.any()
 
 
 def _representation(estimator: Fitted, train: Images, test: Images, *, full: bool) -> dict:

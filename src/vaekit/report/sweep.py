@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import os
 import signal
-import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -38,6 +37,7 @@ from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.pictures import figures
 from vaekit.pictures.style import save
 from vaekit.registry import MODELS
+from vaekit.report.advice import Advice, advise
 from vaekit.state import undisturbed
 from vaekit.training.guard import TrainingFailed
 from vaekit.training.plan import check_time_budget, start_clock
@@ -48,7 +48,6 @@ SAMPLES = 2000  # that are compared with held-out images, at most
 PROBED = 5000  # training images that a probe learns from, at most
 SEED = 2023  # of what is measured
 TRAINING = 0.75  # of a time budget; the rest is for measuring
-ELBOW = 0.05  # of the ELBO's span over the grid: a larger latent space has to gain more than that
 
 Say = Callable[[str], None]
 
@@ -89,18 +88,8 @@ class Point(NamedTuple):
         return f"latent{self.latent_dim}-beta{self.beta:g}-seed{self.seed}"
 
 
-EXPLAIN = "explain images, compress, tell anomalies"
-SAMPLE = "sample from N(0, I), without a fitted prior"
-TELL_APART = "tell classes apart from latents"
-
-
-class Advice(NamedTuple):
-    """A choice of the grid for one purpose, with its reason in a sentence; None and the reason why there is none."""
-
-    purpose: str
-    latent_dim: int | None
-    beta: float | None
-    reason: str
+# What is done with a point: its record, and how far its training came where the time ended it.
+Keep = Callable[[Point, dict, str | None], None]
 
 
 @undisturbed
@@ -169,23 +158,9 @@ def _sweep(
     if train.y is not None and not train.is_table:
         get_judge(train, held)  # trained once, here, and not by each process
     missing = [point for point in points if point.folder not in records]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    at_once = jobs or (min(cores, 8) if pick_device(grid.device).type == "cpu" else 1)
-    at_once = max(1, min(at_once, len(missing)))
+    at_once = _at_once(grid, len(missing), jobs)
     if missing:
         say(f"{len(missing)} of {len(points)} trainings to go, {at_once} at a time")
-
-    def share(left: int) -> float | None:
-        """Seconds for the next of `left` trainings."""
-        if deadline is None:
-            return None
-        return max(0.001, TRAINING * (deadline - time.monotonic()) / math.ceil(left / at_once))
-
-    alike = share(max(1, len(missing)))
-
-    def next_share(left: int) -> float | None:
-        """Of what every point gets, so that points compare; less only where measuring took more than was kept for it."""
-        return None if alike is None else min(alike, filled(share(left)))
 
     def keep(point: Point, record: dict, place: str | None) -> None:
         records[point.folder] = record
@@ -196,33 +171,9 @@ def _sweep(
             + (f"; ended by the time budget, {place}" if place else "")
         )
 
-    if at_once == 1:
-        for index, point in enumerate(missing):
-            keep(point, *_train_and_measure(grid, point, str(folder), next_share(len(missing) - index)))
-    else:
-        # A process a training: fresh ones, since a forked copy of a process with threads may stand still for ever.
-        threads = max(1, cores // at_once)
-        context = multiprocessing.get_context("spawn")
-        ended, alive = context.Pipe(duplex=False)
-        with ProcessPoolExecutor(at_once, context, _begin, (threads, ended)) as pool:
-            try:
-                waiting, begun = list(missing), {}
-                while waiting or begun:
-                    while waiting and len(begun) < at_once:
-                        seconds = next_share(len(waiting))
-                        point = waiting.pop(0)
-                        begun[pool.submit(_in_worker, grid, point, str(folder), seconds)] = point
-                    for done in wait_for(begun, return_when=FIRST_COMPLETED).done:
-                        keep(begun.pop(done), *done.result())
-            except BrokenProcessPool:
-                raise TrainingFailed(
-                    "a process of the sweep was killed, perhaps because memory is too small for "
-                    f"{at_once} at once: run the same command again with a smaller --jobs; it goes on where it was"
-                ) from None
-            except BaseException:
-                alive.close()
-                pool.shutdown(cancel_futures=True)
-                raise
+    shares = Shares(len(missing), at_once, deadline)
+    train_all = _train_in_turn if at_once == 1 else _train_in_processes
+    train_all(grid, missing, str(folder), shares, keep)
     results = _write(folder / "sweep.json", grid, train, held, records, finished=True)
     chosen = results["advice"][0]
     picture = figures.sweep(
@@ -234,112 +185,73 @@ def _sweep(
     return results
 
 
-def advise(points: Sequence[dict]) -> list[Advice]:
-    """What to take of a sweep's points, for each purpose that was measured; the first is the advice in general. Where the
-    points don't warrant any, latent_dim and beta are None, and the reason says why, and what would help.
+def _at_once(grid: Grid, missing: int, jobs: int | None) -> int:
+    """How many trainings there are at once, of those that are missing."""
+    at_once = jobs or (min(_cores(), 8) if pick_device(grid.device).type == "cpu" else 1)
+    return max(1, min(at_once, missing))
 
-    To explain images: the smallest latent_dim whose best ELBO lies within 5 % of the ELBO's span over the latent_dims from the
-    best of all (or within the spread of the seeds), and its best beta. For sampling from N(0, I): the least Frechet
-    distance, or without labels the least that the aggregate posterior is away from the prior. For telling classes apart: the
-    best linear probe, and among those within a standard error of it the lowest rate. A point that is collapsed, that uses no
-    latent, is never advised; nothing is where most are.
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Shares:
+    """Of the time until `deadline`, what each of `missing` trainings gets, `at_once` of them at a time: seconds, or None where
+    there is no deadline.
     """
-    means = _over_seeds(points)
-    used = [point for point in means if point["active_units"] > 0]
-    purposes = {EXPLAIN: _to_explain, SAMPLE: _to_sample}
-    if "probe_accuracy" in means[0]:
-        purposes[TELL_APART] = _to_tell_apart
-    if 2 * len(used) < len(means):
-        why = (
-            f"{len(means) - len(used)} of {len(means)} points are collapsed, their latents carry nothing: train longer "
-            "(--epochs), or with smaller betas"
-        )
-        return [Advice(purpose, None, None, why) for purpose in purposes]
-    found = []
-    for purpose, choose in purposes.items():
-        pick, reason = choose(means, used)
-        chosen = (None, None) if pick is None else (pick["latent_dim"], pick["beta"])
-        found.append(Advice(purpose, *chosen, reason))
-    return found
+
+    def __init__(self, missing: int, at_once: int, deadline: float | None):
+        self.at_once, self.deadline = at_once, deadline
+        self.alike = self._even(max(1, missing))
+
+    def next(self, left: int) -> float | None:
+        """What the next of `left` trainings gets: what every point gets, so that points compare; less only where measuring took
+        more than was kept for it.
+        """
+        return None if self.alike is None else min(self.alike, filled(self._even(left)))
+
+    def _even(self, left: int) -> float | None:
+        if self.deadline is None:
+            return None
+        return max(0.001, TRAINING * (self.deadline - time.monotonic()) / math.ceil(left / self.at_once))
 
 
-Choice = tuple[dict | None, str]  # a point, if any, and the reason
+def _train_in_turn(grid: Grid, missing: Sequence[Point], out: str, shares: Shares, keep: Keep) -> None:
+    for index, point in enumerate(missing):
+        keep(point, *_train_and_measure(grid, point, out, shares.next(len(missing) - index)))
 
 
-def _to_explain(means: list[dict], used: list[dict]) -> Choice:
-    top, least = (pick(means, key=lambda point: point["elbo"]) for pick in (max, min))
-    error = math.hypot(*(point.get("elbo_se", 0.0) for point in (top, least)))
-    if len(means) > 1 and top["elbo"] - least["elbo"] <= error:
-        return None, (
-            f"all ELBOs lie within {top['elbo'] - least['elbo']:.1f} nats, and their difference has a standard error of "
-            f"{error:.1f}: train longer (--epochs), or try latent_dims and betas that are further apart"
-        )
-    if top["active_units"] == 0:
-        return None, f"the best ELBO, {top['elbo']:.1f} nats, is of a point that is collapsed: train longer (--epochs)"
-    by_width: dict[int, dict] = {}
-    for point in used:
-        best = by_width.setdefault(point["latent_dim"], point)
-        by_width[point["latent_dim"]] = max(best, point, key=lambda p: p["elbo"])
-    elbos = {d: point["elbo"] for d, point in sorted(by_width.items())}
-    best = max(elbos.values())
-    slack = max(ELBOW * (best - min(elbos.values())), max(point["elbo_sd"] for point in by_width.values()))
-    width = min(d for d, elbo in elbos.items() if elbo >= best - slack)
-    chosen, widest = by_width[width], max(elbos)
-    if width < widest:
-        more = f"from {width} to {widest} latents it gains {elbos[widest] - elbos[width]:+.1f} nats"
-    elif len(elbos) > 1:
-        more = "it still rises at the end of the grid: try wider ones"
-    else:
-        more = "no other latent_dim was tried"
-    active = f"{chosen['active_units']:.0f} of {width} latents active"
-    return chosen, f"ELBO {chosen['elbo']:.1f} nats per image, {active}; {more}"
-
-
-def _to_sample(means: list[dict], used: list[dict]) -> Choice:
-    if "frechet" not in means[0]:
-        pick = min(used, key=lambda p: p["aggregate_kl_at_least"])
-        return (
-            pick,
-            f"the latents of images lie nearest to N(0, I): {pick['aggregate_kl_at_least']:.2f} nats away, or more",
-        )
-    pick = min(used, key=lambda p: p["frechet"])
-    distance, floor = pick["frechet"], pick["frechet_floor"]
-    if floor >= distance:
-        return None, (
-            f"as many real images have a Frechet distance of {floor:.2f} themselves, and samples of {distance:.2f}: these are "
-            "too few images to tell good samples by; more would do"
-        )
-    return pick, f"least Frechet distance of samples, {distance:.2f}; as many real images {floor:.2f}"
-
-
-def _to_tell_apart(means: list[dict], used: list[dict]) -> Choice:
-    top = max(used, key=lambda p: p["probe_accuracy"])
-    enough = [p for p in used if p["probe_accuracy"] >= top["probe_accuracy"] - top["probe_accuracy_se"]]
-    pick = min(enough, key=lambda p: p["rate"])
-    return pick, (
-        f"a linear probe reads {pick['probe_accuracy']:.1%} (best {top['probe_accuracy']:.1%} ± "
-        f"{top['probe_accuracy_se']:.1%}; as many principal components {pick['probe_accuracy_pca']:.1%}) at a rate of "
-        f"{pick['rate']:.1f} nats"
-    )
+def _train_in_processes(grid: Grid, missing: Sequence[Point], out: str, shares: Shares, keep: Keep) -> None:
+    """A process a training: fresh ones, since a forked copy of a process with threads may stand still for ever."""
+    at_once = shares.at_once
+    threads = max(1, _cores() // at_once)
+    context = multiprocessing.get_context("spawn")
+    ended, alive = context.Pipe(duplex=False)
+    with ProcessPoolExecutor(at_once, context, _begin, (threads, ended)) as pool:
+        try:
+            waiting, begun = list(missing), {}
+            while waiting or begun:
+                while waiting and len(begun) < at_once:
+                    seconds = shares.next(len(waiting))
+                    point = waiting.pop(0)
+                    begun[pool.submit(_in_worker, grid, point, out, seconds)] = point
+                for done in wait_for(begun, return_when=FIRST_COMPLETED).done:
+                    keep(begun.pop(done), *done.result())
+        except BrokenProcessPool:
+            raise TrainingFailed(
+                "a process of the sweep was killed, perhaps because memory is too small for "
+                f"{at_once} at once: run the same command again with a smaller --jobs; it goes on where it was"
+            ) from None
+        except BaseException:
+            alive.close()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _worded(advice: Advice, train: Images) -> Advice:
     """Of a table's rows, where `train` has such."""
     words = {name: in_rows(getattr(advice, name), train.is_table) for name in ("purpose", "reason")}
     return advice._replace(**words)
-
-
-def _over_seeds(points: Sequence[dict]) -> list[dict]:
-    """The points averaged over seeds, with the ELBO's standard deviation over them, 0 of one seed."""
-    groups: dict[tuple[int, float], list[dict]] = {}
-    for point in points:
-        groups.setdefault((point["latent_dim"], point["beta"]), []).append(point)
-    means = []
-    for runs in groups.values():
-        mean = {key: statistics.fmean(run[key] for run in runs) for key in runs[0]}
-        deviation = statistics.stdev(run["elbo"] for run in runs) if len(runs) > 1 else 0.0
-        means.append(mean | {"latent_dim": runs[0]["latent_dim"], "elbo_sd": deviation})
-    return means
 
 
 def _model(grid: Grid, point: Point):
