@@ -30,8 +30,8 @@ PER_CLASS = 50  # samples of each class that are looked at
 
 class Diagnosis(NamedTuple):
     """name: of the check. wrong: whether something is to be done. words: what is the matter, or that all is well.
-    evidence: the numbers behind it, with their units. cure: a command that would mend it, None where nothing is to be done,
-    where the model has no such field, or where it comes of another finding that is mended first.
+    evidence: the numbers behind it, with their units. cure: a command that would mend it, None where nothing is to be done, or
+    where it comes of another finding that is mended first, or no field of the model would.
     """
 
     name: str
@@ -73,12 +73,8 @@ class Patient(NamedTuple):
         """Latents that are of use."""
         return sum(kl > USED for kl in self.new["kl_per_latent"])
 
-    def command(self, **changes) -> str | None:
-        """`vaekit train` with this run's settings but for `changes`, into a folder beside it; None where the model
-        has no such fields.
-        """
-        if not changes.keys() <= self.settings.keys():
-            return None
+    def command(self, **changes) -> str:
+        """`vaekit train` with this run's settings but for `changes`, into a folder beside it."""
         words = ["vaekit", "train", self.name, *self.data, "--out", f"{self.folder.rstrip('/')}-mended"]
         values = self.estimator.record.fields | changes
         for field in fields(self.model):
@@ -161,17 +157,16 @@ def posterior_collapse(patient: Patient) -> Diagnosis | None:
     """Latents whose posterior is the prior, whatever the image: all of them, or most under a weight that silences them."""
     if "kl_per_latent" not in patient.new:
         return None
-    used, width, settings = patient.used, len(patient.new["kl_per_latent"]), patient.settings
+    used, width, settings = patient.used, patient.estimator.fields["latent_dim"], patient.settings
     weight = patient.model.rate_weight if settings.get("epsilon") is None else None
-    weighted = weight is not None
-    beta, usual = (settings[weight], _default(patient, weight)) if weighted else (1.0, 1.0)
+    beta, usual = (1.0, 1.0) if weight is None else (settings[weight], _default(patient, weight))
     evidence = (
         f"{used} of {width} latents hold more than {USED} nats; rate {patient.new['rate']:.2f} nats per image"
-        + (f"; beta {beta:g}" if weighted else "")
+        + ("" if weight is None else f"; {weight} {beta:g}")
     )
     if used > width / 2 or (used and beta <= usual):
         return Diagnosis("posterior collapse", False, "the latents carry what the image is", evidence)
-    words = "posterior collapse: the latents carry nothing" if used == 0 else "beta silences most of the latents"
+    words = "posterior collapse: the latents carry nothing" if used == 0 else f"{weight} silences most of the latents"
     if weight is not None and beta > 1:
         cure = patient.command(**{weight: None if beta > usual else max(1.0, beta / 4)})
     elif settings.get("epsilon") is not None:
@@ -194,13 +189,16 @@ def dead_codes(patient: Patient) -> Diagnosis | None:
     evidence = f"{used} of {k} codes in use over {patient.known['images']} training images, perplexity {perplexity:.1f}"
     if used >= DEAD * k:
         return Diagnosis("dead codes", False, "the codebook is in use", evidence)
-    settings = patient.settings
-    if settings.get("ema") and settings["revive"] and settings["codebook_init"] == "kmeans":
-        changes = {"n_codes": max(2, 2 ** math.floor(math.log2(used)))}
+    settings, usual = patient.settings, {"ema": None, "revive": None, "codebook_init": None}
+    lively = settings.get("ema", True) and settings.get("revive", True)
+    if not lively or settings.get("codebook_init", "kmeans") != "kmeans":
+        cure = patient.command(**usual)
+    elif "n_codes" in settings:
+        cure = patient.command(n_codes=max(2, 2 ** math.floor(math.log2(used))))
     else:
-        changes = {"ema": None, "revive": None, "codebook_init": None}
+        cure = None  # a codebook that is not one of its fields
     words = "most of the codebook is dead: its codes are nearest to no image's vectors"
-    return Diagnosis("dead codes", True, words, evidence, patient.command(**changes))
+    return Diagnosis("dead codes", True, words, evidence, cure)
 
 
 OVERFIT = 1.0  # standard deviations of the ELBO over images between those seen and new ones
@@ -316,7 +314,7 @@ def likelihood(patient: Patient) -> Diagnosis | None:
         words = "pixels are black or white, and a density over greys has no bound there"
         return Diagnosis("likelihood", True, words, evidence, patient.command(likelihood="bernoulli"))
     if not binary and fits.binary:
-        words = "a Bernoulli likelihood is of black and white pixels; of greys its nats are no log-density"
+        words = f"a {fits.describe()} likelihood is of black and white pixels; of greys its nats are no log-density"
         return Diagnosis("likelihood", True, words, evidence, patient.command(likelihood=None))
     if fits.fixed_variance is not None and not 1 / MISFIT < mse / variance < MISFIT:
         words = f"the fixed variance {variance:g} is {variance / mse:.1f} times the squared error that is left"
@@ -331,7 +329,7 @@ def latent_width(patient: Patient) -> Diagnosis | None:
     """Whether more latents would be used, or fewer would do: past the elbow of rate and distortion, a latent buys nothing."""
     if "kl_per_latent" not in patient.new or patient.used == 0:
         return None
-    kls, width = sorted(patient.new["kl_per_latent"]), len(patient.new["kl_per_latent"])
+    kls, width = sorted(patient.new["kl_per_latent"]), patient.estimator.fields["latent_dim"]
     evidence = (
         f"{patient.used} of {width} latents hold more than {USED} nats; the least used {kls[0]:.2f}, most {kls[-1]:.2f}"
     )
@@ -406,10 +404,10 @@ def conditioning(patient: Patient) -> Diagnosis | None:
             "conditioning", True, "the label is one input among many and is all but ignored", evidence,
             patient.command(architecture=None),
         )  # fmt: skip
-    words, cure, weight = "z tells the class, and the label little beside it", None, patient.model.rate_weight
-    if weight is not None:
-        beta = patient.settings[weight]
-        cure = patient.command(**{weight: None if beta < _default(patient, weight) else 2 * beta})
+    words, cure = "z tells the class, and the label little beside it", None
+    if (weight := patient.model.rate_weight) is not None:
+        beta, usual = patient.settings[weight], _default(patient, weight)
+        cure = patient.command(**{weight: None if beta < usual else 2 * beta})
     return Diagnosis("conditioning", True, words, evidence, cure)
 
 
