@@ -19,9 +19,9 @@ from vaekit.files import load
 from vaekit.messages import filled
 from vaekit.pictures import figures
 from vaekit.report import doctor
+from vaekit.report.advice import Advice, advise
 from vaekit.report.doctor import Diagnosis, examine
 from vaekit.report.measure import classes_shown
-from vaekit.report.sweep import Advice, advise
 
 
 def trained(folder, words: str, data: str = "digits"):

@@ -77,6 +77,7 @@ def test_a_gaussian_model_from_outside_has_a_plane_a_manifold_and_traversals(com
     assert found["manifold"][0] == "The manifold" and "d=2 Mine" in words_in(found["manifold"][1])
     assert {"traversals", "samples_mine", "reconstructions"} <= set(found)
     assert ("mine-d2", 0.5) in _trainings(["mine", "tokens"], 1, 0, sweeps=False)
+    assert all(MODELS[name].estimator().discrete == model.discrete for name, model in compared.models.items())
     assert not any(folder == "tokens-d2" for folder, _ in _trainings(["mine", "tokens"], 1, 0, sweeps=False))
 
 

@@ -8,7 +8,8 @@ from PIL import Image
 
 from vaekit.cli import main
 from vaekit.files import load
-from vaekit.report.sweep import advise, sweep
+from vaekit.report.advice import advise
+from vaekit.report.sweep import sweep
 
 QUICK = {"architecture": "mlp", "epochs": 12}
 

@@ -243,7 +243,7 @@ def _in_two_dimensions(trainings: Trainings, models: Sequence[str], seed: int, e
     found = {}
     for name in _with_a_vector(models):
         fitted = trainings.run(f"{name}-d2", name, seed, weight=PLANAR, latent_dim=2, epochs=epochs)
-        if fitted:
+        if fitted and fitted.z_shape == (2,):
             found[name] = fitted
     return found
 
