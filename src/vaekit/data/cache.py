@@ -257,13 +257,87 @@ def _remove(entry: Path) -> None:
 
 def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding: Decoding, path: Path) -> dict:
     """Decodes (name, source) pairs into the file `path` -> the entry's facts, without the fingerprint."""
-    sizes, modes, shapes, counts = Counter(), Counter(), Counter(), Counter()
-    wide, narrow = None, None
-    bad, unreadable, shape, side, other, done = [], [], None, None, None, 0
-    said = time.monotonic()
+    done, said = 0, time.monotonic()
+    with open(path, "w+b") as file, warnings.catch_warnings():
+        # What Pillow says of odd metadata names no file, and large images are refused by a limit of our own.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        written = _Written(file)
+        for batch in _attempts(sources, decoding):
+            for place, attempt in enumerate(batch, done):
+                written.add(place, *attempt)
+            done += len(batch)
+            if time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                print(f"vaekit: {done:,} of {count:,} images decoded", file=sys.stderr, flush=True)
+        file.flush()
+        os.fsync(file.fileno())
+    return written.facts(count)
 
+
+class _Written:
+    """The pixels of images, written one after another into `file` with as many channels as any of them has; and what is to be
+    told of the image files.
+    """
+
+    def __init__(self, file):
+        self.file, self.shape, self.other = file, None, None  # (H, W, C); other: the first file of another size
+        self.sizes, self.modes, self.shapes, self.counts = Counter(), Counter(), Counter(), Counter()
+        self.wide, self.narrow = None, None
+        self.bad, self.unreadable = [], []
+
+    def add(self, place: int, name: str, pixels: np.ndarray | None, *facts) -> None:
+        """The image file at `place` among the sources, as `_attempt` has it."""
+        if pixels is None:
+            self.bad.append(place)
+            self.unreadable.append(facts[0])
+            return
+        size, mode, seen = facts
+        self.sizes[size] += 1
+        self.modes[mode] += 1
+        self.counts.update(flag for flag in FLAGS if getattr(seen, flag))
+        if seen.wide is None:
+            self.narrow = max(self.narrow or 0, seen.narrow)
+        else:
+            self.wide = max(self.wide or 0, seen.wide)
+        self.shapes[pixels.shape[:2]] += 1
+        self.shape = self.shape or pixels.shape
+        if len(self.shapes) > 1:
+            self.other = self.other or name
+            return  # only the sizes are of interest any more
+        if pixels.shape[2] > self.shape[2]:
+            _widen(self.file, self.shape, pixels.shape[2])
+            self.shape = pixels.shape
+        self.file.write(np.ascontiguousarray(with_channels(pixels, self.shape[2])).data)
+
+    def facts(self, count: int) -> dict:
+        """The facts of the entry. Raises ValueError where none of `count` files is an image, or where they differ in size."""
+        if self.shape is None:
+            raise ValueError(f"none of the {count} images can be read: {listed(self.unreadable)}")
+        if len(self.shapes) > 1:
+            common = ", ".join(f"{w}x{h} ({number})" for (h, w), number in self.shapes.most_common(4))
+            raise SizesDiffer(f"images come in {len(self.shapes)} sizes: {common}", str(self.other))
+        told = dict(self.sizes.most_common(MOST_SIZES))
+        if len(self.sizes) > MOST_SIZES:
+            told[f"{len(self.sizes) - MOST_SIZES} other sizes"] = self.sizes.total() - sum(told.values())
+        return {
+            "shape": [self.sizes.total(), *self.shape],
+            "sizes": told,
+            "modes": dict(self.modes.most_common()),
+            "bad": self.bad,
+            "unreadable": self.unreadable,
+            "white": None,
+            "wide": self.wide,
+            "narrow": self.narrow,
+            "counts": {flag: self.counts[flag] for flag in FLAGS},
+        }
+
+
+def _attempts(sources: Iterable[tuple[str, str | bytes]], decoding: Decoding) -> Iterator[list[tuple]]:
+    """(name, source) pairs decoded, in order and in batches: the name, and what `_attempt` makes of the source. Of an image of
+    another size than the first there is only its size.
+    """
     # Up to the first that can be read, which says how many may be in memory together.
-    sources, first, size = iter(sources), [], 1
+    sources, first, size, side = iter(sources), [], 1, None
     for name, source in sources:
         first.append((name, *_attempt(name, source, decoding)))
         if (pixels := first[-1][1]) is not None:
@@ -272,7 +346,7 @@ def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding
     together = max(1, min(BATCH, IN_FLIGHT // (4 * size)))
     depth = max(1, min(2 * THREADS, IN_FLIGHT // (size * together) - 2))  # and one being decoded, and one being written
 
-    def decode_batch(batch: tuple[tuple[str, str | bytes], ...]) -> list:
+    def decode_batch(batch: tuple[tuple[str, str | bytes], ...]) -> list[tuple]:
         found = []
         for name, source in batch:
             pixels, *facts = _attempt(name, source, decoding)
@@ -281,58 +355,8 @@ def _decode_all(sources: Iterable[tuple[str, str | bytes]], count: int, decoding
             found.append((name, pixels, *facts))
         return found
 
-    with open(path, "w+b") as file, warnings.catch_warnings():
-        # What Pillow says of odd metadata names no file, and large images are refused by a limit of our own.
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        later = ahead(decode_batch, _batches(sources, together), workers=THREADS, depth=depth)
-        for batch in itertools.chain([first], later):
-            for place, (name, pixels, *facts) in enumerate(batch, done):
-                if pixels is None:
-                    bad.append(place)
-                    unreadable.append(facts[0])
-                    continue
-                sizes[facts[0]] += 1
-                modes[facts[1]] += 1
-                seen = facts[2]
-                counts.update(flag for flag in FLAGS if getattr(seen, flag))
-                if seen.wide is None:
-                    narrow = max(narrow or 0, seen.narrow)
-                else:
-                    wide = max(wide or 0, seen.wide)
-                shapes[pixels.shape[:2]] += 1
-                shape = shape or pixels.shape
-                if len(shapes) > 1:
-                    other = other or name
-                    continue  # only the sizes are of interest any more
-                if pixels.shape[2] > shape[2]:
-                    _widen(file, shape, pixels.shape[2])
-                    shape = pixels.shape
-                file.write(np.ascontiguousarray(with_channels(pixels, shape[2])).data)
-            done += len(batch)
-            if time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
-                print(f"vaekit: {done:,} of {count:,} images decoded", file=sys.stderr, flush=True)
-        file.flush()
-        os.fsync(file.fileno())
-    if shape is None:
-        raise ValueError(f"none of the {count} images can be read: {listed(unreadable)}")
-    if len(shapes) > 1:
-        common = ", ".join(f"{w}x{h} ({number})" for (h, w), number in shapes.most_common(4))
-        raise SizesDiffer(f"images come in {len(shapes)} sizes: {common}", str(other))
-    told = dict(sizes.most_common(MOST_SIZES))
-    if len(sizes) > MOST_SIZES:
-        told[f"{len(sizes) - MOST_SIZES} other sizes"] = sizes.total() - sum(told.values())
-    return {
-        "shape": [sizes.total(), *shape],
-        "sizes": told,
-        "modes": dict(modes.most_common()),
-        "bad": bad,
-        "unreadable": unreadable,
-        "white": None,
-        "wide": wide,
-        "narrow": narrow,
-        "counts": {flag: counts[flag] for flag in FLAGS},
-    }
+    yield first
+    yield from ahead(decode_batch, _batches(sources, together), workers=THREADS, depth=depth)
 
 
 def _attempt(name: str, source: str | bytes, decoding: Decoding) -> tuple:

@@ -30,18 +30,7 @@ def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
         raise ValueError(
             f"{name} is a data set of vaekit: pass its arrays, {name}.x and {name}.y, or call fit_images({name})"
         )
-    refuse_unread(X, name)
-    x = frame_values(X, name) if frame_library(X) else as_array(X, name)
-    if x.dtype.kind == "O":
-        try:
-            x = x.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name} must hold numbers, got objects ({error})") from None
-    if x.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: {name} has dtype {x.dtype}")
-    if x.dtype.kind not in "biuf":
-        fields = f" with the fields {', '.join(x.dtype.names)}: stack those that are numbers" if x.dtype.names else ""
-        raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}{fields}")
+    x = _numbers(X, name)
     if x.ndim not in (2, 3, 4):
         raise ValueError(
             f"{name} must be images (N, H, W) or (N, H, W, C) or a table (N, D), got {x.ndim} axes. Reshape your data"
@@ -56,6 +45,28 @@ def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
                 f"{name}: Found array with 0 feature(s) (shape={x.shape}) while a minimum of 1 is required."
             )
         return x if x.dtype in (np.float32, np.float64) else x.astype(np.float64)
+    return _pixels(_with_channel_axis(x, name), name, white)
+
+
+def _numbers(X, name: str) -> np.ndarray:
+    """`X` as an array of booleans, integers or floats, of any shape."""
+    refuse_unread(X, name)
+    x = frame_values(X, name) if frame_library(X) else as_array(X, name)
+    if x.dtype.kind == "O":
+        try:
+            x = x.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name} must hold numbers, got objects ({error})") from None
+    if x.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} has dtype {x.dtype}")
+    if x.dtype.kind not in "biuf":
+        fields = f" with the fields {', '.join(x.dtype.names)}: stack those that are numbers" if x.dtype.names else ""
+        raise ValueError(f"{name} must hold numbers, got dtype {x.dtype}{fields}")
+    return x
+
+
+def _with_channel_axis(x: np.ndarray, name: str) -> np.ndarray:
+    """Images (N, H, W) or (N, H, W, C) as (N, H, W, C), of 1 to 4 channels and at least 2x2 pixels."""
     if x.ndim == 3 and x.shape[2] in (3, 4) and min(x.shape[:2]) >= 8:
         warn(
             f"{name} of shape {x.shape} is read as {len(x)} grey images of {x.shape[1]}x{x.shape[2]} pixels; if it is one "
@@ -69,6 +80,11 @@ def check_array(X, name: str = "X", *, white: int | None = None) -> np.ndarray:
         )
     if min(x.shape[1:3]) < 2:
         raise ValueError(f"{name} has images of {x.shape[1]}x{x.shape[2]} pixels; at least 2x2 are needed")
+    return x
+
+
+def _pixels(x: np.ndarray, name: str, white: int | None) -> np.ndarray:
+    """Images of booleans or integers as uint8, of floats as float32 in [0, 1]."""
     if x.dtype.kind == "b":
         return x.astype(np.uint8) * np.uint8(255)
     if x.dtype.kind in "iu":

@@ -110,7 +110,56 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
     grey of more than 8 bits scaled to 8, and of an animation the first picture taken. Raises whatever a decoder raises on
     hostile bytes.
     """
-    from PIL import Image, ImageColor, ImageOps
+    from PIL import Image
+
+    image, (pages, deep, known, lossless) = _opened(source)
+    size, mode, seen = f"{image.width}x{image.height}", image.mode, Seen(pages=pages, deep=deep)
+    white = decoding.white or WHOLE
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose scale is not known; save such images as a .npy array")
+    if image.mode.startswith("I"):  # I;16, or I where the format has no narrower name for 16 bits
+        image, high = _to_8_bits(image, WHOLE if known else white)
+        seen = seen._replace(wide=None if known else high, cut=not known and high > white)
+    clear = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    padded = decoding.resize is not None and decoding.fit == "pad" and image.width != image.height
+    colours, ground, keep = _colours(image.mode, decoding, shown=clear or padded)
+    if clear:
+        image = image.convert({"RGBa": "RGBA", "La": "LA"}.get(image.mode, image.mode)).convert("RGBA")
+    elif image.mode not in ("L", "RGB"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    if white < 255 and seen.wide is None and not known and mode != "1":
+        image, cut = _stretched(image, white)
+        seen = seen._replace(cut=cut)
+    if clear and not keep:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
+    if colours == "L" and image.mode != "L":
+        grey = image.convert("L")
+        seen = seen._replace(lost=decoding.colour is not None and _coloured(image))
+        image, ground = grey, (round(float(np.dot(ground[:3], LUMA))),)
+    whole = image if image.mode == colours else image.convert(colours)
+    image = _resized(whole, decoding, ground)
+    pixels = np.asarray(image)
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    if decoding.white is None and seen.wide is None and lossless:
+        high = 0 if padded else int(pixels[..., :3].max())  # far faster than a look at all of a large image
+        seen = seen._replace(narrow=high if high > 1 else _brightest(whole))
+    return pixels, size, mode, seen
+
+
+class _Kind(NamedTuple):
+    """What a file's format says. pages, deep: as of `Seen`. known: whether white is known by the format. lossless: whether the
+    pixels are those that were saved.
+    """
+
+    pages: bool
+    deep: bool
+    known: bool
+    lossless: bool
+
+
+def _opened(source: str | Path | bytes) -> tuple[Image.Image, _Kind]:
+    """The first picture of a file, turned as its EXIF says, and what its format says of it."""
+    from PIL import Image, ImageOps
 
     if not isinstance(source, bytes) and not os.path.isfile(source):
         raise ValueError("no file")  # a pipe would be waited for
@@ -124,19 +173,17 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
         known = image.format == "JPEG2000" or (image.format == "PPM" and image.tile[0][0] != "raw")
         lossless = image.format not in ("JPEG", "MPO")  # others may be masks of 0 and 1
         image.load()
-        image = ImageOps.exif_transpose(image)
-    size, mode, seen = f"{image.width}x{image.height}", image.mode, Seen(pages=pages, deep=deep)
-    white = decoding.white or WHOLE
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose scale is not known; save such images as a .npy array")
-    if image.mode.startswith("I"):  # I;16, or I where the format has no narrower name for 16 bits
-        image, high = _to_8_bits(image, WHOLE if known else white)
-        seen = seen._replace(wide=None if known else high, cut=not known and high > white)
+        return ImageOps.exif_transpose(image), _Kind(pages, deep, known, lossless)
+
+
+def _colours(mode: str, decoding: Decoding, *, shown: bool) -> tuple[str, tuple[int, ...], bool]:
+    """What an image of `mode` is made: "L", "RGB" or "RGBA"; the colour behind it, and whether its alpha is kept. shown:
+    whether anything of the background is.
+    """
+    from PIL import ImageColor
+
     keep = (decoding.colour or {"keep": "rgba"}.get(decoding.background)) == "rgba"
     ground = (0, 0, 0, 0) if keep else ImageColor.getrgb(decoding.background.replace("keep", "white"))[:3]
-    clear = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    padded = decoding.resize is not None and decoding.fit == "pad" and image.width != image.height
-    shown = clear or padded  # whether anything of the background is
     if decoding.colour is not None:
         colours = COLOURS[decoding.colour]
     elif shown and keep:
@@ -144,37 +191,24 @@ def decode(source: str | Path | bytes, decoding: Decoding) -> tuple[np.ndarray, 
     elif shown and len(set(ground)) > 1:
         colours = "RGB"
     else:
-        colours = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    if clear:
-        image = image.convert({"RGBa": "RGBA", "La": "LA"}.get(image.mode, image.mode)).convert("RGBA")
-    elif image.mode not in ("L", "RGB"):
-        image = image.convert("L" if image.mode == "1" else "RGB")
-    if white < 255 and seen.wide is None and not known and mode != "1":
-        image, cut = _stretched(image, white)
-        seen = seen._replace(cut=cut)
-    if clear and not keep:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
-    if colours == "L" and image.mode != "L":
-        grey = image.convert("L")
-        seen = seen._replace(lost=decoding.colour is not None and _coloured(image))
-        image, ground = grey, [round(float(np.dot(ground[:3], LUMA)))]
-    image = image if image.mode == colours else image.convert(colours)
-    whole = image
-    if decoding.resize is not None:
-        side = decoding.resize
-        if decoding.fit == "pad":
-            scale = side / max(image.size)
-            inner = image.resize([max(1, round(scale * length)) for length in image.size], Image.Resampling.LANCZOS)
-            image = Image.new(colours, (side, side), ground[0] if colours == "L" else tuple(ground))
-            image.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
-        else:
-            image = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
-    pixels = np.asarray(image)
-    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    if decoding.white is None and seen.wide is None and lossless:
-        high = 0 if padded else int(pixels[..., :3].max())  # far faster than a look at all of a large image
-        seen = seen._replace(narrow=high if high > 1 else _brightest(whole))
-    return pixels, size, mode, seen
+        colours = "L" if mode in ("1", "L", "LA", "La") else "RGB"
+    return colours, ground, keep
+
+
+def _resized(image: Image.Image, decoding: Decoding, ground: tuple[int, ...]) -> Image.Image:
+    """The image at the size that `decoding` asks for. ground: the colour around a padded one, as its mode has colours."""
+    from PIL import Image, ImageOps
+
+    if decoding.resize is None:
+        return image
+    side = decoding.resize
+    if decoding.fit == "crop":
+        return ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
+    scale = side / max(image.size)
+    inner = image.resize([max(1, round(scale * length)) for length in image.size], Image.Resampling.LANCZOS)
+    image = Image.new(image.mode, (side, side), ground[0] if image.mode == "L" else tuple(ground))
+    image.paste(inner, ((side - inner.width) // 2, (side - inner.height) // 2))
+    return image
 
 
 def _coloured(image: Image.Image) -> bool:

@@ -23,13 +23,12 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
 
     parts: where the parts of its split lie. The data is read in pieces, so it may be larger than memory.
     """
-    x, n = images.x, len(images)
-    top = 255 if x.dtype == np.uint8 else 1
+    x = images.x
     seen = _survey(x)
     facts: dict = {
         "name": images.name,
         "split": images.split,
-        "count": n,
+        "count": len(images),
         "shape": list(images.image_shape),
         "dtype": str(x.dtype),
         "range": [seen.low, seen.high],
@@ -46,18 +45,10 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
         if unreadable:
             facts["unreadable"] = unreadable
             problems.append(f"{len(unreadable)} files can't be read: {listed(unreadable)}; train with --skip-bad")
-    if n < 500:
+    if len(images) < 500:
         blur = "" if images.is_table else "blurred reconstructions and "
-        problems.append(f"only {n} samples: expect {blur}overfitting")
-    copies = n - len(np.unique(seen.digests))
-    facts["duplicates"] = copies
-    if copies:
-        problems.append(f"{copies} exact duplicates: copies in train and test make scores too good")
-    if parts is not None:
-        facts["parts"] = {part: _part_facts(images, where) for part, where in parts.items()}
-        facts["duplicates_across_parts"] = across = _copies_across(seen.digests, parts)
-        if across:
-            problems.append(f"{across} of these images are in more than one part of the split")
+        problems.append(f"only {len(images)} samples: expect {blur}overfitting")
+    _tell_copies(images, seen, parts, facts, problems)
     if seen.constant_samples:
         problems.append(f"{seen.constant_samples} constant samples (every value the same)")
     facts["constant_values_share"] = seen.constant_values
@@ -66,6 +57,7 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
     if images.is_table and (badly := scaling_problem(np.asarray(x), images.header)):
         problems.append(f"columns that are {badly}")
     if not images.is_table:
+        top = 255 if x.dtype == np.uint8 else 1
         facts["binary"] = _is_binary(x[:1000] if isinstance(x, np.ndarray) else x.take(slice(1000)), top)
         facts["suggested_likelihood"] = "bernoulli" if facts["binary"] else "gaussian"
         if dark := darkness(facts["range"][1], top):
@@ -80,6 +72,20 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
     facts["suggested_model"], facts["suggested_flags"] = suggestion(images, facts)
     facts["problems"] = problems
     return facts
+
+
+def _tell_copies(
+    images: Images, seen: _Survey, parts: Mapping[str, np.ndarray | slice] | None, facts: dict, problems: list[str]
+) -> None:
+    """Adds to facts and problems how many samples are alike, in the whole and across its parts, and what those parts are."""
+    facts["duplicates"] = copies = len(images) - len(np.unique(seen.digests))
+    if copies:
+        problems.append(f"{copies} exact duplicates: copies in train and test make scores too good")
+    if parts is not None:
+        facts["parts"] = {part: _part_facts(images, where) for part, where in parts.items()}
+        facts["duplicates_across_parts"] = across = _copies_across(seen.digests, parts)
+        if across:
+            problems.append(f"{across} of these images are in more than one part of the split")
 
 
 def _column_facts(images: Images) -> dict[str, str]:

@@ -76,14 +76,8 @@ def open_data(
         raise ValueError(f"split must be one of {', '.join(PARTS)} or all, got {split!r}")
     if binarize not in BINARIZE:
         raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, got {binarize!r}")
-    whole, published = open_whole(
-        name_or_path,
-        Decoding(resize, fit, background, colour, white),
-        labels=labels,
-        skip_bad=skip_bad,
-        drop=drop,
-        columns=columns,
-    )
+    decoding = Decoding(resize, fit, background, colour, white)
+    whole, published = open_whole(name_or_path, decoding, labels=labels, skip_bad=skip_bad, drop=drop, columns=columns)
     check_number("split_seed", split_seed, whole=True)
     if binarize != "none":
         whole = _binarized(whole, binarize, grey=binarize == "dynamic" and split == "train")
