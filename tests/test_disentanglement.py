@@ -546,7 +546,7 @@ def test_what_else_is_refused(factors, perfect):
 
 def test_rows_that_are_tested_choose_nothing(factors, perfect, monkeypatch):
     """The other rows grow the trees and choose their leaves: whatever stands in those that are tested, importances stay."""
-    noisy = perfect + 0.7 * np.random.default_rng(3).normal(size=perfect.shape)
+    noisy = perfect + 0.2 * np.random.default_rng(3).normal(size=perfect.shape)
     asked, score = [], RandomForestClassifier.score
     monkeypatch.setattr(RandomForestClassifier, "score", lambda self, x, y: asked.append(x) or score(self, x, y))
     found = dci(noisy, factors)
