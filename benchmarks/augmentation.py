@@ -20,7 +20,7 @@ from vaekit.data import open_data
 from vaekit.evaluation.augmentation import BATCH_SIZE, REAL, STEPS, augmentation_gain, summarise
 from vaekit.fitted_prior import own_weights
 from vaekit.owned import write_atomically
-from vaekit.pictures import figures
+from vaekit.pictures import charts
 from vaekit.pictures.style import save
 from vaekit.training.checkpoint import digest
 
@@ -76,7 +76,7 @@ def run(argv):
     gains = sorted(summarise(records), key=lambda gain: gain.per_class)
     arms = {arm: [gain for gain in gains if gain.arm == arm] for arm in dict.fromkeys(gain.arm for gain in gains)}
     lines = {arm: [(g.per_class, g.accuracy, g.low, g.high) for g in found] for arm, found in arms.items()}
-    save(figures.augmentation_gain(lines), arguments.figure)
+    save(charts.augmentation_gain(lines), arguments.figure)
     rows = [
         [arm, g.per_class, g.draws, _shown(*g[3:6]), "" if arm == REAL else _shown(*g[7:10], "+.2f")]
         for arm, found in arms.items()

@@ -17,7 +17,7 @@ from vaekit.cli import main
 from vaekit.data import open_data
 from vaekit.files import load
 from vaekit.messages import filled
-from vaekit.pictures import figures
+from vaekit.pictures import charts
 from vaekit.report import doctor
 from vaekit.report.advice import Advice, advise
 from vaekit.report.doctor import Diagnosis, examine
@@ -288,7 +288,7 @@ def test_a_picture_without_advice_has_no_star():
 
     def labels(chosen) -> list[str]:
         return [
-            text.get_text() for text in filled(figures.sweep(points, chosen=chosen).axes[0].get_legend()).get_texts()
+            text.get_text() for text in filled(charts.sweep(points, chosen=chosen).axes[0].get_legend()).get_texts()
         ]
 
     assert labels((4, 1.0)) == ["2", "4", "advised"]

@@ -26,7 +26,7 @@ from vaekit.evaluation.augmentation import (
     summarise,
 )
 from vaekit.parts.priors import MixturePrior
-from vaekit.pictures import figures
+from vaekit.pictures import charts
 from vaekit.training.mixture import fit_gmm
 from vaekit.training.rates import Codes
 
@@ -390,7 +390,7 @@ def test_the_picture_has_a_line_and_a_band_for_each_arm():
         REAL: [(50, 0.9, 0.88, 0.92), (10, 0.8, 0.75, 0.85)],
         "real + CVAE": [(10, 0.7, math.nan, math.nan), (50, 0.95, 0.94, 0.96)],
     }
-    figure = figures.augmentation_gain(arms)
+    figure = charts.augmentation_gain(arms)
     figure.draw_without_rendering()
     axes = figure.axes[0]
     assert [line.get_label() for line in axes.get_lines()] == list(arms)
@@ -400,7 +400,7 @@ def test_the_picture_has_a_line_and_a_band_for_each_arm():
     low, high = axes.collections[0].get_paths()[0].get_extents().intervaly
     assert (low, high) == pytest.approx((75, 92))
     with pytest.raises(ValueError, match="at least one point of at least one arm"):
-        figures.augmentation_gain({REAL: []})
+        charts.augmentation_gain({REAL: []})
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ FLOORS = [
         "evaluation.disentanglement",
         "evaluation",
     ],
-    ["pictures.fonts", "pictures.style", "pictures.figures", "pictures"],
+    ["pictures.fonts", "pictures.style", "pictures.charts", "pictures.sheets", "pictures.planes", "pictures"],
     ["hub", "export.modules", "export.graphs", "export.files", "export.example", "export.writing", "export"],
     [
         "estimators.fields",

@@ -15,7 +15,7 @@ from torch import nn
 
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, precision_recall_density_coverage
 from vaekit.evaluation.generation import Judge, copy_check, inception_features, measure_samples, pick_features
-from vaekit.pictures import figures
+from vaekit.pictures import sheets
 
 
 def features(n: int, width: int = 6, *, seed: int = 0, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
@@ -455,7 +455,7 @@ def test_neighbours_shows_the_nearest_pairs_first(count):
     rng = np.random.default_rng(count)
     samples, nearest = (rng.integers(256, size=(count, 8, 8, 1), dtype=np.uint8) for _ in range(2))
     distances = rng.random(count)
-    figure = figures.neighbours(samples, nearest, distances)
+    figure = sheets.neighbours(samples, nearest, distances)
     shown = min(count, 16)
     expected = [f"{value:.3f}" for value in np.sort(distances)[:shown]]
     assert [text for text in texts(figure) if text in set(expected)] == expected
@@ -479,8 +479,8 @@ def test_neighbours_shows_the_nearest_pairs_first(count):
 def test_neighbours_refuses_what_are_no_pairs():
     images = np.zeros((3, 8, 8, 1), np.uint8)
     with pytest.raises(ValueError, match="got 3 samples, 2 training images and 3 distances"):
-        figures.neighbours(images, images[:2], [1, 2, 3])
+        sheets.neighbours(images, images[:2], [1, 2, 3])
     with pytest.raises(ValueError, match=r"one shape, got \(8, 8\) and \(7, 8\)"):
-        figures.neighbours(images, images[:, 1:], [1, 2, 3])
+        sheets.neighbours(images, images[:, 1:], [1, 2, 3])
     with pytest.raises(ValueError, match="samples must be"):
-        figures.neighbours(images[:0], images[:0], [])
+        sheets.neighbours(images[:0], images[:0], [])

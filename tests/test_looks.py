@@ -18,7 +18,7 @@ from vaekit import CVAE
 from vaekit.cli import main, output
 from vaekit.data import Images
 from vaekit.data.splits import spread
-from vaekit.pictures import figures, fonts
+from vaekit.pictures import fonts, planes, sheets
 from vaekit.pictures.fonts import families, legible, shortened
 from vaekit.pictures.style import CLASSES, DARK, SERIES, dark_colour, new_figure, on_dark, reduced, save
 from vaekit.report.page import Picture, findings, summarise, write_page
@@ -73,7 +73,7 @@ def test_any_text_is_drawn_without_a_word_from_matplotlib(name):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warnings.filterwarnings("ignore", "names in pictures")  # our own line
-            figures.image_grid(images(1, 4, 4, 1), title=name).canvas.draw()
+            sheets.image_grid(images(1, 4, 4, 1), title=name).canvas.draw()
     finally:
         logging.getLogger("matplotlib").removeHandler(handler)
     assert not logged
@@ -89,10 +89,10 @@ def test_every_figure_takes_any_names_and_cuts_none_off(tmp_path):
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "names in pictures")
         drawn = [
-            figures.by_class(x, NAMES, title=NAMES[0], chosen=x[0], chosen_title=shortened(NAMES[5])),
-            figures.labelled_rows({name: x[:, i] for i, name in enumerate(NAMES)}, title="all"),
-            figures.reconstructions(x[0], {"VAE": x[1]}, names=NAMES),
-            figures.latent_space({"VAE": (z, y)}, NAMES),
+            sheets.by_class(x, NAMES, title=NAMES[0], chosen=x[0], chosen_title=shortened(NAMES[5])),
+            sheets.labelled_rows({name: x[:, i] for i, name in enumerate(NAMES)}, title="all"),
+            sheets.reconstructions(x[0], {"VAE": x[1]}, names=NAMES),
+            planes.latent_space({"VAE": (z, y)}, NAMES),
         ]
         for figure in drawn:
             assert_nothing_is_cut_off(figure)
@@ -126,7 +126,7 @@ def test_a_font_of_the_system_is_taken_where_the_house_font_lacks_a_letter(monke
     monkeypatch.setattr(fonts, "_candidates", lambda: ["STIXGeneral"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure = figures.image_grid(images(1, 8, 8, 1), title=f"a {letter}")
+        figure = sheets.image_grid(images(1, 8, 8, 1), title=f"a {letter}")
         assert f"a {letter}" in words(figure) and families() == ["DejaVu Sans", "STIXGeneral"]
 
 
@@ -140,7 +140,7 @@ def test_names_of_clusters_lie_on_no_point_and_on_no_other_name():
     y = np.arange(2000) % 8
     angle = 2 * np.pi * y / 8
     z = 4 * np.stack([np.cos(angle), np.sin(angle)], 1) + 0.6 * RNG.normal(size=(2000, 2))
-    figure = figures.latent_space({"VAE": (z, y)}, [f"class {i}" for i in range(8)])
+    figure = planes.latent_space({"VAE": (z, y)}, [f"class {i}" for i in range(8)])
     figure.canvas.draw()
     axes = figure.axes[0]
     boxes = [matplotlib.text.Text.get_window_extent(text) for text in axes.texts]
@@ -155,9 +155,7 @@ def test_names_of_clusters_lie_on_no_point_and_on_no_other_name():
 @pytest.mark.parametrize("n", [1, 20, 100])
 def test_a_legend_of_any_length_is_seen_whole(n):
     y = np.arange(400) % n
-    figure = figures.latent_space(
-        {"VAE": (RNG.normal(size=(400, 2)), y)}, [f"the kind of number {i}" for i in range(n)]
-    )
+    figure = planes.latent_space({"VAE": (RNG.normal(size=(400, 2)), y)}, [f"the kind of number {i}" for i in range(n)])
     figure.canvas.draw()
     box = figure.legends[0].get_window_extent()
     assert box.y0 >= 0 and box.y1 <= figure.bbox.height and box.x1 <= figure.bbox.width + 1
@@ -165,7 +163,7 @@ def test_a_legend_of_any_length_is_seen_whole(n):
 
 
 def test_very_small_and_equal_places_fill_their_axes():
-    small, equal = figures.latent_space(
+    small, equal = planes.latent_space(
         {"a": (1e-9 * RNG.normal(size=(50, 2)), None), "b": (np.ones((9, 2)), None)}
     ).axes
     assert 1e-9 < np.ptp(small.get_xlim()) < 2e-8 and equal.get_xlim() == (0, 2)
@@ -174,7 +172,7 @@ def test_very_small_and_equal_places_fill_their_axes():
 @pytest.mark.parametrize("shape", [(2, 2, 1), (512, 512, 3), (8, 200, 3), (200, 8, 1)])
 def test_images_of_any_size_make_pictures_of_a_size_to_look_at(shape):
     x = images(3, *shape)
-    for figure in (figures.image_grid(x), figures.labelled_rows({"a": x}), figures.reconstructions(x, {"VAE": x})):
+    for figure in (sheets.image_grid(x), sheets.labelled_rows({"a": x}), sheets.reconstructions(x, {"VAE": x})):
         assert max(figure.bbox.size) < 1000
         assert_nothing_is_cut_off(figure)
 
@@ -306,7 +304,7 @@ def test_classes_stand_out_from_a_dark_ground_and_from_each_other():
 
 def test_saving_keeps_every_pixel_whether_or_not_the_colours_fit_a_palette(tmp_path):
     for shape in ((3, 9, 7, 1), (3, 40, 40, 3)):
-        figure = figures.image_grid(images(*shape), title="title")
+        figure = sheets.image_grid(images(*shape), title="title")
         path = save(figure, tmp_path / "a.png")
         assert np.array_equal(Image.open(path).convert("RGB"), np.asarray(figure.canvas.buffer_rgba())[..., :3])
 
@@ -314,7 +312,7 @@ def test_saving_keeps_every_pixel_whether_or_not_the_colours_fit_a_palette(tmp_p
 @pytest.mark.parametrize("channels", [1, 3])
 def test_on_a_dark_page_images_show_through_and_all_else_turns_dark(tmp_path, channels):
     x = images(5, 9, 7, channels)
-    figure = figures.image_grid(x, columns=2, title="title")
+    figure = sheets.image_grid(x, columns=2, title="title")
     path = save(figure, tmp_path / "grid.png")
     (tmp_path / "dark.png").write_bytes(on_dark(figure, path))
     light = Image.open(path).convert("RGB")
@@ -332,7 +330,7 @@ def test_on_a_dark_page_images_show_through_and_all_else_turns_dark(tmp_path, ch
 
 
 def test_a_plot_on_a_dark_page_has_no_hole_and_keeps_its_hues(tmp_path):
-    figure = figures.latent_space({"VAE": (RNG.normal(size=(300, 2)), None)})
+    figure = planes.latent_space({"VAE": (RNG.normal(size=(300, 2)), None)})
     path = save(figure, tmp_path / "plot.png")
     (tmp_path / "dark.png").write_bytes(on_dark(figure, path))
     dark = np.asarray(Image.open(tmp_path / "dark.png").convert("RGBA")).astype(int)
@@ -400,7 +398,7 @@ def test_findings_of_one_seed_say_so_and_ties_share_the_first_place():
 
 
 def test_the_page_holds_what_lies_over_a_figure_in_the_dark(tmp_path):
-    figure = figures.image_grid(images(4, 8, 8, 1))
+    figure = sheets.image_grid(images(4, 8, 8, 1))
     file = save(figure, tmp_path / "a.png")
     data = {
         "name": "d",

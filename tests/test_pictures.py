@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from vaekit.pictures import figures
+from vaekit.pictures import charts, planes, sheets
 from vaekit.pictures.style import GUTTER, as_pixels, save, text_width, tile
 from vaekit.report.page import Picture, findings, summarise, used_columns, write_page
 
@@ -42,7 +42,7 @@ def history(epochs: int, **terms: float) -> list[dict]:
 
 def test_every_pixel_of_an_image_is_a_square_of_whole_pixels():
     image = images(1, 9, 7, 3)
-    seen = pixels(figures.image_grid(image))
+    seen = pixels(sheets.image_grid(image))
     scale = round(76 / 9)  # of the longer side
     expected = tile(as_pixels(image)[None], scale)[..., :3]
     height, width = expected.shape[:2]
@@ -68,24 +68,24 @@ def test_floats_are_brought_to_8_bits_and_those_outside_of_0_and_1_are_cut():
 
 @pytest.mark.parametrize("count, channels", [(1, 1), (11, 3), (64, 4)])
 def test_image_grid_takes_any_number_and_colour(count, channels):
-    assert "sheet of" in texts(figures.image_grid(images(count, 8, 8, channels), columns=8, title="sheet of samples"))
+    assert "sheet of" in texts(sheets.image_grid(images(count, 8, 8, channels), columns=8, title="sheet of samples"))
 
 
 @pytest.mark.parametrize("bad", [images(4, 8, 8), images(0, 8, 8, 1), images(4, 8, 8, 2)])
 def test_images_of_a_wrong_shape_are_refused_with_their_shape(bad):
     with pytest.raises(ValueError, match=r"images must be \(N, H, W, C\)"):
-        figures.image_grid(bad)
+        sheets.image_grid(bad)
 
 
 def test_images_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="images must be finite"):
-        figures.image_grid(np.full((1, 8, 8, 1), np.nan))
+        sheets.image_grid(np.full((1, 8, 8, 1), np.nan))
 
 
 def test_training_curves_have_a_panel_per_term_and_leave_bookkeeping_out():
     vae = history(4, objective=-300.0, distortion=-320.0, rate=20.0)
     vq = history(4, objective=-600.0, distortion=-900.0, rate=300.0, commitment=0.2)
-    figure = figures.training_curves({"VAE": vae, "VQ-VAE": vq})
+    figure = charts.training_curves({"VAE": vae, "VQ-VAE": vq})
     written = texts(figure)
     drawn = [axes for axes in figure.axes if axes.get_visible()]
     assert len(drawn) == 7 and all(len(axes.lines) == 1 for axes in drawn)
@@ -94,25 +94,25 @@ def test_training_curves_have_a_panel_per_term_and_leave_bookkeeping_out():
 
 
 def test_training_curves_of_one_epoch_with_validation_show_both():
-    figure = figures.training_curves({"VAE": history(1, objective=5.0, validation_objective=6.0)})
+    figure = charts.training_curves({"VAE": history(1, objective=5.0, validation_objective=6.0)})
     assert [line.get_ydata()[0] for line in figure.axes[0].lines] == [5, 6]
 
 
 def test_training_curves_without_an_epoch_are_refused():
     with pytest.raises(ValueError, match="at least one epoch"):
-        figures.training_curves({"VAE": []})
+        charts.training_curves({"VAE": []})
 
 
 def test_curve_draws_a_panel_per_series_even_of_one_constant_value():
-    figure = figures.curve([2, 4], {"distortion": [1.0, 1.0], "rate": [3, 4]}, xlabel="d", ylabel="nats", title="t")
+    figure = charts.curve([2, 4], {"distortion": [1.0, 1.0], "rate": [3, 4]}, xlabel="d", ylabel="nats", title="t")
     assert len(figure.axes) == 2 and figure.axes[1].lines[0].get_ydata().tolist() == [3, 4]
     with pytest.raises(ValueError, match="'rate' must have a value per x"):
-        figures.curve([2, 4], {"rate": [1]}, xlabel="", ylabel="", title="")
+        charts.curve([2, 4], {"rate": [1]}, xlabel="", ylabel="", title="")
 
 
 def test_latent_space_tells_thirty_classes_apart():
     y = np.arange(300) % 30
-    figure = figures.latent_space({"VAE": (RNG.normal(size=(300, 2)), y)}, [f"kind {i}" for i in range(30)])
+    figure = planes.latent_space({"VAE": (RNG.normal(size=(300, 2)), y)}, [f"kind {i}" for i in range(30)])
     legend = figure.legends[0].legend_handles
     looks = {(h.get_marker(), matplotlib.colors.to_hex(h.get_color())) for h in legend}
     assert len(legend) == len(looks) == 30
@@ -123,12 +123,12 @@ def test_latent_space_names_clusters_and_leaves_a_heap_unnamed():
     corners = np.array([[0, 0], [9, 0], [0, 9], [9, 9]])
     noise = RNG.normal(size=(4000, 2))
     spaces = {"apart": (corners[y] + noise, y), "heap": (noise, y)}
-    apart, heap = figures.latent_space(spaces, ["a", "b", "c", "d"]).axes
+    apart, heap = planes.latent_space(spaces, ["a", "b", "c", "d"]).axes
     assert [text.get_text() for text in apart.texts] == ["a", "b", "c", "d"] and not heap.texts
 
 
 def test_latent_space_has_one_scale_for_both_axes_and_takes_no_labels():
-    figure = figures.latent_space({"VAE": (RNG.normal(size=(50, 2)) * [1, 9], None)})
+    figure = planes.latent_space({"VAE": (RNG.normal(size=(50, 2)) * [1, 9], None)})
     axes = figure.axes[0]
     assert np.ptp(axes.get_xlim()) == pytest.approx(np.ptp(axes.get_ylim())) and axes.get_box_aspect() == 1
     assert not figure.legends
@@ -136,11 +136,11 @@ def test_latent_space_has_one_scale_for_both_axes_and_takes_no_labels():
 
 def test_latent_space_refuses_labels_without_a_class():
     with pytest.raises(ValueError, match="labels of 'VAE'"):
-        figures.latent_space({"VAE": (images(5, 2), np.arange(5))}, ["only one"])
+        planes.latent_space({"VAE": (images(5, 2), np.arange(5))}, ["only one"])
 
 
 def test_manifold_has_high_z2_on_top_and_ticks_at_the_values():
-    axes = figures.manifold(images(5, 5, 8, 8, 1), -2, 2).axes[0]
+    axes = planes.manifold(images(5, 5, 8, 8, 1), -2, 2).axes[0]
     where = dict(zip([t.get_text() for t in axes.get_yticklabels()], axes.get_yticks(), strict=True))
     assert where["2.0"] < where["0.0"] < where["\N{MINUS SIGN}2.0"]
     cell = axes.get_images()[0].get_extent()[1] / 5
@@ -148,34 +148,34 @@ def test_manifold_has_high_z2_on_top_and_ticks_at_the_values():
 
 
 def test_manifold_of_one_image_is_drawn():
-    assert "0.0" in texts(figures.manifold(images(1, 1, 8, 8, 3), -2, 2))
+    assert "0.0" in texts(planes.manifold(images(1, 1, 8, 8, 3), -2, 2))
 
 
 def test_traversals_label_rows_by_latent_and_nats():
     panel = (images(2, 5, 8, 8, 1), np.array([2.1, 0.02]), np.array([2, 0]), np.linspace(-2, 2, 5))
-    written = texts(figures.traversals({"VAE": panel, "beta-VAE": panel}))
+    written = texts(sheets.traversals({"VAE": panel, "beta-VAE": panel}))
     assert written.count("z3  2.10 nats") == 2 and "z1  0.02 nats" in written and "\N{MINUS SIGN}2.0" in written
 
 
 def test_traversals_of_one_latent_are_drawn_and_wrong_counts_refused():
     one = (images(1, 3, 28, 28, 3), [1.0], [0], [-1, 0, 1])
-    assert "z1  1.00 nats" in texts(figures.traversals({"VAE": one}))
+    assert "z1  1.00 nats" in texts(sheets.traversals({"VAE": one}))
     with pytest.raises(ValueError, match="'VAE': 1 rows and 3 columns of images, but 2 KLs"):
-        figures.traversals({"VAE": (one[0], [1.0, 2.0], [0], [-1, 0, 1])})
+        sheets.traversals({"VAE": (one[0], [1.0, 2.0], [0], [-1, 0, 1])})
 
 
 def test_by_class_writes_whole_names_even_with_dollars():
     classes = [f"Ankle ${i}$ boot" for i in range(30)]
-    figure = figures.by_class(images(2, 30, 8, 8, 1), classes, title="all")
+    figure = sheets.by_class(images(2, 30, 8, 8, 1), classes, title="all")
     pixels(figure)  # a dollar sign must not be read as mathematics
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == classes
     with pytest.raises(ValueError, match=r"a column per class \(30\), got 10"):
-        figures.by_class(images(2, 10, 8, 8, 1), classes, title="all")
+        sheets.by_class(images(2, 10, 8, 8, 1), classes, title="all")
 
 
 def test_reconstructions_carry_the_mse_shown_and_nothing_is_cut_off():
     truth = np.zeros((3, 8, 8, 3))
-    figure = figures.reconstructions(truth, {"a model with a long name": truth + 0.2, "same": truth})
+    figure = sheets.reconstructions(truth, {"a model with a long name": truth + 0.2, "same": truth})
     assert "MSE 0.0400" in texts(figure) and "MSE 0.0000" in texts(figure)
     for text in figure.findobj(matplotlib.text.Text):
         box = text.get_window_extent()
@@ -185,29 +185,29 @@ def test_reconstructions_carry_the_mse_shown_and_nothing_is_cut_off():
 
 def test_reconstructions_of_one_image_without_errors_are_drawn():
     truth = images(1, 28, 28, 1)
-    assert "MSE 0.0000" in texts(figures.reconstructions(truth, {"perfect": truth}))
+    assert "MSE 0.0000" in texts(sheets.reconstructions(truth, {"perfect": truth}))
     with pytest.raises(ValueError, match="of 'VAE' must be"):
-        figures.reconstructions(truth, {"VAE": images(2, 28, 28, 1)})
+        sheets.reconstructions(truth, {"VAE": images(2, 28, 28, 1)})
 
 
 def test_codes_state_usage_and_perplexity():
     shown, maps = images(2, 8, 8, 1), np.array([[[0, 1]], [[2, 1]]])
-    figure = figures.codes(shown, shown, maps, np.array([10, 10, 10, 10, 0]))
+    figure = sheets.codes(shown, shown, maps, np.array([10, 10, 10, 10, 0]))
     assert "4 of 5 codes in use (80%), perplexity 4.0" in texts(figure)
     bars = [patch.get_height() for patch in figure.axes[-1].patches]
     assert bars == pytest.approx([25, 25, 25, 25, 0])
     with pytest.raises(ValueError, match="K above the largest code"):
-        figures.codes(shown, shown, maps, np.array([1, 1]))
+        sheets.codes(shown, shown, maps, np.array([1, 1]))
 
 
 def test_a_callers_matplotlib_settings_stay_as_they_were():
     before = dict(matplotlib.rcParams)
-    figures.curve([1], {"a": [1]}, xlabel="", ylabel="", title="")
+    charts.curve([1], {"a": [1]}, xlabel="", ylabel="", title="")
     assert dict(matplotlib.rcParams) == before
 
 
 def test_save_writes_a_png_of_the_figures_size_and_leaves_nothing_else(tmp_path):
-    figure = figures.image_grid(images(4, 8, 8, 1))
+    figure = sheets.image_grid(images(4, 8, 8, 1))
     path = save(figure, tmp_path / "deep" / "grid.png")
     assert struct.unpack(">II", path.read_bytes()[16:24]) == tuple(figure.bbox.size.astype(int))
     assert [p.name for p in path.parent.iterdir()] == ["grid.png"]
@@ -296,7 +296,7 @@ class Page(HTMLParser):
 def page(tmp_path):
     pictures = []
     for name in ("training", "samples"):
-        file = save(figures.image_grid(images(4, 8, 8, 1)), tmp_path / f"{name}.png")
+        file = save(sheets.image_grid(images(4, 8, 8, 1)), tmp_path / f"{name}.png")
         pictures.append(Picture(file, f"{name} <b>title</b>", f"look at {name}", f'"{name}" alt & more'))
     data = {
         "name": "<script>evil()</script>", "fingerprint": "f00d", "train": 1437, "test": 180,
@@ -340,7 +340,7 @@ def test_the_page_has_table_protocol_and_notes(page):
 
 
 def test_rate_and_distortion_marks_every_run_between_lines_of_equal_elbo():
-    figure = figures.rate_distortion({"VAE": [(10.0, 80.0), (11.0, 79.0)], "VQ-VAE": [(60.0, 20.0)]})
+    figure = charts.rate_distortion({"VAE": [(10.0, 80.0), (11.0, 79.0)], "VQ-VAE": [(60.0, 20.0)]})
     axes = figure.axes[0]
     marks = {line.get_label(): line.get_xydata() for line in axes.lines if not line.get_label().startswith("_")}
     np.testing.assert_array_equal(marks["VAE"], [(10, 80), (11, 79)])

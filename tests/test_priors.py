@@ -1268,7 +1268,7 @@ UPPER = np.arange(8)[:, None].repeat(8, 1) < 4
 
 def completed_codes(monkeypatch, model, *args, **options) -> np.ndarray:
     with monkeypatch.context() as patch:
-        patch.setattr(type(model), "decode", lambda self, codes, y=None: codes)
+        patch.setattr(type(model.fitted_), "decode", lambda self, codes, y=None: codes)
         return model.complete(*args, **options)
 
 

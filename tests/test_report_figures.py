@@ -10,7 +10,7 @@ from PIL import Image
 from vaekit import IWAE, VQVAE
 from vaekit.data import open_data
 from vaekit.evaluation.likelihood import evaluate
-from vaekit.pictures.figures import curve
+from vaekit.pictures.charts import curve
 from vaekit.registry import MODELS, Model
 from vaekit.report import figures
 from vaekit.report.compare import _trainings

@@ -199,7 +199,7 @@ def draw_samples(model: Fitted):
     """Figure of 64 samples, or of 8 of each of up to ten classes where they can be asked for, a class a row; None for
     tables, for two channels, and for codes that no prior is fitted to.
     """
-    from vaekit.pictures.figures import image_grid, labelled_rows
+    from vaekit.pictures.sheets import image_grid, labelled_rows
 
     if not _has_picture(model):
         return None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vaekit.pictures import figures
+from vaekit.pictures import sheets
 from vaekit.pictures.style import DARK, on_dark, save
 from vaekit.report.page import Picture, write_page
 
@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 def page_file(tmp_path_factory):
     """A page of a table, and a wide grid of white images."""
     folder = tmp_path_factory.mktemp("looks")
-    figure = figures.sample_sheets({f"model {i}": np.ones((32, 8, 8, 1)) for i in range(4)})
+    figure = sheets.sample_sheets({f"model {i}": np.ones((32, 8, 8, 1)) for i in range(4)})
     file = save(figure, folder / "samples.png")
     numbers = {"likelihood": "Bernoulli", "parameters": 1000, "seconds": 1.0, "images_per_second": 1.0, "mse": 0.1,
                "distortion": 1.0, "rate": 1.0, "elbo": -2.0, "nll": 2.0, "bits_per_dim": 0.1}  # fmt: skip

@@ -210,7 +210,7 @@ class Reconstruct(RunSource):
         labels = label_names(images)
         rebuilt = model.reconstruct(images if images.is_table else images.x, labels)
         if self.out.endswith(".png") and not images.is_table:
-            from vaekit.pictures.figures import reconstructions
+            from vaekit.pictures.sheets import reconstructions
             from vaekit.pictures.style import save
 
             names = None if labels is None else [str(label) for label in labels]

@@ -209,8 +209,8 @@ def write_images(
     origin: what they were, whose names they keep; None counts them, in a folder per class where there are labels.
     """
     if out.endswith(".png"):
-        from vaekit.pictures.figures import image_grid, labelled_rows
         from vaekit.pictures.fonts import shortened
+        from vaekit.pictures.sheets import image_grid, labelled_rows
         from vaekit.pictures.style import save
 
         images = images[..., None] if images.ndim == 3 else images
@@ -228,7 +228,7 @@ def write_images(
 
 def write_contact_sheet(out: str, images: Images) -> None:
     """Ten images of each of up to 40 classes, or 64 images where there are none; large ones are thinned out."""
-    from vaekit.pictures.figures import image_grid, labelled_rows
+    from vaekit.pictures.sheets import image_grid, labelled_rows
     from vaekit.pictures.style import save
 
     if images.is_table:

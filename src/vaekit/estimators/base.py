@@ -205,7 +205,7 @@ class Estimator(Fields, Face):
     def _pictures(self, images: Images) -> dict:
         """Figures of what a training came to, by name: ten reconstructions, and samples where the model has some."""
         from vaekit.hub import draw_samples
-        from vaekit.pictures.figures import reconstructions
+        from vaekit.pictures.sheets import reconstructions
 
         if images.is_table or images.image_shape[2] == 2:
             return {}

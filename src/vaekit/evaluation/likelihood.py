@@ -75,15 +75,20 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     if model.likelihood.discrete:
         result["bits_per_dim"] = bits_per_dim(-mean, pixels)
     if means:
-        mean, variance = torch.cat(means), torch.cat(variances)
-        active = int((mean.var(0) > ACTIVE).sum())
-        result["kl_per_latent"] = (kls / n).tolist()
-        result["active_units"] = active
-        result["aggregate_kl_at_least"] = aggregate_kl_at_least(mean, variance)
-        result["collapse"] = _collapse(active, mean.shape[1])
+        result |= {"kl_per_latent": (kls / n).tolist(), **_use_of_latents(torch.cat(means), torch.cat(variances))}
     if model.latent.discrete:
         result |= {"n_codes": model.latent.n_codes, **usage(counts)}
     return result
+
+
+def _use_of_latents(mean: Tensor, variance: Tensor) -> dict:
+    """What posteriors of moments (N, D) say of the latents."""
+    active = int((mean.var(0) > ACTIVE).sum())
+    return {
+        "active_units": active,
+        "aggregate_kl_at_least": aggregate_kl_at_least(mean, variance),
+        "collapse": _collapse(active, mean.shape[1]),
+    }
 
 
 def _collapse(active: int, latents: int) -> str:

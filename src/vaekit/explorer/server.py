@@ -60,6 +60,20 @@ HEADERS = {
 }
 
 
+def _facts(images: Images) -> dict:
+    """What the page is told of the images."""
+    return {
+        "data": images.name,
+        "split": images.split,
+        "shape": list(images.image_shape),
+        "classes": list(images.classes),
+        "labels": None if images.y is None else images.y.tolist(),
+        "colours": list(CLASSES),
+        "dark_colours": list(map(dark_colour, CLASSES)),
+        "background": background(images),
+    }
+
+
 def make_app(runs: Sequence[Explored], images: Images, *, token: str | None = None) -> Starlette:
     """The web application that explores `runs` on the held-out `images`; every request needs `token` where one is given."""
 
@@ -70,18 +84,7 @@ def make_app(runs: Sequence[Explored], images: Images, *, token: str | None = No
         return runs[index]
 
     async def start(request: Request) -> Response:
-        facts = {
-            "data": images.name,
-            "split": images.split,
-            "shape": list(images.image_shape),
-            "classes": list(images.classes),
-            "labels": None if images.y is None else images.y.tolist(),
-            "colours": list(CLASSES),
-            "dark_colours": list(map(dark_colour, CLASSES)),
-            "background": background(images),
-            "runs": [run.facts() for run in runs],
-        }
-        return JSONResponse(facts)
+        return JSONResponse({**_facts(images), "runs": [run.facts() for run in runs]})
 
     async def act(request: Request) -> Response:
         run, action = find(request), request.path_params["action"]

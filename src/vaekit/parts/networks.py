@@ -382,7 +382,7 @@ def make_networks(
     n_classes: number of labels, 0 for an unconditional network.
     hidden, cells: widths of the "mlp", and the length of its 1 x cells code grid.
     """
-    channels, height, width = shape
+    _, height, width = shape
     if architecture == "mlp":
         grid = (1, cells) if spatial else None
         encoder = MLPEncoder(
@@ -396,20 +396,7 @@ def make_networks(
         )
         return Networks(encoder, decoder, grid)
     if architecture == "wang2023":
-        if (channels, height, width) != (1, 28, 28) or out_channels != 1:
-            raise ValueError(
-                f"architecture 'wang2023' is the report's network for 28x28x1 images and one output per pixel, got "
-                f"{height}x{width}x{channels} images and {out_channels} outputs; use architecture='conv'"
-            )
-        if spatial:
-            if n_classes:
-                raise ValueError("architecture 'wang2023' has no conditional VQ-VAE; use architecture='conv'")
-            return Networks(*_wang2023_vq(latent_dim), (7, 7))
-        return Networks(
-            Wang2023Encoder(features=features, n_classes=n_classes),
-            Wang2023Decoder(latent_dim=latent_dim, n_classes=n_classes),
-            None,
-        )
+        return _wang2023(shape, features, latent_dim, out_channels, spatial, n_classes)
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}")
     if min(height, width) < SMALLEST_SIDE:
@@ -432,3 +419,24 @@ def make_networks(
         norm=norm,
     )
     return Networks(encoder, decoder, _sizes((height, width), stages)[-1] if spatial else None)
+
+
+def _wang2023(
+    shape: tuple[int, int, int], features: int, latent_dim: int, out_channels: int, spatial: bool, n_classes: int
+) -> Networks:
+    """The report's networks, of the one size that they have."""
+    channels, height, width = shape
+    if (channels, height, width) != (1, 28, 28) or out_channels != 1:
+        raise ValueError(
+            f"architecture 'wang2023' is the report's network for 28x28x1 images and one output per pixel, got "
+            f"{height}x{width}x{channels} images and {out_channels} outputs; use architecture='conv'"
+        )
+    if spatial:
+        if n_classes:
+            raise ValueError("architecture 'wang2023' has no conditional VQ-VAE; use architecture='conv'")
+        return Networks(*_wang2023_vq(latent_dim), (7, 7))
+    return Networks(
+        Wang2023Encoder(features=features, n_classes=n_classes),
+        Wang2023Decoder(latent_dim=latent_dim, n_classes=n_classes),
+        None,
+    )

@@ -260,3 +260,8 @@ def dark_colour(colour: str) -> str:
     rgb = np.array(to_rgb(colour))
     low, high = rgb.min(), rgb.max()
     return to_hex(rgb + 1 - low - high) if low + high < 0.75 else colour.lower()
+
+
+def number(value: float, form: str) -> str:
+    """Formatted with a true minus sign, and no sign on a zero."""
+    return format(round(float(value), 6) + 0.0, form).replace("-", "\N{MINUS SIGN}")

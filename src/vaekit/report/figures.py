@@ -17,7 +17,7 @@ from vaekit.data import Images
 from vaekit.data.splits import evenly
 from vaekit.fitted import Fitted
 from vaekit.messages import filled
-from vaekit.pictures import figures
+from vaekit.pictures import charts, planes, sheets
 from vaekit.pictures.fonts import shortened
 from vaekit.pictures.style import on_dark, save
 from vaekit.report.entry import (
@@ -47,7 +47,7 @@ TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
 
 def draw_training(compared: Compared, models: Mapping[str, Fitted]) -> Drawn:
     return Drawn(
-        figures.training_curves({label_of(name): model.history for name, model in models.items()}),
+        charts.training_curves({label_of(name): model.history for name, model in models.items()}),
         "Each term of each objective over the epochs, the first steep fall cut off: look for curves that have come to rest, "
         "and for a rate that neither vanishes (posterior collapse) nor still climbs.",
         f"Training curves of {compared.labels}, one panel per term.",
@@ -62,7 +62,7 @@ def draw_rates(compared: Compared, models: Mapping[str, Fitted]) -> Drawn:
         if entry["likelihood"].removesuffix(LABEL_GIVEN) == base:
             points.setdefault(f"{entry['label']}, {entry['prior']}", []).append((entry["rate"], entry["distortion"]))
     return Drawn(
-        figures.rate_distortion(points),
+        charts.rate_distortion(points),
         f"What each model pays in the latent (rate) for what it explains of the image (distortion), likelihood {base}: further "
         "down and to the left is better, and points on one dashed line have the same ELBO.",
         "Distortion against rate, a point per run, with lines of equal ELBO.",
@@ -82,7 +82,7 @@ def of_sweep(field: str, xlabel: str, title: str, look: str) -> Entry:
             "rate": [point["rate"] for point in points],
         }
         return Drawn(
-            figures.curve(
+            charts.curve(
                 [point["value"] for point in points], ys, xlabel=xlabel, ylabel="nats per image (test)", title=title
             ),
             f"One seed, {compared.sweeps['epochs']} epochs a point: {look}.",
@@ -95,7 +95,7 @@ def of_sweep(field: str, xlabel: str, title: str, look: str) -> Entry:
 def draw_samples(compared: Compared, models: Mapping[str, Fitted]) -> Drawn:
     unfitted = [label for label in compared.noisy if label in compared.unfitted]
     return Drawn(
-        figures.sample_sheets(compared.samples),
+        sheets.sample_sheets(compared.samples),
         f"64 draws per model from its {'fitted' if compared.any_fitted else 'plain'} prior: look for variety, and for images "
         f"that could be real.{_without_prior(compared)}{_noise(unfitted)}",
         f"Sheets of 64 samples each from {compared.labels}.",
@@ -108,7 +108,7 @@ def draw_priors(compared: Compared, models: Mapping[str, Fitted]) -> Drawn:
         for name, model in compared.models.items()
     }
     return Drawn(
-        figures.rows_of_sheets({"plain prior": compared.plain, "fitted prior": now}, rows=4),
+        sheets.rows_of_sheets({"plain prior": compared.plain, "fitted prior": now}, rows=4),
         "The same decoders, above with codes from the prior of the training, below with codes from a prior fitted "
         f"afterwards: look for fewer shapes that are no image.{_without_prior(compared)}{_noise(compared.noisy)}",
         f"Samples from {compared.labels} under the plain prior above, and under the fitted prior below.",
@@ -131,7 +131,7 @@ def draw_reconstructions(compared: Compared, models: Mapping[str, Fitted]) -> Dr
     shown = compared.shown
     names = None if shown.y is None else [str(shown.classes[label]) for label in shown.y]
     return Drawn(
-        figures.reconstructions(shown.x, compared.rebuilt, names=names),
+        sheets.reconstructions(shown.x, compared.rebuilt, names=names),
         "The same test images through every model, with the absolute error below: look for what is blurred, bent or missing.",
         f"Test images, their reconstructions by {compared.labels}, and error maps.",
     )
@@ -157,7 +157,7 @@ def draw_planes(compared: Compared, models: Mapping[str, Fitted]) -> Drawn | Non
         return None
     looks = _looks(models, labelled=y is not None)
     return Drawn(
-        figures.latent_space(spaces, part.classes, codebooks=codebooks, axis_names=axis_names),
+        planes.latent_space(spaces, part.classes, codebooks=codebooks, axis_names=axis_names),
         "Test images in two dimensions" + (f": {'; '.join(looks)}" if looks else "") + ".",
         "Scatter plots of latent vectors" + (", coloured by class." if y is not None else "."),
     )
@@ -210,7 +210,7 @@ def draw_manifold(compared: Compared, models: Mapping[str, Fitted]) -> Drawn | N
     z = np.stack(np.meshgrid(ticks, ticks[::-1]), axis=-1).reshape(-1, 2)
     images = compared.planar[name].inverse_transform(z)
     return Drawn(
-        figures.manifold(
+        planes.manifold(
             images.reshape(steps, steps, *images.shape[1:]),
             low,
             high,
@@ -229,7 +229,7 @@ def draw_traversals(compared: Compared, models: Mapping[str, Fitted]) -> Drawn |
     if not kl:
         return None
     return Drawn(
-        figures.traversals({label_of(name): traverse(models[name], compared.test, kl[name], 11) for name in kl}),
+        sheets.traversals({label_of(name): traverse(models[name], compared.test, kl[name], 11) for name in kl}),
         "One test image with one latent moved at a time, rows ordered by how much each latent tells (KL): look for rows "
         "that change one thing smoothly, and for rows of little KL in which nothing moves.",
         "Rows of images, each row moving one latent from -2.5 to 2.5.",
@@ -242,7 +242,7 @@ def draw_traversals(compared: Compared, models: Mapping[str, Fitted]) -> Drawn |
 def draw_sheet(compared: Compared, name: str, model: Fitted) -> Drawn:
     label = label_of(name)
     title = f"{label}: 64 samples"
-    return Drawn(figures.image_grid(compared.samples[label], title=title), "", "")
+    return Drawn(sheets.image_grid(compared.samples[label], title=title), "", "")
 
 
 def draw_classes(compared: Compared, name: str, model: Fitted) -> Drawn:
@@ -254,7 +254,7 @@ def draw_classes(compared: Compared, name: str, model: Fitted) -> Drawn:
     sheet = model.sample(rows * len(shown), np.tile(shown, rows), random_state=seed)
     chosen = shown[min(8, len(shown) - 1)]
     return Drawn(
-        figures.by_class(
+        sheets.by_class(
             sheet.reshape(rows, len(shown), *sheet.shape[1:]),
             [str(name) for name in shown],
             title=f"{label} samples, a column a class{some}",
@@ -274,7 +274,7 @@ def draw_temperatures(compared: Compared, name: str, model: Fitted) -> Drawn:
         for t in TEMPERATURES
     }
     return Drawn(
-        figures.labelled_rows(rows),
+        sheets.labelled_rows(rows),
         "The same random numbers at different temperatures: low ones give the likeliest, plainest images, high ones more "
         "variety and more errors.",
         f"Rows of {label_of(name)} samples, one row per temperature.",
@@ -293,7 +293,7 @@ def draw_completions(compared: Compared, name: str, model: Fitted) -> Drawn:
     }
     hidden = np.where(known[None, :, :, None], shown.x, _grey(shown.x))
     return Drawn(
-        figures.labelled_rows({"image": shown.x, "given": hidden, **completed}),
+        sheets.labelled_rows({"image": shown.x, "given": hidden, **completed}),
         "The prior is given the codes of the upper half of test images"
         + (" and their class" if given is not None else "")
         + " and draws the others three times: look whether the halves fit, and whether the lower ones differ.",
@@ -309,7 +309,7 @@ def draw_codes(compared: Compared, name: str, model: Fitted) -> Drawn:
     shown = compared.shown
     counts = np.bincount(model.encode(compared.test.x).ravel(), minlength=model.module.latent.n_codes)
     return Drawn(
-        figures.codes(shown.x, compared.rebuilt[label_of(name)], model.encode(shown.x), counts),
+        sheets.codes(shown.x, compared.rebuilt[label_of(name)], model.encode(shown.x), counts),
         "What the decoder is given: a grid of code numbers, a colour per code; below, how evenly the codebook is used over "
         "the test images.",
         "Test images, their code maps and reconstructions, and a bar chart of codebook usage.",

@@ -33,7 +33,7 @@ from vaekit.evaluation.representation import (
 from vaekit.fitted import SCORE_SEED, Fitted
 from vaekit.messages import filled
 from vaekit.owned import write_atomically
-from vaekit.pictures.figures import neighbours
+from vaekit.pictures.sheets import neighbours
 from vaekit.pictures.style import save
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder

@@ -34,7 +34,7 @@ from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
 from vaekit.messages import filled, in_rows
 from vaekit.owned import check_folder, locked, write_atomically
-from vaekit.pictures import figures
+from vaekit.pictures import charts
 from vaekit.pictures.style import save
 from vaekit.registry import MODELS
 from vaekit.report.advice import Advice, advise
@@ -176,7 +176,7 @@ def _sweep(
     train_all(grid, missing, str(folder), shares, keep)
     results = _write(folder / "sweep.json", grid, train, held, records, finished=True)
     chosen = results["advice"][0]
-    picture = figures.sweep(
+    picture = charts.sweep(
         results["points"],
         chosen=None if chosen["latent_dim"] is None else (chosen["latent_dim"], chosen["beta"]),
         sample=in_rows("image", train.is_table),
