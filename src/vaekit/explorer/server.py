@@ -33,6 +33,8 @@ from vaekit.state import undisturbed
 PAGE = Path(__file__).parent / "page"
 FILES = {
     "/": ("index.html", "text/html"),
+    "/helpers.js": ("helpers.js", "text/javascript"),
+    "/run.js": ("run.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
     "/page.css": ("page.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -1,6 +1,6 @@
 """What the page's living figures are made of: sprites (many images in one PNG) and numbers, ready for JSON.
 
-`living.js` draws them. Sizes are kept small, since all of it is inlined: a sprite holds at most about `ROOM` bytes of pixels.
+`script/` draws them. Sizes are kept small, since all of it is inlined: a sprite holds at most about `ROOM` bytes of pixels.
 """
 
 from __future__ import annotations
