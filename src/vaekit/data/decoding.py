@@ -173,7 +173,8 @@ def _opened(source: str | Path | bytes) -> tuple[Image.Image, _Kind]:
         known = image.format == "JPEG2000" or (image.format == "PPM" and image.tile[0][0] != "raw")
         lossless = image.format not in ("JPEG", "MPO")  # others may be masks of 0 and 1
         image.load()
-        return ImageOps.exif_transpose(image), _Kind(pages, deep, known, lossless)
+        image = ImageOps.exif_transpose(image)
+    return image, _Kind(pages, deep, known, lossless)
 
 
 def _colours(mode: str, decoding: Decoding, *, shown: bool) -> tuple[str, tuple[int, ...], bool]:
