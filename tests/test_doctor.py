@@ -32,7 +32,7 @@ class Case(NamedTuple):
 HEALTHY = {
     "vae": "vae --architecture mlp --epochs 25",
     "vqvae": "vqvae --architecture mlp --n-codes 32 --epochs 25",
-    "cvae": "cvae --architecture mlp --epochs 25",
+    "cvae": "cvae --architecture mlp",
 }
 NO_CARE = "--revive 0 --codebook-init uniform"
 CASES = (

@@ -272,7 +272,6 @@ def test_evaluation_does_the_same_under_all_settings_together(digits):
 PURE = {
     "attach",
     "config",
-    "data",
     "describe_end",
     "in_pixels",
     "steps_per_epoch",

@@ -108,6 +108,7 @@ class Fitted:
         other.format = self.format.in_pixels()
         return other
 
+    @undisturbed
     def data(self, images: Images) -> Data:
         """`images` as the module wants them, on its device: see `Format.data`."""
         return self.format.data(images, self.device, self.name)
