@@ -349,6 +349,8 @@ def test_a_learned_beta_goes_on():
     assert len(set(weights)) == 4 and weights[0] == pytest.approx(1, abs=0.9)
     objective, _ = model._trainer
     assert float(objective.beta) == pytest.approx(weights[-1], rel=0.2)
+    assert model.fitted_.record.objective == {"objective": {"beta": objective.beta.tolist()}}  # which a saved run keeps
+    assert not VAE().has_prior and not model.has_prior
 
 
 def test_a_scaler_before_the_model_changes_nothing_but_units():

@@ -42,10 +42,14 @@ class Face(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     prior_facts_ = _of_fitted("prior.facts")
     prior_settings_ = _of_fitted("prior.settings")
     prior_classes_ = _of_fitted("prior.classes")
-    has_prior = _of_fitted("has_prior")
     can_sample = _of_fitted("can_sample")
     prior_name = _of_fitted("prior_name")
     prior_is_worse = _of_fitted("prior_is_worse")
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether a prior has been fitted since `fit`."""
+        return self.__sklearn_is_fitted__() and self.fitted_.has_prior
 
     @property
     def classes_(self) -> np.ndarray:

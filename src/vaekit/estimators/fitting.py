@@ -200,7 +200,8 @@ def fit_more(estimator, images: Images, given, fitted: Fitted | None, trainer: t
     record["seconds_total"] += last["seconds_total"]
     facts = facts_of(images, seed, course.data.x.device, filled(course.plan))
     facts["data"]["images"] += seen
-    known = Record(name, estimator.settings(), resolved, facts, [*history, record])
+    state = objective_state(_state(course.objective))
+    known = Record(name, estimator.settings(), resolved, facts, [*history, record], state)
     return Fitted(module, format, known), (course.objective, course.optimizer)
 
 
