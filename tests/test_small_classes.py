@@ -26,6 +26,7 @@ from vaekit.estimators.base import Estimator
 from vaekit.evaluation import generation
 from vaekit.parts.priors import MixturePrior
 from vaekit.report.compare import compare
+from vaekit.second_stage import fit_prior_to
 from vaekit.training.loop import train
 from vaekit.training.mixture import fit_gmm
 from vaekit.training.rates import Codes
@@ -313,20 +314,20 @@ def test_a_folder_of_somebody_else_is_not_written_and_the_judge_is_trained(parts
 
 def test_compare_goes_on_without_what_can_not_be_trained(tmp_path, parts, monkeypatch):
     """The VAE's prior diverges, the beta-VAE's training does; the VQ-VAE has both."""
-    fit_images, fit_prior_images = Estimator.fit_images, Estimator.fit_prior_images
+    fit_images = Estimator.fit_images
 
     def failing(self, *arguments, **options):
         if type(self) is BetaVAE:
             raise TrainingFailed("rate became non-finite at step 3")
         return fit_images(self, *arguments, **options)
 
-    def unfit(self, *arguments, **options):
-        if type(self) is VAE:
+    def unfit(fitted, *arguments, **options):
+        if fitted.name == "VAE":
             raise ValueError("no prior fits")
-        return fit_prior_images(self, *arguments, **options)
+        fit_prior_to(fitted, *arguments, **options)
 
     monkeypatch.setattr(Estimator, "fit_images", failing)
-    monkeypatch.setattr(Estimator, "fit_prior_images", unfit)
+    monkeypatch.setattr("vaekit.report.trainings.fit_prior_to", unfit)
     monkeypatch.setattr(generation, "JUDGE_EPOCHS", 1)
     said = []
     how = {"epochs": 1, "architecture": "mlp", "verbose": False, "device": "cpu", "say": said.append}
