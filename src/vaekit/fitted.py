@@ -26,7 +26,7 @@ from vaekit.models.objectives import distortion_and_rate
 from vaekit.recorded import Record, config_of
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.plan import describe_place
+from vaekit.training.plan import describe_place, steps_per_epoch
 from vaekit.world import FEWEST, MOST, check_random_state, samples_at_once, seeded
 
 SCORE_SEED = 2023  # of the fixed noise in score_samples
@@ -95,7 +95,7 @@ class Fitted:
 
     def steps_per_epoch(self, n: int) -> int:
         """Steps in an epoch of n images."""
-        return max(1, n // min(self.fields["batch_size"], n))
+        return steps_per_epoch(n, self.fields["batch_size"])
 
     def describe_end(self) -> str:
         """How far the training came, of the epochs that were asked for: "epoch 18 of 50"."""

@@ -27,6 +27,7 @@ from vaekit.parts.latents import GaussianLatent
 from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from vaekit.parts.networks import ARCHITECTURES, make_networks
 from vaekit.parts.priors import StandardNormalPrior
+from vaekit.second_stage import fit_prior_to
 from vaekit.state import undisturbed, unwarned
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.compiled import pays
@@ -196,8 +197,6 @@ class Estimator(Fields, Face):
         self, images: Images, settings, *, folder: str | None = None, time_budget: float | None = None
     ):
         """`fit_prior` on `images`, by class where they have labels: see `second_stage.fit_prior_to`. Returns self."""
-        from vaekit.second_stage import fit_prior_to
-
         how = {"folder": folder, "time_budget": time_budget, "verbose": self.verbose}
         fit_prior_to(self._ready(), images, settings, **how)
         return self

@@ -25,7 +25,15 @@ from vaekit.state import warn
 from vaekit.training.checkpoint import RunFolder, check_finite, mismatch, objective_state
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
-from vaekit.training.plan import Plan, best_epoch, describe_place, out_of_patience, read_plan, start_clock
+from vaekit.training.plan import (
+    Plan,
+    best_epoch,
+    describe_place,
+    out_of_patience,
+    read_plan,
+    start_clock,
+    steps_per_epoch,
+)
 from vaekit.training.state import check_notes, history_so_far
 from vaekit.training.step import Objective, make_optimizer
 from vaekit.world import check_random_state, derive_seed, pick_device
@@ -75,8 +83,7 @@ class Fitting:
     @property
     def per_epoch(self) -> int:
         """Steps in an epoch."""
-        n = len(self.images)
-        return max(1, n // min(self.filled_in.batch_size, n))
+        return steps_per_epoch(len(self.images), self.filled_in.batch_size)
 
     def train(self) -> Fitted:
         """Trains, and writes what it came to into the folder."""
@@ -84,7 +91,7 @@ class Fitting:
         device = pick_device(estimator.device)
         data = self.data(self.images, device)
         held = None if self.validation is None else self.data(self.validation, device)
-        warn_of(estimator, filled(self.filled_in.likelihood), self.images)
+        _warn_of(estimator, filled(self.filled_in.likelihood), self.images)
         self.module = self.filled_in.make_module(self.format, self.seed).to(device)
         self.course = Course(
             module=self.module,
@@ -159,8 +166,8 @@ class Fitting:
         course, plan = self.course, filled(self.course.plan)
         # A rise of the rate's weight that was to be a part of the training stays one.
         shorter = self.estimator.resolve(self.format, len(self.images), steps=plan.steps)
-        names = [name for name in ("rate_warmup_epochs",) if name in self.resolved]
-        self.resolved |= {name: min(self.resolved[name], shorter[name]) for name in names}
+        if (rise := self.resolved.get("rate_warmup_epochs")) is not None:
+            self.resolved["rate_warmup_epochs"] = min(rise, shorter["rate_warmup_epochs"])
         course.objective, fresh = self._make(plan.steps)
         course.plan = replace(plan, patience_from=fresh.patience_from)
         here, there = describe_place(self.at, plan.steps, self.per_epoch).split(" of ")
@@ -247,8 +254,8 @@ def read_run(estimator, run: RunFolder, config: dict) -> Fitted:
         if notes:
             plan = read_plan(config["plan"])
             check_notes({"rollbacks": 0, **notes}, plan)
-            n = config["data"]["images"]
-            unfinished = describe_place(notes["step"], plan.steps, max(1, n // min(ready.batch_size, n)))
+            per_epoch = steps_per_epoch(config["data"]["images"], filled(ready.batch_size))
+            unfinished = describe_place(notes["step"], plan.steps, per_epoch)
             facts["ended"] = {"step": notes["step"], "because": "checkpoint"}
     except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {first_line(error)}") from None
@@ -303,7 +310,7 @@ def _held_out(estimator, images: Images, validation: Images | None, seed: int) -
     return images.take(np.sort(kept)), images.take(np.sort(held))
 
 
-def warn_of(estimator, likelihood: str, images: Images) -> None:
+def _warn_of(estimator, likelihood: str, images: Images) -> None:
     """Warns of data that a model will hardly learn from as it is."""
     _warn_of_likelihood(likelihood, images)
     top = 255 if images.x.dtype == np.uint8 else 1

@@ -19,7 +19,7 @@ from vaekit.messages import filled
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.guard import CHECK_EVERY, ROLLBACKS, TrainingFailed, deferred_signals, enough_memory, find_failure
-from vaekit.training.plan import Plan, describe_place, out_of_patience
+from vaekit.training.plan import Plan, describe_place, out_of_patience, steps_per_epoch
 from vaekit.training.progress import Lines, describe_seconds, reporting
 from vaekit.training.state import State
 from vaekit.training.step import Objective, Step, rehearse
@@ -101,7 +101,7 @@ class _Training:
         self.module, self.objective, self.data, self.plan = module, objective, data, plan
         self.validation, self.folder, self.deadline = validation, folder, deadline
         self.batch_size = min(plan.batch_size, len(data))
-        self.per_epoch = max(1, len(data) // self.batch_size)
+        self.per_epoch = steps_per_epoch(len(data), plan.batch_size)
         self.epochs = math.ceil((plan.steps - plan.first) / self.per_epoch)
         self.state = State(module, objective, plan, data.x.device, adam)
         self.saved = folder.load_checkpoint() if folder else None

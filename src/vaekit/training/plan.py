@@ -141,6 +141,11 @@ def check_time_budget(time_budget: float | None) -> None:
         raise ValueError(f"time_budget must be a number of seconds > 0, got {time_budget}")
 
 
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Steps in an epoch of n images: a last, smaller batch is left out, and fewer images than a batch are one."""
+    return max(1, n // min(batch_size, n))
+
+
 def describe_place(step: int, steps: int, per_epoch: int) -> str:
     """How far a training of `steps` steps is: "epoch 18 of 50", with a decimal within an epoch."""
     return f"epoch {round(step / per_epoch, 1):g} of {round(steps / per_epoch, 1):g}"

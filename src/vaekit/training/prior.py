@@ -22,7 +22,7 @@ from vaekit.training.checkpoint import RunFolder
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
 from vaekit.training.kinds import KINDS, PriorSettings, Stage, make_prior
-from vaekit.training.plan import Plan, read_plan
+from vaekit.training.plan import Plan, read_plan, steps_per_epoch
 from vaekit.training.rates import CodeRate, Codes, LatentRate, Rate, encode, mean_rate, rate_term, simpler_rates
 from vaekit.training.step import Objective
 from vaekit.world import derive_seed, seeded
@@ -127,7 +127,7 @@ def _course(
 ) -> Course:
     """The training of `rate`, begun, or as the one in `folder` goes on, which then records its plan."""
     name, epochs, batch_size = filled(settings.prior), filled(settings.epochs), filled(settings.batch_size)
-    whole = epochs * max(1, len(data) // batch_size)
+    whole = epochs * steps_per_epoch(len(data), batch_size)
 
     def make(steps: int) -> tuple[Objective, Plan]:
         plan = Plan(
