@@ -15,7 +15,7 @@ from vaekit.data import open_data
 from vaekit.evaluation.distances import frechet_distance
 from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.evaluation.likelihood import evaluate
-from vaekit.training.kinds import PriorSettings
+from vaekit.training.settings import PriorSettings
 
 PER_CLASS = 1000
 

@@ -16,7 +16,7 @@ from vaekit.evaluation.distances import frechet_distance
 from vaekit.evaluation.generation import class_consistency, get_judge
 from vaekit.registry import MODELS
 from vaekit.training import kinds
-from vaekit.training.kinds import PriorSettings
+from vaekit.training.settings import PriorSettings
 
 KINDS = ("plain", "gmm", "vamp", "flow")
 RUNS = {

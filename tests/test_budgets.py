@@ -23,9 +23,9 @@ from vaekit.owned import LOCK, MARK
 from vaekit.report.compare import _trainings, compare
 from vaekit.report.sweep import sweep
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.kinds import PriorSettings
 from vaekit.training.mixture import iterate
 from vaekit.training.plan import Budget, Plan, describe_place, read_plan
+from vaekit.training.settings import PriorSettings
 
 # The plan
 

@@ -35,7 +35,8 @@ from vaekit.parts.networks import ARCHITECTURES
 from vaekit.registry import MODELS
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.kinds import PriorSettings
+from vaekit.training.kinds import resolve_settings
+from vaekit.training.settings import PriorSettings
 
 BATCH = 6
 
@@ -192,7 +193,8 @@ def test_a_compiled_run_goes_on_compiled(tmp_path, monkeypatch):
 def test_long_trainings_of_a_prior_are_compiled():
     def asked(n, **fields):
         settings = PriorSettings(**fields)
-        return settings.resolve(codes=True, n=n, latent_dim=0, n_classes=0, device=torch.device("cpu")).compile
+        how = {"n": n, "latent_dim": 0, "n_classes": 0, "device": torch.device("cpu")}
+        return resolve_settings(settings, codes=True, **how).compile
 
     assert asked(60_000) and not asked(1000)
     assert not asked(60_000, epochs=2) and not asked(60_000, prior="transformer") and not asked(60_000, compile=False)

@@ -26,7 +26,7 @@ from vaekit.cli import main
 from vaekit.data.images import Images, fingerprint
 from vaekit.owned import claim, locked, remove_temporaries, write_atomically
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.kinds import PriorSettings
+from vaekit.training.settings import PriorSettings
 
 NAMES = ["fit-prior", "decode and train", "compare", "sweep"]
 

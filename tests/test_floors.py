@@ -61,6 +61,7 @@ FLOORS = [
         "training.course",
         "training.rates",
         "training.mixture",
+        "training.settings",
         "training.kinds",
         "training.prior",
         "training",

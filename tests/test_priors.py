@@ -27,7 +27,7 @@ from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, _draw, generat
 from vaekit.parts.networks import Condition
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior
 from vaekit.training.checkpoint import CLOCK, RunFolder
-from vaekit.training.kinds import PriorSettings
+from vaekit.training.settings import PriorSettings
 
 close = torch.testing.assert_close
 

@@ -30,9 +30,9 @@ from vaekit.owned import LOCK, MARK, write_atomically
 from vaekit.tensors import Term
 from vaekit.training import loop
 from vaekit.training.checkpoint import RunFolder, read_tensors, write_tensors
-from vaekit.training.kinds import PriorSettings
 from vaekit.training.loop import train, validate
 from vaekit.training.plan import Plan
+from vaekit.training.settings import PriorSettings
 from vaekit.training.step import rehearse
 
 PLAN = Plan(steps=24, batch_size=8, learning_rate=0.05, warmup=5, seed=3)  # 20 images: epochs of 2 steps

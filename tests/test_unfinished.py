@@ -18,7 +18,7 @@ from vaekit.files import finish
 from vaekit.owned import LOCK, MARK
 from vaekit.training import checkpoint, loop
 from vaekit.training.checkpoint import RunFolder, read_tensors, write_tensors
-from vaekit.training.kinds import PriorSettings
+from vaekit.training.settings import PriorSettings
 
 STEPS = 2  # of an epoch of `tiny` on `table()`
 

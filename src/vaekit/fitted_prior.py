@@ -14,7 +14,8 @@ from vaekit.messages import first_line
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import LearnedPrior
 from vaekit.training.checkpoint import CLOCK, check_finite, digest, mismatch, read_tensors, write_tensors
-from vaekit.training.kinds import PriorSettings, make_prior
+from vaekit.training.kinds import check_settings, describe_settings, make_prior
+from vaekit.training.settings import PriorSettings
 from vaekit.world import seeded
 
 WORSE = 0.1  # of the plain prior's rate, or a nat: by more a fitted prior is far worse than that one
@@ -35,7 +36,7 @@ class FittedPrior:
     @property
     def name(self) -> str:
         """Such as "GMM, per class"."""
-        return self.settings.describe(0 if self.classes is None else len(self.classes))
+        return describe_settings(self.settings, 0 if self.classes is None else len(self.classes))
 
     def is_worse(self, plain) -> bool:
         """Whether it is so much worse on held-out images than the `plain` prior of the training that this one stays in use.
@@ -99,7 +100,7 @@ def read_prior(path: Path, model: Autoencoder, classes: np.ndarray | None) -> Fi
     _check_fits(path, identity(model, theirs["classes"] if classes is None else classes), theirs)
     n_classes = 0 if known is None else len(known)
     try:
-        settings.check()
+        check_settings(settings)
         if settings.layers is not None and settings.layers > len(tensors):
             raise ValueError(f"{settings.layers} layers and {len(tensors)} tensors")
         with torch.device("meta"):

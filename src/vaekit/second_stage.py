@@ -14,9 +14,10 @@ from vaekit.fitted import Fitted
 from vaekit.fitted_prior import FittedPrior, identity
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.training.checkpoint import RunFolder
-from vaekit.training.kinds import PriorSettings
+from vaekit.training.kinds import resolve_settings
 from vaekit.training.plan import check_time_budget, start_clock
 from vaekit.training.prior import fit_prior, parts_of
+from vaekit.training.settings import PriorSettings
 from vaekit.world import check_random_state
 
 
@@ -44,7 +45,8 @@ def fit_prior_to(
         labels, classes = torch.from_numpy(images.y).to(fitted.device), np.asarray(images.classes)
     named = () if classes is None else list(classes)
     seed = fitted.facts["seed"] if settings.random_state is None else check_random_state(settings.random_state)
-    resolved = settings.resolve(
+    resolved = resolve_settings(
+        settings,
         codes=fitted.discrete,
         n=len(images),
         latent_dim=0 if fitted.discrete else plain.latent.width,

@@ -157,10 +157,8 @@ def _run(command: str, *rest: str) -> None:
     home = importlib.import_module(f"vaekit.cli.{COMMANDS[command].home}")
     if command == "train":
         made, command = home.make_train(name), f"train {name}"
-    elif command == "fit-prior":
-        made = home.make_fit_prior()
     else:
-        made = getattr(home, command.capitalize())
+        made = getattr(home, command.title().replace("-", ""))
     parse(made, rest, f"vaekit {command}").run()
 
 

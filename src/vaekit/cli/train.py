@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, make_dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from vaekit.cli.flags import Run
 from vaekit.cli.source import RunSource, Source
@@ -11,6 +11,7 @@ from vaekit.estimators.fields import Fields
 from vaekit.messages import filled, in_rows
 from vaekit.owned import check_folder
 from vaekit.registry import MODELS, Model
+from vaekit.training.settings import PriorSettings
 
 ENDED_BY = {  # in the words of a line's end; of a training that came to the end of its plan there is nothing to say
     "patience": ", stopped early",
@@ -106,7 +107,7 @@ class FitPrior(RunSource):
     interrupted goes on where it was.
     """
 
-    prior: Any  # PriorSettings, whose home is not light to import
+    prior: PriorSettings
     run_folder: Run
     """The trained run; the prior is written to its prior.safetensors."""
     per_class: bool = True
@@ -150,12 +151,3 @@ class FitPrior(RunSource):
                 f"{', unless a class is asked for' if by_class else ''} (--fitted-prior samples from it); try "
                 f"{' '.join(model.other_prior)}"
             )
-
-
-def make_fit_prior() -> type[FitPrior]:
-    """`FitPrior`, with the settings of a prior as flags."""
-    from vaekit.training.kinds import PriorSettings
-
-    made = make_dataclass("FitPrior", [("prior", PriorSettings)], bases=(FitPrior,), kw_only=True)
-    made.__doc__ = FitPrior.__doc__
-    return made

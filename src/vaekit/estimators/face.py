@@ -17,7 +17,7 @@ from vaekit.fitted_prior import read_prior
 from vaekit.hub import push_to_hub
 from vaekit.second_stage import fit_prior_to
 from vaekit.state import undisturbed
-from vaekit.training.kinds import PriorSettings
+from vaekit.training.settings import PriorSettings
 
 
 def _of_fitted(path: str) -> property:

@@ -13,8 +13,8 @@ from vaekit.registry import MODELS
 from vaekit.second_stage import fit_prior_to, stage_of
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.guard import TrainingFailed
-from vaekit.training.kinds import PriorSettings
 from vaekit.training.plan import Budget
+from vaekit.training.settings import PriorSettings
 
 # Of a time budget: for trainings and for priors; the rest is for measuring and drawing.
 TRAINING, PRIORS = 0.5, 0.15

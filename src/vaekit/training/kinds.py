@@ -1,9 +1,9 @@
-"""What kinds of priors can be fitted to a trained model, and the settings of one."""
+"""What kinds of priors can be fitted to a trained model, and what their settings are filled in with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,89 +17,8 @@ from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, Mi
 from vaekit.training.compiled import pays
 from vaekit.training.mixture import fit_gmm
 from vaekit.training.rates import CodeRate, LatentRate, Rate, VampRate, encode
+from vaekit.training.settings import PriorSettings
 from vaekit.world import PRECISIONS, derive_seed, fast_bfloat16
-
-
-@dataclass(frozen=True, kw_only=True)
-class PriorSettings:
-    """What kind of prior, and how it is trained. A field that is None is filled in for the model and the data."""
-
-    prior: str | None = None
-    """gmm, vamp or flow for Gaussian latents; pixelcnn or transformer for codes. By default gmm, or pixelcnn."""
-    components: int | None = None
-    """Of a gmm or vamp, for each class; by default as many as the data can tell: 20 images per number in a component, at
-    most 100 (20 with classes), and one for a class with fewer images than that gives; 200 (50 with classes) for vamp, whose
-    components are narrow."""
-    layers: int | None = None
-    """Depth: by default 8 of a flow, 6 of a pixelcnn and 4 of a transformer (4 and 3 below 5,000 images). The report's PixelCNN
-    has 15."""
-    channels: int | None = None
-    """Width: by default 64 of a flow and a pixelcnn, 128 of a transformer. The report's PixelCNN has 128."""
-    dropout: float | None = None
-    """Of a pixelcnn or transformer; by default 0, or 0.5 below 5,000 images."""
-    epochs: int | None = None
-    """Passes over the images; by default about 7,000 steps, at most 20 epochs (flow: 4,000, 100; vamp: 400, 20)."""
-    batch_size: int | None = None
-    """Images per step; by default 64 for codes, 128 for latents."""
-    learning_rate: float | None = None
-    """Adam's peak learning rate, cosine to zero; by default 0.003 (pixelcnn), 0.002 (transformer, flow) or 0.01 (vamp)."""
-    validation_fraction: float = 0.05
-    """Share of the images held out, of each class alike, whose rate chooses the epoch that is kept and is reported. With 0, or
-    one image of each class, those trained on stand for them."""
-    precision: str | None = None
-    """float32 or bfloat16; by default bfloat16 for codes of 5,000 images or more where the processor has it in hardware."""
-    compile: bool | None = None
-    """Compile the training step, which changes results by rounding alone; by default for a pixelcnn from 4,500 steps on."""
-    random_state: int | None = None
-    """Seed of everything random; by default the model's own."""
-
-    def check(self) -> None:
-        """Raises ValueError where a field has no meaningful value for any model or data."""
-        if self.prior is not None and self.prior not in KINDS:
-            raise ValueError(
-                f"prior must be one of {', '.join(KINDS)}, got {self.prior!r}{nearest(str(self.prior), KINDS)}"
-            )
-        for field in ("components", "layers", "channels", "epochs", "batch_size"):
-            check_number(field, getattr(self, field), whole=True, above=0)
-        check_number("learning_rate", self.learning_rate, above=0)
-        for field in ("dropout", "validation_fraction"):
-            value = getattr(self, field)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{field} must be in [0, 1), got {value!r}")
-        if self.precision is not None and self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.compile is not None and type(self.compile) is not bool:
-            raise ValueError(f"compile must be None, True or False, got {self.compile!r}")
-
-    def resolve(self, *, codes: bool, n: int, latent_dim: int, n_classes: int, device: torch.device) -> PriorSettings:
-        """These settings with every None filled in, for `n` images. Raises ValueError for what can't be."""
-        self.check()
-        fitting = [name for name, kind in KINDS.items() if kind.of_codes == codes]
-        name = self.prior or ("pixelcnn" if codes else "gmm")
-        if name not in fitting:
-            what = "codes" if codes else "Gaussian latents"
-            raise ValueError(f"prior {name!r} does not fit {what}; choose {' or '.join(fitting)}")
-        kind, small = KINDS[name], n < 5000
-        batch_size = min(self.batch_size or (64 if codes else 128), n)
-        per_epoch = max(1, n // batch_size)
-        epochs = self.epochs or max(1, min(kind.epochs, kind.steps // per_epoch))
-        defaults = {
-            "prior": name,
-            "components": kind.components(n // max(1, n_classes), latent_dim, n_classes > 0),
-            "layers": kind.layers[small],
-            "channels": kind.channels,
-            "dropout": (0.5 if small else 0.0) if codes else None,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": kind.learning_rate,
-            "precision": "bfloat16" if codes and not small and fast_bfloat16(device) else "float32",
-            "compile": pays(name, epochs * per_epoch),
-        }
-        return replace(self, **{key: value for key, value in defaults.items() if getattr(self, key) is None})
-
-    def describe(self, n_classes: int) -> str:
-        """Of resolved settings, in a table's words, such as "PixelCNN, per class"."""
-        return KINDS[filled(self.prior)].label + (", per class" if n_classes else "")
 
 
 class Kind(NamedTuple):
@@ -243,3 +162,56 @@ KINDS = {
 def make_prior(settings: PriorSettings, model: Autoencoder, n_classes: int) -> LearnedPrior:
     """The unfitted prior that resolved `settings` name, for the codes of `model`."""
     return KINDS[filled(settings.prior)].make(settings, model, n_classes)
+
+
+def check_settings(settings: PriorSettings) -> None:
+    """Raises ValueError where a field has no meaningful value for any model or data."""
+    if settings.prior is not None and settings.prior not in KINDS:
+        raise ValueError(
+            f"prior must be one of {', '.join(KINDS)}, got {settings.prior!r}{nearest(str(settings.prior), KINDS)}"
+        )
+    for field in ("components", "layers", "channels", "epochs", "batch_size"):
+        check_number(field, getattr(settings, field), whole=True, above=0)
+    check_number("learning_rate", settings.learning_rate, above=0)
+    for field in ("dropout", "validation_fraction"):
+        value = getattr(settings, field)
+        if value is not None and not 0 <= value < 1:
+            raise ValueError(f"{field} must be in [0, 1), got {value!r}")
+    if settings.precision is not None and settings.precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {settings.precision!r}")
+    if settings.compile is not None and type(settings.compile) is not bool:
+        raise ValueError(f"compile must be None, True or False, got {settings.compile!r}")
+
+
+def resolve_settings(
+    settings: PriorSettings, *, codes: bool, n: int, latent_dim: int, n_classes: int, device: torch.device
+) -> PriorSettings:
+    """`settings` with every None filled in, for `n` images. Raises ValueError for what can't be."""
+    check_settings(settings)
+    fitting = [name for name, kind in KINDS.items() if kind.of_codes == codes]
+    name = settings.prior or ("pixelcnn" if codes else "gmm")
+    if name not in fitting:
+        what = "codes" if codes else "Gaussian latents"
+        raise ValueError(f"prior {name!r} does not fit {what}; choose {' or '.join(fitting)}")
+    kind, small = KINDS[name], n < 5000
+    batch_size = min(settings.batch_size or (64 if codes else 128), n)
+    per_epoch = max(1, n // batch_size)
+    epochs = settings.epochs or max(1, min(kind.epochs, kind.steps // per_epoch))
+    defaults = {
+        "prior": name,
+        "components": kind.components(n // max(1, n_classes), latent_dim, n_classes > 0),
+        "layers": kind.layers[small],
+        "channels": kind.channels,
+        "dropout": (0.5 if small else 0.0) if codes else None,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": kind.learning_rate,
+        "precision": "bfloat16" if codes and not small and fast_bfloat16(device) else "float32",
+        "compile": pays(name, epochs * per_epoch),
+    }
+    return replace(settings, **{key: value for key, value in defaults.items() if getattr(settings, key) is None})
+
+
+def describe_settings(settings: PriorSettings, n_classes: int) -> str:
+    """Of resolved settings, in a table's words, such as "PixelCNN, per class"."""
+    return KINDS[filled(settings.prior)].label + (", per class" if n_classes else "")

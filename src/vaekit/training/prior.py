@@ -21,9 +21,10 @@ from vaekit.parts.priors import LearnedPrior
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
-from vaekit.training.kinds import KINDS, PriorSettings, Stage, make_prior
+from vaekit.training.kinds import KINDS, Stage, make_prior
 from vaekit.training.plan import Plan, read_plan, steps_per_epoch
 from vaekit.training.rates import CodeRate, Codes, LatentRate, Rate, encode, mean_rate, rate_term, simpler_rates
+from vaekit.training.settings import PriorSettings
 from vaekit.training.step import Objective
 from vaekit.world import derive_seed, seeded
 
