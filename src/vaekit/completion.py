@@ -29,7 +29,7 @@ def complete(
         raise ValueError(
             f"known must be booleans of shape {fitted.format.shape[:2]}, got {known.dtype} of shape {known.shape}"
         )
-    if fitted.fields["architecture"] == "mlp":
+    if not fitted.codes_have_places:
         raise ValueError(
             "the codes of an 'mlp' have no place in the image, so that no part of it can be kept: use 'conv'"
         )

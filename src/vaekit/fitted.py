@@ -79,6 +79,11 @@ class Fitted:
         return self.module.latent.discrete
 
     @property
+    def codes_have_places(self) -> bool:
+        """Whether each code of a grid is of a place in the image, so that a part of an image is a part of its codes."""
+        return self.discrete and getattr(self.module.encoder, "keeps_places", True)
+
+    @property
     def code_shape(self) -> tuple[int, ...]:
         """Of a code: (D,), or (h, w)."""
         return self.module.prior.code_shape

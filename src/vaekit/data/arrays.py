@@ -1,4 +1,4 @@
-"""Data files of arrays as `Images`: .npy, .npz, idx files, and the white that their integers have."""
+"""Arrays as `Images`: given in Python, or in .npy, .npz and idx files, and the white that their integers have."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ from vaekit.data.sprites import SPRITES, is_dsprites, read_dsprites
 from vaekit.data.tables import TABLE_SUFFIXES
 
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def given_images(X, y=None) -> Images:
+    """Images or a table as a user gives them in Python, with their labels, as `Images`."""
+    x = check_array(X)
+    index, classes = (None, ()) if y is None else check_labels(y, len(x))
+    return Images(x, index, classes, "array", fingerprint(x, index), header=table_header(X))
 
 
 def images_of(x, y: np.ndarray | None, classes: tuple[str, ...], name: str) -> Images:

@@ -12,11 +12,12 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from vaekit.data.arrays import given_images
 from vaekit.data.checks import check_array, check_labels, no_labels
 from vaekit.data.columns import SCALINGS, Header
 from vaekit.data.format import Format, index_labels
 from vaekit.data.frames import table_header
-from vaekit.data.images import Images, fingerprint
+from vaekit.data.images import Images
 from vaekit.estimators.face import Face
 from vaekit.estimators.fields import Fields
 from vaekit.estimators.fitting import Fitting, fit_more, read_run
@@ -105,10 +106,9 @@ class Estimator(Fields, Face):
 
         Raises ValueError for data or fields that don't fit, TrainingFailed when a number stops being finite.
         """
-        x = check_array(X)
-        labels, classes = (None, ()) if y is None or not self.conditional else check_labels(y, len(x))
+        images = given_images(X, y if self.conditional else None)
         self._take_names(X)
-        return self._fit(Images(x, labels, classes, "array", fingerprint(x, labels), header=table_header(X)), X)
+        return self._fit(images, X)
 
     @undisturbed
     def fit_images(

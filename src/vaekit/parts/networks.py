@@ -68,6 +68,8 @@ class MLP(nn.Module):
 class MLPEncoder(nn.Module):
     """Flattens images and maps them to (B, features), or to `cells` vectors as a grid (B, features, 1, cells)."""
 
+    keeps_places = False  # a cell of its grid is of the whole image
+
     def __init__(self, *, shape, features, hidden, cells: int | None, n_classes: int):
         super().__init__()
         self.features, self.cells = features, cells

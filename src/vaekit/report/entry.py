@@ -135,9 +135,7 @@ def fitted_to_codes(model: Fitted) -> bool:
 
 def completes(model: Fitted) -> bool:
     """Whether its fitted prior draws codes one after the other, and these have their places in the image."""
-    if not fitted_to_codes(model) or model.fields["architecture"] == "mlp":
-        return False
-    return "top_k" in filled(model.prior).module.choices
+    return fitted_to_codes(model) and model.codes_have_places and "top_k" in filled(model.prior).module.choices
 
 
 class Entry(NamedTuple):
