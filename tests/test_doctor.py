@@ -31,24 +31,26 @@ class Case(NamedTuple):
 
 HEALTHY = {
     "vae": "vae --architecture mlp --epochs 25",
-    "vqvae": "vqvae --architecture mlp --n-codes 32 --epochs 25",
-    "cvae": "cvae --architecture mlp",
+    "vqvae": "vqvae --architecture mlp --width 128 --n-codes 32 --epochs 25",
+    "cvae": "cvae --architecture mlp --width 128",
 }
 NO_CARE = "--revive 0 --codebook-init uniform"
 CASES = (
-    Case("posterior collapse", "bvae --architecture mlp --beta 20 --epochs 25", "the latents carry nothing"),
+    Case(
+        "posterior collapse", "bvae --architecture mlp --width 128 --beta 20 --epochs 25", "the latents carry nothing"
+    ),
     Case("dead codes", f"vqvae --architecture mlp --epochs 25 --ema 0.9 --n-codes 512 {NO_CARE}", "dead"),
     Case("overfitting", "vae --architecture mlp --epochs 250 --data few.npz", "much better than new"),
-    Case("underfitting", "vae --architecture mlp --epochs 3", "cut off"),
-    Case("learning rate", "vae --architecture mlp --learning-rate 0.1", "too high"),
+    Case("underfitting", "vae --architecture mlp --width 128 --epochs 3", "cut off"),
+    Case("learning rate", "vae --architecture mlp --width 128 --learning-rate 0.1", "too high"),
     Case("learning rate", "vae --architecture mlp --learning-rate 1e-05", "too low"),
-    Case("likelihood", "vae --architecture mlp --likelihood gaussian_fixed --epochs 25", "fixed variance"),
-    Case("likelihood", "vae --architecture mlp --likelihood bernoulli --epochs 12", "black and white"),
-    Case("likelihood", "vae --architecture mlp --epochs 6 --binarize fixed", "black or white"),
+    Case("likelihood", "vae --architecture mlp --width 128 --likelihood gaussian_fixed --epochs 25", "fixed variance"),
+    Case("likelihood", "vae --architecture mlp --width 128 --likelihood bernoulli --epochs 12", "black and white"),
+    Case("likelihood", "vae --architecture mlp --width 128 --epochs 6 --binarize fixed", "black or white"),
     Case("latent dimension", "vae --architecture mlp --latent-dim 2 --epochs 25", "full"),
     Case("latent dimension", "vae --architecture mlp --latent-dim 40 --epochs 25", "more latents than"),
-    Case("prior", "vqvae --architecture mlp --n-codes 32 --epochs 12", "noise"),
-    Case("conditioning", "cvae --architecture mlp --beta 0.02 --epochs 25", "beside it"),
+    Case("prior", "vqvae --architecture mlp --width 128 --n-codes 32 --epochs 12", "noise"),
+    Case("conditioning", "cvae --architecture mlp --width 128 --beta 0.02 --epochs 25", "beside it"),
 )
 
 

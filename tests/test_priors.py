@@ -628,7 +628,7 @@ def moments(model, images: Images) -> Normal:
     return Normal(mean, (0.5 * log_var).exp())
 
 
-def rate(model, images: Images, labelled: bool, draws: int = 40) -> np.ndarray:
+def rate(model, images: Images, labelled: bool, draws: int = 15) -> np.ndarray:
     """(N,) E[log q(z|x) - log p(z|y)] in nats by draws of our own."""
     q, total = moments(model, images), 0
     for _ in range(draws):

@@ -27,6 +27,7 @@ from vaekit.evaluation import augmentation, disentanglement, generation, likelih
 from vaekit.files import load
 from vaekit.fitted import Fitted
 from vaekit.registry import MODELS
+from vaekit.world import drawing
 
 SOURCE = Path(vaekit.__file__).parent
 
@@ -584,3 +585,21 @@ def test_priors_follow_a_float64_of_the_users(kind, way):
         assert drawn.dtype == (torch.float64 if kind in ("mixture", "flow", "normal") else torch.int64)
         nats = prior.log_prob(drawn)
         assert nats.dtype == torch.float64 and nats.isfinite().all()
+
+
+def test_a_device_that_is_not_in_use_is_not_seeded(monkeypatch):
+    """Torch would keep the seed of a device that the caller has not used yet, for when it comes to be."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(torch.xpu, "is_initialized", lambda: False)
+    seeded_with = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded_with.append)
+    monkeypatch.setattr(torch.xpu, "manual_seed_all", seeded_with.append)
+    x = np.random.default_rng(0).normal(size=(40, 5))
+    VAE(latent_dim=2, width=8, epochs=1, random_state=0, device="cpu").fit(x).sample(3)
+    assert seeded_with == []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with drawing(7):
+        drawn = torch.rand(3)
+    assert seeded_with == [7]
+    torch.testing.assert_close(drawn, torch.rand(3, generator=torch.Generator().manual_seed(7)), rtol=0, atol=0)

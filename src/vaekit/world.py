@@ -123,11 +123,22 @@ def _forked() -> contextlib.AbstractContextManager:
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
+def _seed(seed: int) -> None:
+    """`torch.manual_seed` of the devices in use alone. For each of the others torch writes the whole stack down at every call,
+    which takes as long as a small network's step, and seeds it with ours once the caller comes to use it.
+    """
+    torch.default_generator.manual_seed(seed)
+    torch.mps.manual_seed(seed)  # does nothing where there is none
+    for backend in (torch.cuda, torch.xpu):
+        if backend.is_initialized():
+            backend.manual_seed_all(seed)
+
+
 @contextlib.contextmanager
 def drawing(seed: int) -> Iterator[None]:
     """Torch's random numbers inside the block come from `seed`, and no other thread draws meanwhile."""
     with stream.turn:
-        torch.manual_seed(seed)
+        _seed(seed)
         yield
 
 
@@ -135,7 +146,7 @@ def drawing(seed: int) -> Iterator[None]:
 def seeded(seed: int) -> Iterator[None]:
     """`drawing`, after which the stream goes on where it was."""
     with stream.turn, _forked():
-        torch.manual_seed(seed)
+        _seed(seed)
         yield
 
 
