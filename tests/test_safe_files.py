@@ -329,6 +329,19 @@ def test_any_entry_of_run_json_may_be_anything(kind, data):
         assert_refused_or_sane(path, probe(3 if kind == "table" else None)[:3])
 
 
+@pytest.mark.parametrize("kind", ["vae", "cvae", "table", "vqvae"])
+def test_a_field_that_was_filled_in_and_is_nothing_now_is_damage(kind, tmp_path):
+    path = shutil.copytree(run_of(kind), tmp_path / kind)
+    config = json.loads((path / "run.json").read_text())
+    filled_in = config["resolved"].keys() - {"width"}  # which networks other than the mlp have not
+    assert {"likelihood", "schedule", "compile"} <= filled_in
+    for name in filled_in:
+        spoilt = {**config, "resolved": {**config["resolved"], name: None}}
+        (path / "run.json").write_text(json.dumps(spoilt))
+        with pytest.raises(ValueError, match=f"run.json is damaged, or from another vaekit: {name} is not filled in"):
+            load(path)
+
+
 @pytest.mark.parametrize("kind", ["vqvae", "flow"])
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())

@@ -470,6 +470,20 @@ def test_a_resumed_run_keeps_the_length_it_was_given(monkeypatch, tmp_path):
     assert_same_weights(resumed.model_.state_dict(), whole.model_.state_dict())
 
 
+def test_a_killed_run_whose_fields_are_damaged_is_not_gone_on_with(monkeypatch, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(OSError, match="lost"), monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "append", fails_at(RunFolder.append, 2, OSError("lost")))
+        tiny().fit_images(table(), folder=str(run.path))
+    config = json.loads(run.config_file.read_text())
+    for name in config["resolved"].keys() - {"width"}:
+        run.config_file.write_text(json.dumps({**config, "resolved": {**config["resolved"], name: None}}))
+        with pytest.raises(ValueError, match=f"run.json is damaged, or from another vaekit: {name} is not filled in"):
+            tiny().fit_images(table(), folder=str(run.path), resume=True)
+    run.config_file.write_text(json.dumps(config))
+    assert tiny().fit_images(table(), folder=str(run.path), resume=True).history_[-1]["step"] == 8
+
+
 def fails_at(function, call: int, error: BaseException):
     """`function`, but its call number `call` (from 1) raises `error` instead."""
     calls = itertools.count(1)

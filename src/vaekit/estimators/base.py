@@ -313,6 +313,8 @@ class Estimator(Fields, Face):
     def filled_in(self, resolved: dict | None = None):
         """A copy of this estimator whose fields are all filled in: by `resolved`, or after `fit` by what it filled in."""
         resolved = self.fitted_.record.resolved if resolved is None else resolved
+        if empty := [name for name, value in resolved.items() if value is None and name != "width"]:
+            raise ValueError(f"{empty[0]} is not filled in")  # a width is the mlp's alone
         return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **resolved})
 
     def settings(self) -> dict:
