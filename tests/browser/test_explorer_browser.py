@@ -52,6 +52,13 @@ class Seen(NamedTuple):
     requests: list[str]
 
 
+COUNT_REQUESTS = """
+window.asking = 0;
+const plain = window.fetch;
+window.fetch = (...asked) => { window.asking += 1; return plain(...asked).finally(() => { window.asking -= 1; }); };
+"""
+
+
 @pytest.fixture
 def visit(browser, address):
     """Opens the page at a size; at the end nothing may have gone wrong, and nothing may have left this machine."""
@@ -64,6 +71,7 @@ def visit(browser, address):
         page.on("console", lambda message: found.problems.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: found.problems.append(f"page error: {error}"))
         page.on("request", lambda request: found.requests.append(request.url))
+        page.add_init_script(COUNT_REQUESTS)
         page.goto(address)
         until(page, "document.querySelectorAll('.pair img').length === 8")
         return page
@@ -108,8 +116,13 @@ def changes(page, index, action: Callable[[], object]) -> str:
 
 
 def settle(page) -> None:
-    page.wait_for_load_state("networkidle")
-    page.wait_for_timeout(300)
+    """Waits until nothing has been asked of the server for 0.3 s, and all has been answered."""
+    page.evaluate(
+        """async () => {
+          const passes = () => new Promise((done) => setTimeout(done, 30));
+          for (let quiet = 0; quiet < 10; quiet = window.asking ? 0 : quiet + 1) await passes();
+        }"""
+    )
 
 
 def slide(page, slider, share: float) -> None:
