@@ -588,7 +588,7 @@ def test_priors_follow_a_float64_of_the_users(kind, way):
 
 
 def test_a_device_that_is_not_in_use_is_not_seeded(monkeypatch):
-    """Torch would keep the seed of a device that the caller has not used yet, for when it comes to be."""
+    """Torch would write the stack down for it at every step, and keep the seed for when it comes to be used."""
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     monkeypatch.setattr(torch.xpu, "is_initialized", lambda: False)
     seeded_with = []

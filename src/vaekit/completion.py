@@ -31,7 +31,8 @@ def complete(
         )
     if not fitted.codes_have_places:
         raise ValueError(
-            "the codes of an 'mlp' have no place in the image, so that no part of it can be kept: use 'conv'"
+            f"the codes of an {fitted.fields['architecture']!r} have no place in the image, so that no part of it can be kept: "
+            "use 'conv'"
         )
     if not fitted.has_prior:
         raise NotFittedError("completing needs a prior of the codes: call fit_prior first")

@@ -125,7 +125,7 @@ def _forked() -> contextlib.AbstractContextManager:
 
 def _seed(seed: int) -> None:
     """`torch.manual_seed` of the devices in use alone. For each of the others torch writes the whole stack down at every call,
-    which takes as long as a small network's step, and seeds it with ours once the caller comes to use it.
+    to seed it once it comes to be used: for small networks that is a good part of a step.
     """
     torch.default_generator.manual_seed(seed)
     torch.mps.manual_seed(seed)  # does nothing where there is none

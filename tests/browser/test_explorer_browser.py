@@ -54,8 +54,10 @@ class Seen(NamedTuple):
 
 COUNT_REQUESTS = """
 window.asking = 0;
-const plain = window.fetch;
-window.fetch = (...asked) => { window.asking += 1; return plain(...asked).finally(() => { window.asking -= 1; }); };
+{
+  const plain = window.fetch;
+  window.fetch = (...asked) => { window.asking += 1; return plain(...asked).finally(() => { window.asking -= 1; }); };
+}
 """
 
 

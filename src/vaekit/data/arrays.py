@@ -21,7 +21,9 @@ IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-
 
 
 def given_images(X, y=None) -> Images:
-    """Images or a table as a user gives them in Python, with their labels, as `Images`."""
+    """What a user gives in Python as `Images`: X (N, H, W), (N, H, W, C) or (N, D), and labels y (N,) of any kind, or None.
+    Raises ValueError as `check_array` and `check_labels` do.
+    """
     x = check_array(X)
     index, classes = (None, ()) if y is None else check_labels(y, len(x))
     return Images(x, index, classes, "array", fingerprint(x, index), header=table_header(X))

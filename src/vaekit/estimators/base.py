@@ -33,7 +33,7 @@ from vaekit.state import undisturbed, unwarned
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.compiled import pays
 from vaekit.training.events import LOGS, Events
-from vaekit.training.plan import SCHEDULES, Plan, check_time_budget
+from vaekit.training.plan import SCHEDULES, Plan, check_time_budget, steps_per_epoch
 from vaekit.training.step import Objective
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, seeded
 
@@ -289,7 +289,7 @@ class Estimator(Fields, Face):
         wang2023 = self.architecture == "wang2023"
         table = format.is_table
         batch_size = self.batch_size or (100 if wang2023 else 128 if n >= 5000 else 64)
-        per_epoch = max(1, n // batch_size)
+        per_epoch = steps_per_epoch(n, batch_size)
         epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
         steps = steps or epochs * per_epoch
         mlp = table or self.architecture == "mlp"

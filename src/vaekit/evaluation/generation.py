@@ -28,7 +28,7 @@ from vaekit.state import undisturbed, warn
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import read_tensors, write_tensors
 from vaekit.training.loop import train
-from vaekit.training.plan import Plan
+from vaekit.training.plan import Plan, steps_per_epoch
 from vaekit.training.progress import Lines
 from vaekit.world import derive_seed, seeded
 
@@ -195,7 +195,7 @@ def _train_judge(judge: Judge, images: Images, verbose: bool) -> None:
 
     kept, held = hold_out(len(images), JUDGE_HELD_OUT, derive_seed(0, "judge"), images.y)
     batch_size = 128 if len(kept) >= 5000 else 32
-    per_epoch = max(1, len(kept) // batch_size)
+    per_epoch = steps_per_epoch(len(kept), batch_size)
     steps = max(4 * per_epoch, min(JUDGE_EPOCHS * per_epoch, 2000))
     plan = Plan(
         steps=steps,

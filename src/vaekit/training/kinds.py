@@ -16,6 +16,7 @@ from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, start_alike
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, MixturePrior
 from vaekit.training.compiled import pays
 from vaekit.training.mixture import fit_gmm
+from vaekit.training.plan import steps_per_epoch
 from vaekit.training.rates import CodeRate, LatentRate, Rate, VampRate, encode
 from vaekit.training.settings import PriorSettings
 from vaekit.world import PRECISIONS, derive_seed, fast_bfloat16
@@ -195,7 +196,7 @@ def resolve_settings(
         raise ValueError(f"prior {name!r} does not fit {what}; choose {' or '.join(fitting)}")
     kind, small = KINDS[name], n < 5000
     batch_size = min(settings.batch_size or (64 if codes else 128), n)
-    per_epoch = max(1, n // batch_size)
+    per_epoch = steps_per_epoch(n, batch_size)
     epochs = settings.epochs or max(1, min(kind.epochs, kind.steps // per_epoch))
     defaults = {
         "prior": name,
