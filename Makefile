@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install report test test-browser lint clean
+.PHONY: install report test test-slow test-browser lint clean
 
 install: $(STAMP)
 
@@ -27,6 +27,9 @@ report: $(STAMP)
 # files, so that what a file's tests share is made once, and who is done takes from the other.
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+
+test-slow: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
 
 # The explorer and the report in a real Chromium, headless: one that is installed or that VAEKIT_BROWSER names.
 test-browser: $(STAMP)

@@ -170,6 +170,7 @@ def test_half_of_each_batch_is_real_and_all_kinds_of_data_get_the_same_steps(par
     assert shares[14:] == [1.0] * 7
 
 
+@pytest.mark.slow
 def test_the_score_of_samples_is_a_training_on_them_alone(parts):
     _, others, test = parts
     pair = (test.x, test.y)
@@ -422,6 +423,7 @@ def quick_claim(tmp_path, monkeypatch):
     return tmp_path, run
 
 
+@pytest.mark.slow
 def test_the_claim_goes_on_where_it_was_interrupted(quick_claim):
     folder, run = quick_claim
     path = folder / "augmentation" / "records.jsonl"

@@ -76,6 +76,7 @@ def test_an_unknown_claim_gets_the_nearest_name(capsys):
     assert "did you mean 'speed'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_module_runs_as_a_command():
     done = subprocess.run([sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "unknown claim" in done.stderr

@@ -133,6 +133,7 @@ def start(code: str, folder: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_and_one_that_is_killed(photos, entries):
     killed = start(SLOW + OPEN, photos)
     assert killed.stdout is not None and killed.stdout.readline().startswith(".")
@@ -315,6 +316,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's count of private memory")
 def test_private_memory_does_not_grow_with_the_data(tmp_path):
     files = [tmp_path / f"{count}.npy" for count in (2000, 160_000)]  # the first is what torch takes for itself

@@ -110,6 +110,7 @@ def test_a_training_step_is_one_graph(name, architecture):
     check(lambda x, y: total(objective(module(x, y), 3)), module, x, y, backend=backend)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_a_training_step_of_the_report_is_one_graph(name):
     """Compiled, its blocks are matrix products (test_strided.py holds them to the layers in double precision). Here rounding
@@ -236,6 +237,7 @@ def test_a_compiled_training_of_a_prior_is_the_plain_one(precision, tmp_path):
     assert load(tmp_path / "run").prior_settings_ == model.prior_settings_
 
 
+@pytest.mark.slow
 def test_where_nothing_compiles_training_goes_on_without(tmp_path):
     script = """
 import numpy as np

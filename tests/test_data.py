@@ -734,6 +734,7 @@ def test_dynamic_binarisation_draws_training_images_anew_and_the_others_once():
     assert (many - expected).abs().max() < 6 * (0.25 / 400) ** 0.5
 
 
+@pytest.mark.slow
 def test_binarised_runs_are_evaluated_as_they_were_trained(tmp_path, capsys):
     from vaekit.cli import main
 

@@ -569,6 +569,7 @@ def test_few_rows_are_voted_on_in_smaller_groups():
     assert found["factorvae_score"] == 1
 
 
+@pytest.mark.slow
 def test_noise_of_few_rows_is_not_learnt_by_heart():
     """Were the same rows to vote twice, the FactorVAE score of these would be 0.48, where chance is 1 / 3."""
     rng = np.random.default_rng(0)

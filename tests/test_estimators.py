@@ -146,6 +146,7 @@ def test_a_pipeline_from_images_to_classes():
     assert pipeline.fit(x[:500], y[:500]).score(*held_out()) > 0.5
 
 
+@pytest.mark.slow
 def test_a_grid_search_takes_the_better_elbo():
     search = GridSearchCV(tiny(batch_size=20), {"latent_dim": [1, 2], "epochs": [1, 40]}, cv=2).fit(numbers(90))
     assert search.best_params_["epochs"] == 40
@@ -420,6 +421,7 @@ def test_a_vae_beats_the_mean_image_and_two_principal_components():
     assert distortions[-1] < distortions[0] - 10
 
 
+@pytest.mark.slow
 def test_the_default_network_learns():
     """Convolutions, with nothing set but the epochs."""
     x, _ = digits()
@@ -447,6 +449,7 @@ def test_the_default_beta_grows_with_the_root_of_the_number_of_pixels(cls, side,
     assert model.history_[0]["rate_weight"] == model.resolved_["beta"]
 
 
+@pytest.mark.slow
 def test_a_larger_beta_buys_a_lower_rate():
     x, y = digits()
     rates = {}

@@ -628,6 +628,7 @@ def test_without_the_extra_it_says_so(tmp_path, models, capsys, monkeypatch):
     assert "pip install 'vaekit[explore]'" in message
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_ctrl_c(tmp_path, models):
     models[VAE_RUN].save(tmp_path / "vae")
     with socket.create_server(("127.0.0.1", 0)) as taken:  # the port it is told is not to be had

@@ -25,8 +25,9 @@ from vaekit.export.graphs import TOLERANCE, graphs_of
 
 NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 TINY = {"batch_size": 32, "random_state": 0, "device": "cpu"}
-CASES = ("images", "report", "codes", "table")
-every_case = pytest.mark.parametrize("case", CASES)
+every_case = pytest.mark.parametrize(
+    "case", ["images", "table", *(pytest.param(case, marks=pytest.mark.slow) for case in ("report", "codes"))]
+)
 
 
 @functools.cache
@@ -79,6 +80,14 @@ def exported(case: str) -> Path:
 def run(case: str, file: str, **inputs: np.ndarray) -> list[np.ndarray]:
     session = InferenceSession(str(exported(case) / file), providers=["CPUExecutionProvider"])
     return session.run(None, inputs)
+
+
+@functools.cache
+def alone(case: str, name: str) -> InferenceSession:
+    """One graph, where a whole export would take long."""
+    (graph,) = (graph for graph in graphs_of(fitted(case).fitted_) if graph.name == name)
+    with torch.no_grad():
+        return InferenceSession(to_onnx(graph), providers=["CPUExecutionProvider"])
 
 
 def labels(case: str, n: int) -> dict[str, np.ndarray]:
@@ -135,7 +144,7 @@ def test_the_log_variance_is_that_of_the_posterior():
     assert_close(log_var, expected.numpy())
 
 
-@pytest.mark.parametrize("case", ["images", "report"])
+@pytest.mark.parametrize("case", ["images", pytest.param("report", marks=pytest.mark.slow)])
 def test_labels_count(case):
     x = as_input(case, data(case)[0][:4])
     one, other = (run(case, "encoder.onnx", x=x, y=np.full(4, label))[0] for label in (1, 8))
@@ -145,13 +154,13 @@ def test_labels_count(case):
 def test_the_logits_of_a_step_are_the_priors_probabilities():
     codes = np.random.default_rng(1).integers(8, size=(9, *fitted("codes").model_.prior.code_shape))
     y = np.arange(9)
-    (logits,) = run("codes", "prior_step.onnx", codes=codes, y=y)
+    (logits,) = alone("codes", "prior_step").run(None, {"codes": codes, "y": y})
     nats = np.take_along_axis(log_softmax(logits, axis=-1), codes[..., None], -1).sum((1, 2, 3))
     model = fitted("codes")
     np.testing.assert_allclose(nats, model.prior_log_prob(codes, model.prior_classes_[y]), rtol=1e-4)
     codes[:, -1, -1] = (codes[:, -1, -1] + 1) % 8
     codes[:, 1, 2:] = 0
-    again = run("codes", "prior_step.onnx", codes=codes, y=y)[0]
+    again = alone("codes", "prior_step").run(None, {"codes": codes, "y": y})[0]
     np.testing.assert_allclose(again[:, 0], logits[:, 0], atol=1e-5)
     np.testing.assert_allclose(again[:, 1, :3], logits[:, 1, :3], atol=1e-5)
 
@@ -181,7 +190,7 @@ def test_a_flow_has_its_density():
     noise, y = np.random.default_rng(0).standard_normal((n, 2)), np.arange(n) % 10
 
     def push(noise: np.ndarray) -> np.ndarray:
-        return run("report", "prior.onnx", noise=noise.astype(np.float32), y=y)[0].astype(float)
+        return alone("report", "prior").run(None, {"noise": noise.astype(np.float32), "y": y})[0].astype(float)
 
     jacobian = np.stack([(push(noise + step * d) - push(noise - step * d)) / (2 * step) for d in np.eye(2)], axis=-1)
     expected = -0.5 * (noise**2).sum(1) - np.log(2 * np.pi) - np.log(np.abs(np.linalg.det(jacobian)))
@@ -244,6 +253,7 @@ def test_export_json_describes_the_files(case):
         assert b"site-packages" not in bits and str(Path(export.__file__).parent).encode() not in bits
 
 
+@pytest.mark.slow
 def test_other_networks_and_priors_are_exported_too():
     x, _ = data("codes")
     wide = np.concatenate([x, x[:, :, ::-1], x[:, ::-1]], axis=-1)
@@ -323,6 +333,7 @@ def run_folder(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_export_of_a_run(run_folder, tmp_path):
     (tmp_path / "out").mkdir()  # an empty folder may be there
     state = torch.get_rng_state()

@@ -45,7 +45,12 @@ def bench(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("name", NAMES)
+each_job = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("compare", "sweep") else name for name in NAMES]
+)
+
+
+@each_job
 def test_what_is_killed_goes_on_to_the_same_end(bench, tmp_path, name):
     job, whole, _ = bench(name)
     tally = Tally()
@@ -55,7 +60,7 @@ def test_what_is_killed_goes_on_to_the_same_end(bench, tmp_path, name):
     assert tally.counts["trials"] == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each_job
 def test_a_write_that_fails_is_told_and_can_be_done_again(bench, tmp_path, name):
     job, whole, _ = bench(name)
     tally = Tally()
@@ -95,6 +100,7 @@ def test_the_callers_handler_of_sigterm_comes_back(capsys):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes where Linux lists them")
 def test_the_processes_of_a_sweep_end_with_it_and_it_with_them(bench, tmp_path):
     job, _, _ = bench("sweep")
@@ -166,6 +172,7 @@ def test_a_log_that_lost_its_end_is_made_whole_from_the_checkpoint(tmp_path, mon
     assert timeless(out.log()) == timeless(whole.history_)
 
 
+@pytest.mark.slow
 def test_a_comparison_clears_away_what_a_killed_one_left(bench, tmp_path):
     job, whole, folder = bench("compare")
     shutil.copytree(folder, tmp_path / "run")
@@ -281,6 +288,7 @@ main(["fit-prior", sys.argv[1] + "/vqvae", *data, "--epochs", "2", "--layers", "
 """
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_in_two_processes_bit_for_bit(tmp_path, monkeypatch):
     """In this one, which has trained much before, and in a fresh one."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}

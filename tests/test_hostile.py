@@ -53,10 +53,10 @@ def grey(folder, *sides, name="{}.png") -> None:
 
 def test_a_sample_of_the_campaign_has_no_failure():
     kinds = tuple(kind for kind in hostile.KINDS if kind != "bombs")
-    outcomes = hostile.campaign(70, seed=1, kinds=kinds)
+    outcomes = hostile.campaign(36, seed=1, kinds=kinds)
     assert [outcome for outcome in outcomes if hostile.failed(outcome)] == []
     verdicts = Counter(outcome.verdict for outcome in outcomes)
-    assert len(outcomes) >= 70 and verdicts["refused"] > 35 and verdicts["accepted"] > 7
+    assert len(outcomes) >= 36 and verdicts["refused"] > 18 and verdicts["accepted"] > 3
     assert {outcome.kind for outcome in outcomes} == set(kinds)
 
 

@@ -223,6 +223,7 @@ def test_weights_out_of_range_are_refused(digits):
         BetaTCVAE(gamma=-1.0).fit(digits[0][:20])
 
 
+@pytest.mark.slow
 def test_iwae_learns_a_tighter_likelihood_and_betatc_less_total_correlation(digits):
     """Trained on black-and-white digits: IWAE's NLL is below the VAE's, beta-TCVAE's total correlation too."""
     x = (digits[0] > 100).astype(np.uint8) * 255

@@ -64,6 +64,7 @@ def test_measuring_again_gives_the_same(vae, parts, judged):
     assert measure_run(vae[0].fitted_, *parts, **judged) == vae[2]
 
 
+@pytest.mark.slow
 def test_full_adds_copies_with_a_picture_independence_and_training_on_samples(parts, judged, tmp_path):
     model = CVAE(**SMALL).fit_images(parts[0], folder=str(tmp_path / "run"))
     entry = measure_run(model.fitted_, *parts, tmp_path / "run", **judged, full=True)

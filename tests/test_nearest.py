@@ -128,6 +128,7 @@ def test_counts_are_bincounts(values):
     assert count(index, 7).tolist() == torch.bincount(index, minlength=7).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ru_maxrss is not in kilobytes")
 def test_memory_does_not_grow_with_the_number_of_scores():
     """200,000 x 2,048 scores are 1.6 GB."""
@@ -148,6 +149,7 @@ print(peak() - before)
 # The kernel: there is a GPU on few machines, and an interpreter on all
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_kernel_finds_what_the_plain_form_finds():
     """By Triton's interpreter, which an environment variable turns on before Triton is imported."""
@@ -177,6 +179,7 @@ print("done")
     assert done.stdout == "done\n", done.stderr
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_kernel_compiles_for_gpus_in_full_float32(tmp_path):
     """For compute capability 8.0, by the compiler alone. The products are fused multiply-adds, and not tensor cores' TF32."""

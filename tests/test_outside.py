@@ -361,6 +361,7 @@ def test_it_is_explored(case, runs, parts):
             model.sample(code=drawn)
 
 
+@pytest.mark.slow
 def test_codes_are_exported(runs, parts, tmp_path):
     from onnxruntime import InferenceSession
 

@@ -198,6 +198,7 @@ def test_results_have_every_number_of_every_model(report):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_codes_with_a_place_in_the_image_complete_it(npz, tmp_path):
     report = run(npz, tmp_path / "report", "--epochs", 1, "--models", "vqvae", "--architecture", "conv")
     assert_chosen(report, ["vqvae"])
@@ -207,6 +208,7 @@ def test_codes_with_a_place_in_the_image_complete_it(npz, tmp_path):
     assert "the rest of half an image" in report.page
 
 
+@pytest.mark.slow
 def test_a_comparison_without_priors_keeps_the_plain_ones(npz, tmp_path):
     report = run(npz, tmp_path / "report", "--epochs", 1, "--models", " vae , vqvae ", "--no-priors")
     assert_chosen(report, ["vae", "vqvae"])
@@ -526,6 +528,7 @@ def test_a_second_comparison_trains_nothing_and_finds_the_same_numbers(
         assert again.results[part] == report.results[part]
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_goes_on_where_it_was(report, npz, tmp_path, undrawn, monkeypatch):
     from vaekit.training.loop import train
 

@@ -203,6 +203,7 @@ def test_what_does_not_fit_is_refused(digits):
             measure_representation(**(fits | changed))
 
 
+@pytest.mark.slow
 def test_latents_of_a_vae_tell_the_digit_better_than_as_many_random_pixels(digits, measure):
     """Four latents of a short training; four random projections of the images, the baseline, tell about half of the digits."""
     x = digits[0]
@@ -440,6 +441,7 @@ def test_quality_refuses_what_does_not_fit(x, other, message):
 # The claim
 
 
+@pytest.mark.slow
 def test_the_claim_measures_means_and_draws_under_the_given_labels():
     """A VAE and a CVAE of the digits; 40 batches of training leave the class in a VAE's latent."""
     train, test = open_data("digits", "train"), open_data("digits", "test")

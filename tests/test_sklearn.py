@@ -168,6 +168,7 @@ def test_a_table_of_numbers_and_categories():
     assert make_pipeline(columns, LogisticRegression()).fit(frame, y).score(frame, y) > 0.6
 
 
+@pytest.mark.slow
 def test_a_grid_over_latents_and_beta_in_two_processes():
     """`score` is the ELBO whatever beta, so that the betas compare; joblib pickles what it sends and gets."""
     frame, _ = wine()
@@ -217,6 +218,7 @@ def pieces(x, n: int) -> list[np.ndarray]:
     return np.array_split(x, n)
 
 
+@pytest.mark.slow
 def test_passes_of_partial_fit_get_near_what_fit_gets(digits):
     x, _ = digits
     train, test = x[:1280], x[1280:]
@@ -402,6 +404,7 @@ def test_damaged_column_names_are_told(tmp_path, columns):
         load(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_vae_with_its_defaults_holds_its_own_on_a_table():
     """What `benchmarks/tables.py` measures, on one split of the smallest table that is not trivial."""
     explained, probed, nats = zip(*(tables.measure("wine", method, 0) for method in ("VAE", "PCA")), strict=True)
@@ -410,6 +413,7 @@ def test_a_vae_with_its_defaults_holds_its_own_on_a_table():
     assert probed[0] > 0.9
 
 
+@pytest.mark.slow
 def test_the_tables_claim_in_small():
     found = tables.run(["--splits", "1", "--tables", "iris"])
     assert [row[1] for row in found.rows] == list(tables.METHODS)

@@ -253,6 +253,7 @@ def test_classes_of_one_image_have_a_judge(parts, sizes):
     assert judge.classify(torch.from_numpy(images.x)).shape == (len(y),) and 0 <= accuracy <= 1
 
 
+@pytest.mark.slow
 def test_a_judge_that_another_process_trains_is_waited_for(parts, tmp_path, monkeypatch, capsys):
     code = (
         "import sys; from vaekit.data import open_data; from vaekit.evaluation.generation import get_judge;"
@@ -312,6 +313,7 @@ def test_a_folder_of_somebody_else_is_not_written_and_the_judge_is_trained(parts
 # The comparison
 
 
+@pytest.mark.slow
 def test_compare_goes_on_without_what_can_not_be_trained(tmp_path, parts, monkeypatch):
     """The VAE's prior diverges, the beta-VAE's training does; the VQ-VAE has both."""
     fit_images = Estimator.fit_images

@@ -649,6 +649,7 @@ def test_a_batch_too_large_for_the_memory_is_answered_with_one_that_fits():
 # The run folder: two at once
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_one_run(tmp_path, capsys):
     path = tmp_path / "run"
     other = train_digits(path)
@@ -830,6 +831,7 @@ def assert_same_run(run: RunFolder, expected: RunFolder):
     assert run.log()[-1]["epoch"] == 10
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments_and_resume_is_one_unbroken_run(tmp_path, digits_run):
     path, delays, steps = tmp_path / "run", [], []
     for _ in range(2):
@@ -850,7 +852,11 @@ def test_kill_9_at_random_moments_and_resume_is_one_unbroken_run(tmp_path, digit
     assert_same_run(RunFolder(path), digits_run)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    ids=["SIGTERM", "SIGINT"],
+)
 def test_a_signal_ends_a_run_with_a_checkpoint_and_its_exit_code(tmp_path, digits_run, number, code):
     process = train_digits(tmp_path / "run")
     wait_for_an_epoch(process, tmp_path / "run")
