@@ -29,9 +29,9 @@ from vaekit.parts.causal import GatedPixelCNN
 from vaekit.parts.priors import AutoregressivePrior
 from vaekit.tensors import Term, total
 from vaekit.training.compiled import PAYS_FROM, compiled
+from vaekit.training.optimizers import make_optimizer
 from vaekit.training.plan import Plan
 from vaekit.training.rates import CodeRate
-from vaekit.training.step import make_optimizer
 from vaekit.world import autocast, fast_bfloat16
 
 CPU = torch.device("cpu")

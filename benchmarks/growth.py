@@ -25,8 +25,8 @@ from vaekit.estimators.base import Estimator
 from vaekit.models.objectives import Elbo
 from vaekit.pictures.style import MARKERS, SERIES, new_figure, save, styled
 from vaekit.tensors import total
+from vaekit.training.optimizers import make_optimizer
 from vaekit.training.plan import Plan
-from vaekit.training.step import make_optimizer
 
 SECONDS = 0.3  # that a turn takes, if it is of more than one step
 FEW = 128  # images that make a model before its steps are timed: as many codes as K is at most

@@ -54,6 +54,7 @@ FLOORS = [
         "training.progress",
         "training.compiled",
         "training.plan",
+        "training.optimizers",
         "training.step",
         "training.guard",
         "training.state",

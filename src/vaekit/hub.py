@@ -294,6 +294,7 @@ def _training_facts(model: Fitted) -> dict[str, str]:
     facts, plan = model.facts, model.facts["plan"]
     data, per_epoch = facts["data"], model.steps_per_epoch(facts["data"]["images"])
     steps = model.history[-1]["step"] if model.history else plan["steps"]
+    optimizer, warmup = plan.get("optimizer", "adam").title(), f"{plan['warmup']} steps"
     rows = {
         "data": _escape(data["name"]),
         "images" if len(model.format.shape) > 1 else "rows": f"{data['images']:,}",
@@ -304,7 +305,7 @@ def _training_facts(model: Fitted) -> dict[str, str]:
         rows["pixels"] = f"black or white, drawn by intensity ({data['binarize']})"
     rows |= {
         "length": f"{steps:,} steps of {plan['batch_size']}, {round(steps / per_epoch, 1):g} epochs",
-        "optimizer": f"Adam, learning rate {plan['learning_rate']:g} ({plan['schedule']}, {plan['warmup']} steps of warm-up)",
+        "optimizer": f"{optimizer}, learning rate {plan['learning_rate']:g} ({plan['schedule']}, {warmup} of warm-up)",
         "precision": plan["precision"],
         "seed": str(facts["seed"]),
     }

@@ -33,7 +33,7 @@ from vaekit.state import undisturbed, unwarned
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.compiled import pays
 from vaekit.training.events import LOGS, Events
-from vaekit.training.plan import SCHEDULES, Plan, check_time_budget, steps_per_epoch
+from vaekit.training.plan import OPTIMIZERS, SCHEDULES, Plan, check_time_budget, steps_per_epoch
 from vaekit.training.step import Objective
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, seeded
 
@@ -155,7 +155,7 @@ class Estimator(Fields, Face):
         The pass is in batches of the same size, `batch_size` or a little less, which leave out fewer rows than there are
         batches. Standardisation, classes and the fields that are None are the first call's. The learning rate stays at its
         peak, whatever `schedule` says. `history_` goes on by a record a call; a fitted prior is forgotten, since the codes
-        have changed. Adam's moments go on from call to call, and start anew after `fit` and `load`.
+        have changed. The optimizer's moments go on from call to call, and start anew after `fit` and `load`.
         Raises ValueError for data of another shape, labels that the first call did not know, and early stopping.
         """
         if self.early_stopping:
@@ -271,6 +271,7 @@ class Estimator(Fields, Face):
             ("architecture", ARCHITECTURES),
             ("likelihood", LIKELIHOODS),
             ("scaling", SCALINGS),
+            ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("precision", tuple(PRECISIONS)),
         ):
@@ -293,6 +294,7 @@ class Estimator(Fields, Face):
         epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
         steps = steps or epochs * per_epoch
         mlp = table or self.architecture == "mlp"
+        peaks = (0.002, 0.004), (0.02, 0.01)  # Adam's and Muon's, of few and of many samples
         defaults = {
             "architecture": "mlp" if table else "conv",
             # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
@@ -300,7 +302,8 @@ class Estimator(Fields, Face):
             "likelihood": "gaussian_fixed" if wang2023 else "gaussian",
             "epochs": epochs,
             "batch_size": batch_size,
-            "learning_rate": 0.005 if wang2023 else 0.004 if n >= 5000 else 0.002,
+            "optimizer": "adam",
+            "learning_rate": 0.005 if wang2023 else peaks[self.optimizer == "muon"][n >= 5000],
             "schedule": "constant" if wang2023 else "cosine",
             # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
             "warmup_steps": 0 if wang2023 else min(200, steps // 5),
@@ -330,6 +333,7 @@ class Estimator(Fields, Face):
             steps=steps,
             batch_size=filled(self.batch_size),
             learning_rate=filled(self.learning_rate),
+            optimizer=filled(self.optimizer),
             schedule=filled(self.schedule),
             warmup=min(filled(self.warmup_steps), steps),
             # A shorter memory of squared gradients than Adam's usual one: measured to learn faster in a few epochs.

@@ -31,8 +31,11 @@ class Fields:
     (50 for wang2023)."""
     batch_size: int | None = None
     """Images per step; by default 128, or 64 below 5,000 images (100 for wang2023)."""
+    optimizer: str | None = None
+    """adam, or muon (Jordan et al. 2024), which moves layers by whole matrices and leaves the rest to adam; by default adam."""
     learning_rate: float | None = None
-    """Adam's peak learning rate; by default 0.004, 0.002 below 5,000 images and for a VQ-VAE (0.005 for wang2023)."""
+    """Peak learning rate; by default 0.004, 0.002 below 5,000 images and for a VQ-VAE (0.005 for wang2023). With muon
+    0.01, or 0.02 below 5,000 images."""
     schedule: str | None = None
     """cosine (to zero at the end) or constant; by default cosine (constant for wang2023)."""
     warmup_steps: int | None = None

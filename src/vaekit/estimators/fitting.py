@@ -25,6 +25,7 @@ from vaekit.state import warn
 from vaekit.training.checkpoint import RunFolder, check_finite, mismatch, objective_state
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
+from vaekit.training.optimizers import make_optimizer
 from vaekit.training.plan import (
     Plan,
     best_epoch,
@@ -35,7 +36,7 @@ from vaekit.training.plan import (
     steps_per_epoch,
 )
 from vaekit.training.state import check_notes, history_so_far
-from vaekit.training.step import Objective, make_optimizer
+from vaekit.training.step import Objective
 from vaekit.world import check_random_state, derive_seed, pick_device
 
 
@@ -228,13 +229,13 @@ def _pass_over(estimator, images, format, resolved, module, seed, history, train
         first=first,
         compile=bool(estimator.compile),  # a single pass is too short for it, unless it is asked for
     )
-    objective, adam = trainer or (objective, None)
+    objective, optimizer = trainer or (objective, None)
     course = Course(
         module=module,
         data=format.data(images, next(module.parameters()).device, name),
         make=lambda steps: (objective, plan),
         seed=seed,
-        optimizer=adam or make_optimizer(module, plan),
+        optimizer=optimizer or make_optimizer(module, plan),
         title=f"{name} seed {seed}",
         verbose=estimator.verbose,
     )

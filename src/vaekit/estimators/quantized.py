@@ -45,7 +45,7 @@ class VQVAE(VQVAEFields, Estimator):
             "ema": 0.99,
             "codebook_init": "kmeans",
             "revive": 0.1,
-            "learning_rate": 0.002,
+            "learning_rate": 0.01 if self.optimizer == "muon" else 0.002,
         }
 
     def resolve(self, format: Format, n: int, *, steps: int | None = None) -> dict:

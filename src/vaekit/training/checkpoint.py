@@ -78,6 +78,8 @@ DATA_ENTRIES = {
     "binarize": (str,),
 }
 
+ONCE = {"optimizer": "adam"}  # what runs from before a field had in its place
+
 
 def digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     """SHA-256 of tensors on the CPU, by name, and of metadata."""
@@ -267,6 +269,9 @@ class RunFolder:
             _check_entries({"binarize": "none", **config["data"]}, DATA_ENTRIES)
         except ValueError as error:
             raise ValueError(f"{self.config_file} is damaged: {error}") from None
+        config["resolved"] |= {
+            name: value for name, value in ONCE.items() if name not in config["fields"] | config["resolved"]
+        }
         return config
 
     def write(self, config: dict, records: list[dict], tensors: dict[str, Tensor], state: dict) -> None:

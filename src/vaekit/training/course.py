@@ -33,7 +33,7 @@ class Course:
     compiles: Callable[[int], bool] = lambda steps: False
     validation: Data | None = None
     folder: RunFolder | None = None
-    optimizer: torch.optim.Adam | None = None
+    optimizer: torch.optim.Optimizer | None = None
     deadline: float | None = None
     title: str = "training"
     verbose: bool = False
@@ -75,7 +75,7 @@ class Course:
             self.plan,
             validation=self.validation,
             folder=self.folder,
-            adam=self.optimizer,
+            optimizer=self.optimizer,
             deadline=self.deadline,
             title=self.title,
             verbose=self.verbose,

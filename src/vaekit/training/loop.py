@@ -36,21 +36,21 @@ def train(
     *,
     validation: Data | None = None,
     folder: RunFolder | None = None,
-    adam: torch.optim.Adam | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
     deadline: float | None = None,
     title: str = "training",
     verbose: bool = False,
 ) -> list[dict]:
     """Trains `module` in place and returns its history: one record per epoch, every term's mean over its images.
 
-    adam: the optimizer of the training that this one goes on with, from `make_optimizer`; None starts anew.
+    optimizer: that of the training that this one goes on with, from `make_optimizer`; None starts anew.
     deadline: a reading of `time.monotonic`; once it is past, the training ends where it is, after one step at least.
     With a `folder`, it goes on from the newest checkpoint there, appends to its log and checkpoints as it goes.
     When a term or a weight stops being finite, it goes back to the end of the last epoch, or to the checkpoint it began with,
     and on with half the learning rate, at most 3 times; records from then on count these as `rollbacks`. Then it raises
     TrainingFailed, the last checkpoint still being good; and so it does where the device's memory is too small.
     """
-    run = _Training(module, objective, data, plan, validation, folder, adam, deadline)
+    run = _Training(module, objective, data, plan, validation, folder, optimizer, deadline)
     state = run.state
     with (
         stream,
@@ -97,13 +97,13 @@ class _Epoch:
 class _Training:
     """What `train` does between steps: epochs, records, going back, checkpoints."""
 
-    def __init__(self, module, objective, data, plan, validation, folder, adam, deadline):
+    def __init__(self, module, objective, data, plan, validation, folder, optimizer, deadline):
         self.module, self.objective, self.data, self.plan = module, objective, data, plan
         self.validation, self.folder, self.deadline = validation, folder, deadline
         self.batch_size = min(plan.batch_size, len(data))
         self.per_epoch = steps_per_epoch(len(data), plan.batch_size)
         self.epochs = math.ceil((plan.steps - plan.first) / self.per_epoch)
-        self.state = State(module, objective, plan, data.x.device, adam)
+        self.state = State(module, objective, plan, data.x.device, optimizer)
         self.saved = folder.load_checkpoint() if folder else None
         if self.saved:
             self.state.resume(self.saved)

@@ -12,6 +12,7 @@ from vaekit.messages import check_number, filled
 from vaekit.world import PRECISIONS
 
 SCHEDULES = ("cosine", "constant")
+OPTIMIZERS = ("adam", "muon")
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Plan:
     """JSON-able: run.json records it, and a training that goes on follows it, so that it ends as an unbroken one.
 
     steps: optimizer steps in all. batch_size: images per step. learning_rate: the peak of the schedule.
+    optimizer: "adam" or "muon", see `training/optimizers.py`. betas: Adam's, also of what Muon leaves to it.
     schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
     gradient_clip: the largest norm of the whole gradient, or None.
     compile: whether the module's passes are compiled, which changes results by rounding alone.
@@ -33,6 +35,7 @@ class Plan:
     learning_rate: float
     schedule: str = "cosine"
     warmup: int = 0
+    optimizer: str = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
     gradient_clip: float | None = None
     patience: int | None = None
@@ -117,10 +120,11 @@ def read_plan(found: dict) -> Plan:
         check_number("gradient_clip", plan.gradient_clip, above=0)
         if len(plan.betas) != 2 or not all(0 <= beta < 1 for beta in plan.betas):
             raise ValueError(f"betas {plan.betas!r:.40}")
-        if type(plan.compile) is not bool or plan.precision not in tuple(PRECISIONS) or plan.schedule not in SCHEDULES:
-            raise ValueError(
-                f"precision {plan.precision!r:.40}, schedule {plan.schedule!r:.40}, compile {plan.compile!r:.40}"
-            )
+        if type(plan.compile) is not bool:
+            raise ValueError(f"compile {plan.compile!r:.40}")
+        for name, known in (("precision", tuple(PRECISIONS)), ("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
+            if getattr(plan, name) not in known:
+                raise ValueError(f"{name} {getattr(plan, name)!r:.40}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"its plan is none ({error})") from None
     return plan

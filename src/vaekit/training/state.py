@@ -13,8 +13,9 @@ from vaekit.messages import first_line
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import is_record, mismatch
 from vaekit.training.guard import ROLLBACKS
+from vaekit.training.optimizers import make_optimizer
 from vaekit.training.plan import Plan
-from vaekit.training.step import Objective, make_optimizer
+from vaekit.training.step import Objective
 
 
 @dataclass
@@ -40,13 +41,18 @@ class State:
     """
 
     def __init__(
-        self, module: nn.Module, objective: Objective, plan: Plan, device: torch.device, adam: torch.optim.Adam | None
+        self,
+        module: nn.Module,
+        objective: Objective,
+        plan: Plan,
+        device: torch.device,
+        optimizer: torch.optim.Optimizer | None,
     ):
         self.module, self.plan, self.device = module, plan, device
         self.modules = nn.ModuleDict({"model": module})
         if isinstance(objective, nn.Module):
             self.modules["objective"] = objective.to(device)
-        self.optimizer = adam or make_optimizer(self.modules, plan)
+        self.optimizer = optimizer or make_optimizer(self.modules, plan)
         self.step, self.rollbacks = plan.first, 0
         self.sums: Sums | None = None
         self.best: Best | None = None
@@ -141,7 +147,7 @@ class State:
         for index, found in slots.items():
             shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
             moment = tuple(parameters[index].shape)
-            if shapes != {"step": (), "exp_avg": moment, "exp_avg_sq": moment}:
+            if shapes not in ({"step": (), "exp_avg": moment, "exp_avg_sq": moment}, {"momentum": moment}):
                 raise ValueError(f"the optimizer's state of parameter {index} does not fit")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from vaekit.data.batches import Data
 from vaekit.tensors import Term, total
 from vaekit.training.compiled import compiled
+from vaekit.training.optimizers import make_optimizer
 from vaekit.training.plan import Plan
 from vaekit.world import autocast, derive_seed, drawing
 
@@ -62,13 +64,6 @@ class Step:
         return terms, loss.detach()
 
 
-def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Adam:
-    """Adam over the trainable parameters of `module`."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    device = parameters[0].device
-    return torch.optim.Adam(parameters, lr=plan.learning_rate, betas=plan.betas, fused=device.type != "mps")
-
-
 def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, deadline: float) -> int:
     """Steps that can be done before `deadline`, a reading of `time.monotonic`, by a rehearsal; one at least. A tenth of the
     time is kept for what is no step.
@@ -80,7 +75,7 @@ def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, 
 def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
     """Seconds per step, from a few steps on a copy that is thrown away; the module itself is left as it was."""
     module, objective = copy.deepcopy(module).train(), copy.deepcopy(objective)
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.0)
+    optimizer = make_optimizer(module, replace(plan, learning_rate=0.0))
     batch_size, times = min(plan.batch_size, len(data)), []
     for _ in range(REHEARSAL_STEPS):
         started = time.perf_counter()

@@ -1,0 +1,99 @@
+"""The optimizers: Adam, and Muon, which treats the weights of linear and convolutional layers as the matrices that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.training.plan import Plan
+
+# Of Newton-Schulz's odd quintic: five passes of it bring every singular value near 1 (Jordan et al. 2024).
+QUINTIC, PASSES = (3.4445, -4.7750, 2.0315), 5
+MOMENTUM = 0.95
+MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
+
+def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Adam:
+    """The plan's optimizer over the trainable parameters of `module`."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    settings = {"lr": plan.learning_rate, "betas": plan.betas, "fused": parameters[0].device.type != "mps"}
+    if plan.optimizer == "adam":
+        return torch.optim.Adam(parameters, **settings)
+    return Muon(parameters, set(matrices_of(module)), **settings)
+
+
+def matrices_of(module: nn.Module) -> Iterator[Tensor]:
+    """The trainable weights of its linear and convolutional layers: what maps features to features. Biases, scales, tables of
+    codes or classes and learned variances are none.
+    """
+    for part in module.modules():
+        if isinstance(part, MATRICES) and part.weight.requires_grad:
+            yield part.weight
+
+
+class Muon(torch.optim.Adam):
+    """Adam, but for `matrices` among the `parameters`: those move by their momentum with all its singular values brought to one
+    size, so that no direction waits for the others (Jordan et al. 2024).
+
+    A convolution's kernel is the matrix (out, in * k * k), a transposed one's (in, out * k * k). The step is scaled to Adam's,
+    by 0.2 sqrt(the longer side) (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2). There is no weight decay.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], matrices: set[Tensor], **settings):
+        of = {True: [], False: []}
+        for parameter in parameters:
+            of[parameter in matrices].append(parameter)
+        super().__init__([{"params": of[False]}, {"params": of[True]}], **settings)
+
+    def __setstate__(self, state):
+        torch.optim.Optimizer.__setstate__(self, state)  # Adam's would want a step of every parameter
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step of both."""
+        others, matrices = self.param_groups
+        self.param_groups = [others]
+        super().step(closure)
+        self.param_groups = [others, matrices]
+        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+        for parameter in matrices["params"]:
+            if parameter.grad is None:
+                continue
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            momentum = self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
+            ahead = parameter.grad.lerp(momentum, MOMENTUM)  # Nesterov's
+            alike.setdefault(parameter.shape, []).append((parameter, ahead.flatten(1)))
+        for shape, pairs in alike.items():
+            updates = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
+            rate = 0.2 * max(updates.shape[1:]) ** 0.5 * matrices["lr"]
+            for (parameter, _), update in zip(pairs, updates, strict=True):
+                parameter.sub_(update.view(shape), alpha=rate)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Matrices (n, rows, columns) with their singular values brought to between 0.7 and 1.2 and their singular vectors kept.
+
+    Newton-Schulz's passes X <- (a + b XX' + c (XX')^2) X are taken on XX' alone, whose powers commute: the small side's square
+    is all that five passes multiply, and X itself is multiplied once, at the end.
+    """
+    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    square = x @ x.mT
+    product = factor = _quintic(square)
+    for _ in range(PASSES - 1):
+        square = factor @ square @ factor
+        factor = _quintic(square)
+        product = factor @ product
+    x = product @ x
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+
+
+def _quintic(square: Tensor) -> Tensor:
+    """a + b XX' + c (XX')^2, of XX' (n, rows, rows)."""
+    a, b, c = QUINTIC
+    factor = torch.baddbmm(square, square, square, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor

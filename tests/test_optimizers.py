@@ -1,0 +1,143 @@
+"""Muon: held against its published form and PyTorch's own, and in a training that is broken off."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from vaekit import VAE, VQVAE
+from vaekit.training.optimizers import PASSES, QUINTIC, Muon, make_optimizer, matrices_of, orthogonalised
+from vaekit.training.plan import Plan
+
+PLAN = Plan(steps=5, batch_size=8, learning_rate=0.02, optimizer="muon")
+
+
+def published(matrix: torch.Tensor) -> torch.Tensor:
+    """Newton-Schulz's quintic as Jordan et al. (2024) write it, in double precision."""
+    a, b, c = QUINTIC
+    x = matrix.double()
+    x = x.T if x.shape[0] > x.shape[1] else x
+    x = x / x.norm()
+    for _ in range(PASSES):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 3), st.integers(0, 5))
+def test_the_passes_on_the_small_square_are_the_published_ones(rows, columns, n, decades):
+    """Whatever the shape, for matrices with singular values over `decades` powers of ten."""
+    generator = torch.Generator().manual_seed(rows * 100 + columns)
+    matrices = torch.randn(n, rows, columns, generator=generator) * torch.logspace(0, -decades, columns)
+    found = orthogonalised(matrices)
+    assert found.shape == matrices.shape
+    for one, matrix in zip(found, matrices, strict=True):
+        torch.testing.assert_close(one.double(), published(matrix), atol=2e-3, rtol=0)
+
+
+def test_singular_values_end_near_one_and_singular_vectors_stay():
+    matrix = torch.randn(30, 50, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = (left.T @ orthogonalised(matrix[None])[0] @ right.T).diagonal()
+    assert values.min() > 0.6 and values.max() < 1.25
+    assert orthogonalised(torch.zeros(1, 3, 4)).isfinite().all()
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has none")
+def test_linear_layers_move_as_by_pytorchs_own():
+    """Which multiplies in bfloat16: a step differs from ours by that."""
+    torch.manual_seed(0)
+    mine, theirs = (nn.Linear(30, 20, bias=False) for _ in range(2))
+    theirs.load_state_dict(mine.state_dict())
+    start, x = mine.weight.detach().clone(), torch.randn(64, 30)
+    ours = make_optimizer(mine, PLAN)
+    peer = torch.optim.Muon(theirs.parameters(), lr=0.02, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        for layer, optimizer in ((mine, ours), (theirs, peer)):
+            optimizer.zero_grad()
+            layer(x).square().mean().backward()
+            optimizer.step()
+    moved = (mine.weight - start).norm()
+    assert (mine.weight - theirs.weight).norm() < 0.03 * moved
+    assert moved > 0.1
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 6, 4), nn.ConvTranspose2d(3, 6, 4)], ids=["conv", "transposed"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_kernel_moves_as_a_matrix_of_its_first_axis(layer, memory_format):
+    """Every direction by as much: 0.2 sqrt(the longer side) times the learning rate, divided among its values."""
+    layer = layer.to(memory_format=memory_format)
+    before, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    optimizer = make_optimizer(layer, PLAN)
+    layer(torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(1))).square().sum().backward()
+    optimizer.step()
+    moved = (layer.weight - before).detach().flatten(1)
+    values = torch.linalg.svdvals(moved) / (0.02 * 0.2 * max(moved.shape) ** 0.5)
+    assert values.min() > 0.6 and values.max() < 1.25
+    assert (layer.bias - bias).abs().max() > 0, "the rest is Adam's"
+    assert set(optimizer.state[layer.weight]) == {"momentum"}
+    assert set(optimizer.state[layer.bias]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_tables_of_codes_scales_and_frozen_layers_are_no_matrices(digits):
+    model = VQVAE(architecture="resnet", n_codes=8, epochs=1, ema=0.0, random_state=0).fit(digits[0][:64]).model_
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(parameter)] for parameter in matrices_of(model)}
+    assert "latent.codebook" not in found and not [name for name in found if name.endswith("bias")]
+    others = names.keys() - {id(parameter) for parameter in matrices_of(model)}
+    assert all(
+        names[one] == "latent.codebook" or dict(model.named_parameters())[names[one]].ndim <= 1 for one in others
+    )
+    next(matrices_of(model)).requires_grad_(False)
+    assert len(list(matrices_of(model))) == len(found) - 1
+
+
+def test_what_has_no_gradient_stays():
+    layers = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    optimizer = make_optimizer(layers, PLAN)
+    assert isinstance(optimizer, Muon)
+    before = layers[1].weight.detach().clone()
+    layers[0](torch.ones(2, 3)).sum().backward()
+    optimizer.step()
+    assert torch.equal(layers[1].weight, before) and layers[1].weight not in optimizer.state
+
+
+def test_a_training_by_muon_learns_faster_and_says_so(digits):
+    x = digits[0]
+    models = [
+        VAE(architecture="mlp", width=128, epochs=8, optimizer=name, random_state=0).fit(x) for name in ("adam", "muon")
+    ]
+    adam, muon = (model.history_[-1]["objective"] for model in models)
+    assert muon < adam - 3, "nats, of which seeds change a tenth"
+    assert models[1].facts_["plan"]["optimizer"] == "muon"
+
+
+def test_it_goes_on_where_it_was_broken_off(tmp_path, digits):
+    from vaekit.data import open_data
+
+    images = open_data("digits", "train")
+    made = {"architecture": "conv", "batch_size": 256, "optimizer": "muon", "random_state": 3}
+    whole = VAE(epochs=3, **made).fit_images(images, folder=str(tmp_path / "whole"))
+    real, calls = torch.optim.Adam.step, []
+
+    def stop(self, *args):
+        calls.append(None)
+        if len(calls) == 2 * 5 + 3:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch.optim.Adam, "step", stop)
+        VAE(epochs=3, **made).fit_images(images, folder=str(tmp_path / "run"))
+    broken = VAE(epochs=3, **made).fit_images(images, folder=str(tmp_path / "run"), resume=True)
+    for name, tensor in whole.model_.state_dict().items():
+        assert torch.equal(tensor, broken.model_.state_dict()[name]), name
+    with pytest.raises(ValueError, match="optimizer muon -> adam"):
+        VAE(epochs=3, **made | {"optimizer": "adam"}).fit_images(images, folder=str(tmp_path / "run"), resume=True)
+
+
+def test_unknown_ones_are_refused(digits):
+    with pytest.raises(ValueError, match=r"optimizer must be one of adam, muon, got 'moun' .did you mean 'muon'"):
+        VAE(optimizer="moun").fit(np.zeros((20, 4)))
