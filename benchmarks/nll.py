@@ -25,7 +25,7 @@ from vaekit.parts.networks import make_networks
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import train
 from vaekit.training.plan import Plan, read_plan, start_clock
-from vaekit.training.step import affordable
+from vaekit.training.step import affordable, rehearse
 from vaekit.world import fast_bfloat16, seeded
 
 PUBLISHED = {"VAE": 86.76, "IWAE, k=5": 85.54}
@@ -87,6 +87,7 @@ def one_run(label, objective, samples, data, test, seed, options):
     if folder.started:
         plan = read_plan(folder.config()["plan"])
     else:
+        rehearse(module, objective, data, plan)  # the first steps of a process are slow
         plan = replace(plan, steps=affordable(module, objective, data, plan, filled(start_clock(60 * minutes))))
         folder.start({"plan": asdict(plan)})
     history = train(module, objective, data, plan, folder=folder, title=f"{label} seed {seed}", verbose=True)
