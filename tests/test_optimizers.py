@@ -1,5 +1,8 @@
 """Muon: held against its published form and PyTorch's own, and in a training that is broken off."""
 
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vaekit import VAE, VQVAE
+from vaekit.data import open_data
 from vaekit.training.optimizers import PASSES, QUINTIC, Muon, make_optimizer, matrices_of, orthogonalised
 from vaekit.training.plan import Plan
+from vaekit.training.state import State
 
 PLAN = Plan(steps=5, batch_size=8, learning_rate=0.02, optimizer="muon")
 
@@ -115,8 +120,6 @@ def test_a_training_by_muon_learns_faster_and_says_so(digits):
 
 
 def test_it_goes_on_where_it_was_broken_off(tmp_path, digits):
-    from vaekit.data import open_data
-
     images = open_data("digits", "train")
     made = {"architecture": "conv", "batch_size": 256, "optimizer": "muon", "random_state": 3}
     whole = VAE(epochs=3, **made).fit_images(images, folder=str(tmp_path / "whole"))
@@ -138,6 +141,27 @@ def test_it_goes_on_where_it_was_broken_off(tmp_path, digits):
         VAE(epochs=3, **made | {"optimizer": "adam"}).fit_images(images, folder=str(tmp_path / "run"), resume=True)
 
 
-def test_unknown_ones_are_refused(digits):
+@pytest.mark.parametrize(("made_by", "said"), [("adam", "muon"), ("muon", "adam")])
+def test_the_checkpoint_of_another_is_refused(tmp_path, made_by, said):
+    """A run.json that somebody changed. A single matrix, which both have at the same place."""
+    plans = {name: replace(PLAN, optimizer=name) for name in (made_by, said)}
+    states = {
+        name: State(nn.Linear(3, 3, bias=False), None, plan, torch.device("cpu"), None) for name, plan in plans.items()
+    }
+    layer = states[made_by].module
+    layer(torch.ones(2, 3)).sum().backward()
+    states[made_by].optimizer.step()
+    tensors, notes = states[made_by].snapshot()
+    with pytest.raises(ValueError, match="the optimizer's state of parameter 0 does not fit"):
+        states[said].restore((tensors, notes))
+
+
+def test_it_is_pickled_between_passes(digits):
+    model = VAE(architecture="mlp", width=16, optimizer="muon", random_state=0).partial_fit(digits[0])
+    again = pickle.loads(pickle.dumps(model)).partial_fit(digits[0])
+    assert again.history_[1]["objective"] == model.partial_fit(digits[0]).history_[1]["objective"]
+
+
+def test_unknown_ones_are_refused():
     with pytest.raises(ValueError, match=r"optimizer must be one of adam, muon, got 'moun' .did you mean 'muon'"):
         VAE(optimizer="moun").fit(np.zeros((20, 4)))

@@ -294,7 +294,7 @@ def _training_facts(model: Fitted) -> dict[str, str]:
     facts, plan = model.facts, model.facts["plan"]
     data, per_epoch = facts["data"], model.steps_per_epoch(facts["data"]["images"])
     steps = model.history[-1]["step"] if model.history else plan["steps"]
-    optimizer, warmup = plan.get("optimizer", "adam").title(), f"{plan['warmup']} steps"
+    optimizer, warmup = model.fields["optimizer"].title(), f"{plan['warmup']} steps"
     rows = {
         "data": _escape(data["name"]),
         "images" if len(model.format.shape) > 1 else "rows": f"{data['images']:,}",

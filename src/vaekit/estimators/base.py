@@ -294,7 +294,8 @@ class Estimator(Fields, Face):
         epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
         steps = steps or epochs * per_epoch
         mlp = table or self.architecture == "mlp"
-        peaks = (0.002, 0.004), (0.02, 0.01)  # Adam's and Muon's, of few and of many samples
+        few, muon = n < 5000, self.optimizer == "muon"
+        peak = (0.02 if few else 0.01) if muon else (0.002 if few else 0.004)
         defaults = {
             "architecture": "mlp" if table else "conv",
             # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
@@ -303,7 +304,7 @@ class Estimator(Fields, Face):
             "epochs": epochs,
             "batch_size": batch_size,
             "optimizer": "adam",
-            "learning_rate": 0.005 if wang2023 else peaks[self.optimizer == "muon"][n >= 5000],
+            "learning_rate": 0.005 if wang2023 else peak,
             "schedule": "constant" if wang2023 else "cosine",
             # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
             "warmup_steps": 0 if wang2023 else min(200, steps // 5),

@@ -38,15 +38,9 @@ class VQVAE(VQVAEFields, Estimator):
         defaults: dict = {"compile": False}  # its wide convolutions gain next to nothing: see benchmarks/compiling.py
         if wang2023:
             return defaults | {"n_codes": 10, "code_dim": 2, "ema": 0.0, "codebook_init": "uniform", "revive": 0.0}
-        # At twice this learning rate the encoder outruns the moving averages and the codes collapse.
-        return defaults | {
-            "n_codes": 256,
-            "code_dim": 16,
-            "ema": 0.99,
-            "codebook_init": "kmeans",
-            "revive": 0.1,
-            "learning_rate": 0.01 if self.optimizer == "muon" else 0.002,
-        }
+        defaults |= {"n_codes": 256, "code_dim": 16, "ema": 0.99, "codebook_init": "kmeans", "revive": 0.1}
+        # At twice this learning rate of Adam's the encoder outruns the moving averages and the codes collapse.
+        return defaults if self.optimizer == "muon" else defaults | {"learning_rate": 0.002}
 
     def resolve(self, format: Format, n: int, *, steps: int | None = None) -> dict:
         """As for every model, and no more codes than there are training vectors."""

@@ -12,6 +12,7 @@ from vaekit.training.plan import Plan
 # Of Newton-Schulz's odd quintic: five passes of it bring every singular value near 1 (Jordan et al. 2024).
 QUINTIC, PASSES = (3.4445, -4.7750, 2.0315), 5
 MOMENTUM = 0.95
+ADAM_KEEPS = ("step", "exp_avg", "exp_avg_sq")  # of a parameter, in a group that says nothing else
 MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -45,17 +46,17 @@ class Muon(torch.optim.Adam):
         of = {True: [], False: []}
         for parameter in parameters:
             of[parameter in matrices].append(parameter)
-        super().__init__([{"params": of[False]}, {"params": of[True]}], **settings)
+        super().__init__([{"params": of[False]}, {"params": of[True], "keeps": ("momentum",)}], **settings)
 
     def __setstate__(self, state):
         torch.optim.Optimizer.__setstate__(self, state)  # Adam's would want a step of every parameter
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One step of both."""
+        """One step of both; returns what `closure` gives."""
         others, matrices = self.param_groups
         self.param_groups = [others]
-        super().step(closure)
+        loss = super().step(closure)
         self.param_groups = [others, matrices]
         alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for parameter in matrices["params"]:
@@ -71,6 +72,7 @@ class Muon(torch.optim.Adam):
             rate = 0.2 * max(updates.shape[1:]) ** 0.5 * matrices["lr"]
             for (parameter, _), update in zip(pairs, updates, strict=True):
                 parameter.sub_(update.view(shape), alpha=rate)
+        return loss
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from vaekit.messages import first_line
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import is_record, mismatch
 from vaekit.training.guard import ROLLBACKS
-from vaekit.training.optimizers import make_optimizer
+from vaekit.training.optimizers import ADAM_KEEPS, make_optimizer
 from vaekit.training.plan import Plan
 from vaekit.training.step import Objective
 
@@ -144,10 +144,10 @@ class State:
             slots.setdefault(index, {})[slot] = (
                 torch.empty_like(parameters[index]).copy_(tensor) if shaped else tensor.clone()
             )
+        keeps = [group.get("keeps", ADAM_KEEPS) for group in self.optimizer.param_groups for _ in group["params"]]
         for index, found in slots.items():
-            shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
-            moment = tuple(parameters[index].shape)
-            if shapes not in ({"step": (), "exp_avg": moment, "exp_avg_sq": moment}, {"momentum": moment}):
+            shapes = {name: tensor.shape for name, tensor in found.items()}
+            if shapes != {name: () if name == "step" else parameters[index].shape for name in keeps[index]}:
                 raise ValueError(f"the optimizer's state of parameter {index} does not fit")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
