@@ -8,9 +8,10 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "vaekit"
 FLOORS = [
-    ["registry", "messages", "owned", "state", "tensors", "world"],
+    ["registry", "messages", "owned", "state", "tensors", "ranks", "world"],
     [
         "parts.strided",
+        "parts.whole_batch",
         "parts.networks",
         "parts.causal",
         "parts.likelihoods",

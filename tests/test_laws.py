@@ -430,8 +430,8 @@ def test_with_a_learned_sigma_vq_penalties_keep_their_ratio_to_the_squared_error
     twin = copy.deepcopy(module.train(training)).train(training)
     module.likelihood.variance.fill_(0.02)
     terms = objective(seeded_trace(module, x, y), 0)
-    scale = 1 / (2 * module.likelihood.variance.item())  # of the variance that this batch was scored with
-    assert (scale == pytest.approx(25)) == (not training), "in training mode sigma follows the batch"
+    scale = 25.0  # of the variance that this batch was scored with
+    assert (module.likelihood.variance.item() == pytest.approx(0.02)) == (not training), "then sigma follows the batch"
     expected = {"commitment": 0.25} | ({"codebook": alpha} if alpha else {})
     weights = {penalty: terms[penalty].weight for penalty in expected}
     assert {penalty: float(weight) / scale for penalty, weight in weights.items()} == pytest.approx(expected)

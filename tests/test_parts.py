@@ -235,9 +235,9 @@ def test_gradients_of_a_learned_variance_survive_a_second_batch():
     """The running variance is changed in place; a graph that is still alive must not notice."""
     likelihood = GaussianLikelihood().train()
     out, x = torch.zeros(2, 1, 2, 2, requires_grad=True), torch.ones(2, 1, 2, 2)
+    scale, variance = likelihood.penalty_scale(), likelihood.variance.item()
     first = likelihood.log_prob(out, x)
-    scale = likelihood.penalty_scale()
-    variance = likelihood.variance.item()
+    assert likelihood.variance.item() != variance, "it follows what it has seen"
     likelihood.log_prob(out, x)
     first.sum().backward()
     assert float(scale) == pytest.approx(0.5 / variance)

@@ -13,6 +13,7 @@ from vaekit.data.format import Format
 from vaekit.data.images import BINARIZE, Images
 from vaekit.messages import check_number
 from vaekit.models.autoencoder import Autoencoder
+from vaekit.ranks import size
 from vaekit.training.plan import Plan, read_plan
 
 # What a training ended by: its plan, patience, its time budget, being told to; "checkpoint" is of one that has not.
@@ -21,7 +22,7 @@ ENDINGS = ("plan", "patience", "budget", "finish", "checkpoint")
 # What runs of earlier versions don't say of their data.
 DATA_DEFAULTS = {"binarize": "none", "decoding": None, "skip_bad": False, "labels": None}
 
-FACTS = ("seed", "device", "threads", "processor", "torch", "data", "plan", "earlier_plans", "ended")
+FACTS = ("seed", "device", "threads", "processes", "processor", "torch", "data", "plan", "earlier_plans", "ended")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def facts_of(images: Images, seed: int, device: torch.device, plan: Plan) -> dic
         "seed": seed,
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "processes": size(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "data": {

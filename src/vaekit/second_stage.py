@@ -13,7 +13,8 @@ from vaekit.data.images import Images
 from vaekit.fitted import Fitted
 from vaekit.fitted_prior import FittedPrior, identity
 from vaekit.models.autoencoder import Autoencoder
-from vaekit.training.checkpoint import RunFolder
+from vaekit.ranks import check_alike, from_first
+from vaekit.training.checkpoint import RunFolder, by_first
 from vaekit.training.kinds import resolve_settings
 from vaekit.training.plan import check_time_budget, start_clock
 from vaekit.training.prior import fit_prior, parts_of
@@ -36,6 +37,7 @@ def fit_prior_to(
     interrupted gone on with.
     time_budget: seconds, of this call.
     """
+    check_alike({"data": images.fingerprint, **asdict(settings)})
     check_time_budget(time_budget)
     deadline = start_clock(time_budget)
     _check(fitted, images, folder)
@@ -44,7 +46,9 @@ def fit_prior_to(
     if not fitted.conditional and images.y is not None:
         labels, classes = torch.from_numpy(images.y).to(fitted.device), np.asarray(images.classes)
     named = () if classes is None else list(classes)
-    seed = fitted.facts["seed"] if settings.random_state is None else check_random_state(settings.random_state)
+    seed = fitted.facts["seed"]
+    if settings.random_state is not None:
+        seed = from_first(lambda: check_random_state(settings.random_state))
     resolved = resolve_settings(
         settings,
         codes=fitted.discrete,
@@ -55,7 +59,7 @@ def fit_prior_to(
     )
     parts = parts_of(len(images), labels, resolved, classes=named, seed=seed, components=settings.components)
     how = {"classes": named, "parts": parts, "seed": seed, "deadline": deadline, "verbose": verbose}
-    with RunFolder(folder).locked() if folder else nullcontext():
+    with by_first(RunFolder(folder)).locked() if folder else nullcontext():
         stage = _stage(folder, _common(images, plain, resolved, classes, seed)) if folder else None
         try:
             learned, history, found = fit_prior(plain, data, labels, resolved, folder=stage, **how)
@@ -71,14 +75,14 @@ def fit_prior_to(
             "seed": seed,
         }
         fitted.attach(FittedPrior(learned, resolved, classes, history, facts))
-        if stage and fitted.prior:
-            fitted.prior.write(RunFolder(folder).prior_file, plain)
+        if stage and (made := fitted.prior):
+            from_first(lambda: made.write(RunFolder(folder).prior_file, plain))
             stage.discard()
 
 
 def _check(fitted: Fitted, images: Images, folder: str | None) -> None:
     """Raises ValueError for the folder of a training that is not at its end, and for samples of another shape."""
-    if folder and not RunFolder(folder).finished:
+    if folder and not by_first(RunFolder(folder)).finished:
         raise ValueError(
             f"{folder} holds no finished run, and a prior is fitted to weights that stay as they are: train the run to its "
             "end, or end it where it is with `vaekit train ... --finish`"
@@ -109,8 +113,8 @@ def stage_of(folder: str | Path) -> RunFolder:
 
 def _stage(folder: str, common: dict) -> RunFolder:
     """The folder of the second stage that has this in `common` with one that is gone on with, or a new one."""
-    stage = stage_of(folder)
-    if stage.path.exists() and not _is_of(stage, common):
+    stage = by_first(from_first(lambda: stage_of(folder)))
+    if from_first(stage.path.exists) and not _is_of(stage, common):
         stage.discard()
     if not stage.started:
         stage.start({"identity": common})

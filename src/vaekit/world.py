@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from vaekit.ranks import Part, local_rank, size
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 FEWEST, MOST = 32, 1000  # samples at once outside training
@@ -36,7 +38,9 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return (
+                torch.device("cuda", local_rank() % torch.cuda.device_count()) if size() > 1 else torch.device("cuda")
+            )
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
@@ -134,12 +138,38 @@ def _seed(seed: int) -> None:
             backend.manual_seed_all(seed)
 
 
+_part: Part | None = None  # what is looked at, where that is not a whole batch
+
+
+def current_part() -> Part | None:
+    """The part of a batch that is looked at; None where that is all of it."""
+    return _part
+
+
+def drawn(draw: Callable[[int], Tensor], n: int, dim: int = 0) -> Tensor:
+    """`draw(n)`, noise for n images along `dim`; in a part of a batch, the part's share of what is drawn for all of it, so that
+    noise doesn't depend on how a batch is divided.
+    """
+    part = _part
+    if part is None:
+        return draw(n)
+    each = n // max(1, part.stop - part.start)
+    return draw(part.total * each).narrow(dim, part.start * each, n)
+
+
 @contextlib.contextmanager
-def drawing(seed: int) -> Iterator[None]:
-    """Torch's random numbers inside the block come from `seed`, and no other thread draws meanwhile."""
+def drawing(seed: int, part: Part | None = None) -> Iterator[None]:
+    """Torch's random numbers inside the block come from `seed`, and no other thread draws meanwhile. part: of a batch, that is
+    all that is looked at in the block; see `drawn`.
+    """
+    global _part
     with stream.turn:
         _seed(seed)
-        yield
+        _part, before = None if part is None or part.is_whole else part, _part
+        try:
+            yield
+        finally:
+            _part = before
 
 
 @contextlib.contextmanager

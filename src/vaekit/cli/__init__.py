@@ -42,6 +42,7 @@ COMMANDS = {
     "sweep": Command("report", "a grid of latent_dim and beta: which to take, and why"),
     "doctor": Command("judge", "what is wrong with a run, and what to turn"),
 }
+TOGETHER = ("train", "fit-prior")  # what torchrun may start in several processes
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 STOPPED = "stopped; a run in a folder goes on with --resume, and fit-prior, compare and sweep when they are run again"
 
@@ -133,9 +134,10 @@ def _main(arguments: list[str]) -> None:
         _fail(in_words(error), 2 if wrong else 1)
     except RuntimeError as error:
         from vaekit.export import ExportFailed
+        from vaekit.ranks import RankLost
         from vaekit.training.guard import TrainingFailed
 
-        if not isinstance(error, (TrainingFailed, ExportFailed)):
+        if not isinstance(error, (TrainingFailed, ExportFailed, RankLost)):
             raise
         _fail(str(error), 1)
 
@@ -152,6 +154,10 @@ def _run(command: str, *rest: str) -> None:
             return
         if name not in MODELS:
             raise ValueError(f"unknown model {name!r}{nearest(name, MODELS)}; models are {', '.join(MODELS)}")
+    if command not in TOGETHER and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(
+            f"{command} works in one process: call it without torchrun, which {' and '.join(TOGETHER)} know"
+        )
     from vaekit.cli.flags import parse
 
     home = importlib.import_module(f"vaekit.cli.{COMMANDS[command].home}")
@@ -163,10 +169,16 @@ def _run(command: str, *rest: str) -> None:
 
 
 def _show_warning(message, *_) -> None:
-    print(f"vaekit: {message}", file=sys.stderr)
+    if int(os.environ.get("RANK", 0)) == 0:  # all ranks see the same
+        print(f"vaekit: {message}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from vaekit.ranks import first_to_say
+
+        if not first_to_say(message):
+            raise SystemExit(code)
     # In one line, whatever the names of files hold.
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
     print(f"vaekit: {shown}", file=sys.stderr)

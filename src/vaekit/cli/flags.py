@@ -20,7 +20,7 @@ TOPICS = {  # a flag is about the same thing in every command
     "data": "data split_seed resize fit background colour white labels drop skip_bad binarize split reference",
     "model": "models architecture latent_dim beta likelihood",
     "prior": "prior",
-    "training": "epochs batch_size optimizer learning_rate schedule warmup_steps rate_warmup_epochs gradient_clip "
+    "training": "epochs batch_size accumulate optimizer learning_rate schedule warmup_steps rate_warmup_epochs gradient_clip "
     "early_stopping n_iter_no_change validation_fraction random_state seeds time_budget resume finish",
     "machine": "device precision compile verbose jobs",
     "output": "out overwrite json picture log",

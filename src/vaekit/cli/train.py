@@ -50,8 +50,16 @@ class Train(Source):
             return
         if self.data is None:
             raise ValueError("train needs --data, what to train on; only --finish goes without")
-        check_folder(self.out, "run", inputs=self.inputs())
+        from vaekit.ranks import from_first, joined
+
         model.verbose = True
+        with joined():
+            from_first(lambda: check_folder(self.out, "run", inputs=self.inputs()))
+            self._train(model)
+
+    def _train(self, model) -> None:
+        from vaekit.ranks import restarted
+
         images = self.open("train")
         # Only early stopping looks at validation images, and data with a published split has no such part.
         validation = self.open("validation") if model.early_stopping and images.split_seed is not None else None
@@ -60,7 +68,7 @@ class Train(Source):
             images,
             validation=validation,
             folder=self.out,
-            resume=self.resume,
+            resume=self.resume or restarted(),
             time_budget=self.time_budget,
             log=self.log,
         )
@@ -116,6 +124,12 @@ class FitPrior(RunSource):
     """Seconds the fitting may take, of this command where it goes on with one; it ends where it is when they are over."""
 
     def run(self) -> None:
+        from vaekit.ranks import joined
+
+        with joined():
+            self._fit()
+
+    def _fit(self) -> None:
         from vaekit.files import load_finished
         from vaekit.hub import is_address
         from vaekit.second_stage import fit_prior_to, stage_of

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaekit.data.cache import ahead
 from vaekit.data.mapped import Rows
-from vaekit.world import samples_at_once, seeded
+from vaekit.world import current_part, drawn, samples_at_once, seeded
 
 
 class Mapped:
@@ -62,7 +62,21 @@ class Data:
 
     def _finished(self, x: Tensor, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         x = to_input(x)
-        return torch.bernoulli(x) if self.dynamic else x, None if self.y is None else self.y[index]
+        return _binarised(x) if self.dynamic else x, None if self.y is None else self.y[index]
+
+
+def _binarised(x: Tensor) -> Tensor:
+    """(B, C, H, W) probabilities of white -> black and white."""
+
+    def draw(n: int) -> Tensor:  # for those of other parts of the batch, which are not here, as for black ones
+        rows = current_part()
+        if rows is None:
+            return torch.bernoulli(x)
+        probabilities = x.new_zeros(n, *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+        probabilities[rows.start : rows.stop] = x
+        return torch.bernoulli(probabilities)
+
+    return drawn(draw, len(x))
 
 
 def to_input(x: Tensor) -> Tensor:

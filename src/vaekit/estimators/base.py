@@ -28,9 +28,10 @@ from vaekit.parts.latents import GaussianLatent
 from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from vaekit.parts.networks import ARCHITECTURES, make_networks
 from vaekit.parts.priors import StandardNormalPrior
+from vaekit.ranks import from_first, is_first
 from vaekit.second_stage import fit_prior_to
 from vaekit.state import undisturbed, unwarned
-from vaekit.training.checkpoint import RunFolder
+from vaekit.training.checkpoint import RunFolder, by_first
 from vaekit.training.compiled import pays
 from vaekit.training.events import LOGS, Events
 from vaekit.training.plan import OPTIMIZERS, SCHEDULES, Plan, check_time_budget, steps_per_epoch
@@ -141,8 +142,8 @@ class Estimator(Fields, Face):
             raise ValueError(no_labels(images, type(self).__name__))
         self._take_names(images.x)
         self._take_header(images.header)
-        events = Events(Path(folder) / log) if folder and log else None
-        run = RunFolder(folder, events) if folder else None
+        events = Events(Path(folder) / log) if folder and log and is_first() else None
+        run = by_first(RunFolder(folder, events)) if folder else None
         how = {"validation": validation, "resume": resume, "same_epochs": same_epochs, "time_budget": time_budget}
         return self._fit(images, images, run=run, **how)
 
@@ -180,7 +181,7 @@ class Estimator(Fields, Face):
         if run:
             run.check()
         self.check(images)
-        seed = check_random_state(self.random_state)
+        seed = from_first(lambda: check_random_state(self.random_state))
         check_time_budget(time_budget)
         how |= {"validation": validation, "run": run, "time_budget": time_budget}
         fitting = Fitting(self, images, given, seed, **how)
@@ -261,7 +262,7 @@ class Estimator(Fields, Face):
         for field in fields(self):
             if getattr(self, field.name) is None and field.default is not None:
                 raise ValueError(f"{field.name} must not be None")
-        for name in ("latent_dim", "width", "epochs", "batch_size", "n_iter_no_change"):
+        for name in ("latent_dim", "width", "epochs", "batch_size", "accumulate", "n_iter_no_change"):
             check_number(name, getattr(self, name), whole=True, above=0)
         for name in ("learning_rate", "gradient_clip", "likelihood_variance"):
             check_number(name, getattr(self, name), above=0)
@@ -334,6 +335,7 @@ class Estimator(Fields, Face):
             steps=steps,
             batch_size=filled(self.batch_size),
             learning_rate=filled(self.learning_rate),
+            accumulate=self.accumulate,
             optimizer=filled(self.optimizer),
             schedule=filled(self.schedule),
             warmup=min(filled(self.warmup_steps), steps),

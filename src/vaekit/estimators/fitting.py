@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaekit import __version__
 from vaekit.data.batches import Data
 from vaekit.data.columns import scaling_problem
 from vaekit.data.format import Format
@@ -20,6 +21,7 @@ from vaekit.estimators.resuming import check_resumable, find_goal, recorded_plan
 from vaekit.fitted import Fitted
 from vaekit.messages import filled, first_line
 from vaekit.parts.likelihoods import make_likelihood
+from vaekit.ranks import check_alike, from_first, size
 from vaekit.recorded import Record, config_of, facts_of, read_facts
 from vaekit.state import warn
 from vaekit.training.checkpoint import RunFolder, check_finite, mismatch, objective_state
@@ -61,6 +63,7 @@ class Fitting:
         time_budget: float | None = None,
     ):
         self.estimator, self.run = estimator, run
+        check_alike(_common(estimator, images, validation))
         self.recorded = check_resumable(estimator, run, images, resume) if run and run.started else None
         self.seed = self.recorded["seed"] if self.recorded else seed
         self.format = Format.of(images, given, scaling=estimator.scaling, conditional=estimator.conditional)
@@ -145,7 +148,8 @@ class Fitting:
         """As the run was planned, or from where it is by a plan of its own, which run.json then records. A finished run becomes
         one that can be gone on with.
         """
-        course, before, finished = self.course, recorded_plan(run, recorded), run.finished
+        course, finished = self.course, run.finished
+        before = replace(recorded_plan(run, recorded), accumulate=self.estimator.accumulate)
         anew = filled(self.filled_in.warmup_steps) if finished else None
         why = course.go_on(before, self.at, self.goal, finished=finished, anew=anew)
         self.facts = facts_of(self.images, self.seed, course.data.x.device, before)
@@ -184,13 +188,23 @@ class Fitting:
         filled(self.run).start(config_of(self._record(), self.format, self.module))
 
 
+def _common(estimator, images: Images, validation: Images | None) -> dict:
+    """What ranks that train together have in common."""
+    if size() == 1:
+        return {}
+    data = {"data": images.fingerprint, "validation": None if validation is None else validation.fingerprint}
+    known = {"model": type(estimator).__name__, "vaekit": __version__, "torch": torch.__version__, **data}
+    return known | {name: value for name, value in estimator.settings().items() if name not in ("device", "verbose")}
+
+
 def fit_more(estimator, images: Images, given, fitted: Fitted | None, trainer: tuple | None) -> tuple[Fitted, tuple]:
     """`partial_fit`: one more pass over `images`, of which the labels' classes are those of `fitted`, None of a first pass.
     trainer: objective and optimizer of the pass before. Returns what it came to, and the trainer of the next one.
     """
     name = type(estimator).__name__
+    check_alike(_common(estimator, images, None))
     if fitted is None:
-        seed = check_random_state(estimator.random_state)
+        seed = from_first(lambda: check_random_state(estimator.random_state))
         format = Format.of(images, given, scaling=estimator.scaling, conditional=estimator.conditional)
         resolved = estimator.resolve(format, len(images))
         _warn_of_columns(estimator, images)

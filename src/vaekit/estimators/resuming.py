@@ -49,7 +49,7 @@ def same_fields(estimator, resolved: dict, run: RunFolder, recorded: dict, image
     for field in fields(estimator):
         if field.name not in theirs:
             theirs[field.name] = mine[field.name] if asked[field.name] == field.default else field.default
-    free = ("verbose", "device", "compile", *(() if same_epochs else ("epochs",)))
+    free = ("verbose", "device", "compile", "accumulate", *(() if same_epochs else ("epochs",)))
     changed = [name for name in mine if name not in free and mine[name] != theirs[name]]
     if changed:
         differences = ", ".join(f"{name} {theirs[name]} -> {mine[name]}" for name in changed)

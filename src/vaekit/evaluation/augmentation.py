@@ -20,6 +20,7 @@ from vaekit.data.batches import Data, to_input
 from vaekit.data.checks import check_array, check_arrays, label_column
 from vaekit.data.images import Images
 from vaekit.messages import check_number, filled
+from vaekit.ranks import apart
 from vaekit.state import undisturbed
 from vaekit.tensors import Term
 from vaekit.training.loop import train
@@ -162,7 +163,8 @@ def classifier_accuracy(
     real = pairs["labelled"]
     mixed = _Mixed(real.x, real.y, samples=pairs.get("samples"), length=steps * BATCH_SIZE)
     plan = Plan(steps=steps, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, warmup=min(50, steps), seed=seed)
-    train(classifier, _cross_entropy, mixed, plan, title="classifier")
+    with apart():
+        train(classifier, _cross_entropy, mixed, plan, title="classifier")
     return (classifier.classify(pairs["test"].x) == pairs["test"].y).double().mean().item()
 
 

@@ -24,6 +24,7 @@ from vaekit.data.splits import hold_out
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, precision_recall_density_coverage
 from vaekit.messages import check_number, filled, first_line
 from vaekit.owned import claim, remove_temporaries
+from vaekit.ranks import apart
 from vaekit.state import undisturbed, warn
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import read_tensors, write_tensors
@@ -207,7 +208,8 @@ def _train_judge(judge: Judge, images: Images, verbose: bool) -> None:
     )
     title = f"judge of {images.name}"
     validation = part(held) if len(held) else None
-    train(judge, _cross_entropy, part(kept), plan, validation=validation, title=title, verbose=verbose)
+    with apart():
+        train(judge, _cross_entropy, part(kept), plan, validation=validation, title=title, verbose=verbose)
 
 
 @undisturbed

@@ -50,9 +50,9 @@ class Autoencoder(nn.Module):
             repeat = [samples] + [1] * (x.dim() - 1)
             x, y = x.repeat(repeat), None if y is None else y.repeat(samples)
         out = widened(self.decoder(flat, y))
+        scale = self.likelihood.penalty_scale() if draw.penalties else 1.0  # that of the nats, which may then follow x
         nll = -self.likelihood.log_prob(out, x).view(samples, batch)
         log_p = self.prior.log_prob(draw.code.flatten(0, 1), y).view(samples, batch)
-        scale = self.likelihood.penalty_scale() if draw.penalties else 1.0
         penalties = {name: Term(term.value, term.weight * scale, term.unit) for name, term in draw.penalties.items()}
         return Trace(nll, {"z": draw.log_q - log_p}, self._closed_form(draw), (draw,), penalties)
 
@@ -103,6 +103,11 @@ class Autoencoder(nn.Module):
             prime(self.likelihood.start(x))
         self.likelihood.prime(x)
         self.latent.prime(self.encoder(x, y))
+
+    def settle(self) -> None:
+        """Takes in what a batch came to that was looked at in parts: see `vaekit.ranks.Part`."""
+        self.latent.settle()
+        self.likelihood.settle()
 
     @torch.no_grad()
     def measures(self) -> dict[str, float]:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.parts.latents import Trace
+from vaekit.ranks import gathered, summed
 from vaekit.tensors import Term, gaussian_log_prob, log_mean_exp
+from vaekit.world import current_part
 
 
 def distortion_and_rate(trace: Trace) -> tuple[Tensor, Tensor]:
@@ -60,16 +62,25 @@ class ConstrainedElbo(nn.Module):
             raise ValueError(f"beta must be a number >= 0, got {beta}")
         self.epsilon, self.ascent = epsilon, ascent
         self.register_buffer("beta", torch.tensor(float(beta)))
+        self.seen = torch.zeros(())  # of the mean rate of a batch, in the parts so far
 
     def forward(self, trace: Trace, step: int) -> dict[str, Term]:
         distortion, rate = distortion_and_rate(trace)
-        beta = self.beta
-        if self.training:
-            with torch.no_grad():
-                violation = rate.mean() / self.epsilon - 1
-                # A new tensor: a compiled backward pass reads this one, and would see what is written into it.
-                self.beta = (beta + self.ascent * (1 + beta) * violation).clamp(min=0)
+        beta, part = self.beta, current_part()
+        if self.training and part is None:
+            self._ascend(rate.detach().mean())
+        elif self.training and part is not None:
+            self.seen = self.seen.to(rate) + part.share * rate.detach().mean()
         return {"distortion": Term(distortion), "rate": Term(rate, beta), **trace.penalties}
+
+    def settle(self) -> None:
+        """The step of a batch that was looked at in parts: by its mean rate, over all ranks."""
+        self._ascend(summed(self.seen))
+        self.seen = torch.zeros_like(self.seen)
+
+    def _ascend(self, rate: Tensor) -> None:
+        # A new tensor: a compiled backward pass reads the one before, and would see what is written into it.
+        self.beta = (self.beta + self.ascent * (1 + self.beta) * (rate / self.epsilon - 1)).clamp(min=0)
 
 
 def log_weights(trace: Trace) -> Tensor:
@@ -98,7 +109,7 @@ class BetaTc:
     (Chen, Li, Grosse & Duvenaud 2018, equations 2 and 4); weights of 1 are the ELBO.
 
     n: images in the data set: q(z), an average over all of them, is estimated from the batch by the paper's minibatch
-    stratified sampling (appendix C.2).
+    stratified sampling (appendix C.2). The batch is that of all ranks; where it is looked at in several rounds, that of one.
     alpha, beta, gamma: weights, >= 0, of `mutual_information` KL[q(z, n) || q(z) p(n)], `total_correlation`
     KL[q(z) || prod q(z_j)] and `dimension_kl` sum_j KL[q(z_j) || p(z_j)], whose sum is the rate. The terms are the rate,
     in closed form where it is known, and its three parts with what their weights exceed 1 by.
@@ -122,12 +133,13 @@ class BetaTc:
         (draw,) = trace.draws
         if draw.moments is None:
             raise ValueError("the total correlation is of Gaussian latents; these have no mean and variance")
-        mean, log_var = draw.moments
-        batch = len(mean)
-        log_p = draw.log_q - trace.rates["z"]  # (S, B)
-        pairs = gaussian_log_prob(draw.z[:, :, None], mean, log_var)  # (S, B, B, D): log q(z_ij | x_l)
-        log_share = _stratified(max(self.n, batch), batch).log().to(mean)
-        log_q_z = (pairs.sum(-1) + log_share).logsumexp(2)  # (S, B)
+        moments, place = gathered(torch.stack(draw.moments, dim=1), current_part())
+        mean, log_var = moments.unbind(1)  # (B, D), of all ranks
+        batch, here = len(mean), draw.z.shape[1]
+        log_p = draw.log_q - trace.rates["z"]  # (S, b), of the b images here
+        pairs = gaussian_log_prob(draw.z[:, :, None], mean, log_var)  # (S, b, B, D): log q(z_ij | x_l)
+        log_share = _stratified(max(self.n, batch), batch)[place : place + here].log().to(mean)
+        log_q_z = (pairs.sum(-1) + log_share).logsumexp(2)  # (S, b)
         log_q_each = (pairs + log_share[:, :, None]).logsumexp(2).sum(-1)
         warm = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         distortion, rate = distortion_and_rate(trace)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.parts.networks import Condition
+from vaekit.parts.whole_batch import Dropout, Dropout2d
 from vaekit.tensors import widened
 
 
@@ -117,7 +118,7 @@ class _GatedLayer(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
         self.condition_down = Condition(n_classes=n_classes, channels=2 * channels)
         self.condition_right = Condition(n_classes=n_classes, channels=2 * channels)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = Dropout2d(dropout)
         with torch.no_grad():
             self.out.weight.mul_(depth**-0.5)
 
@@ -340,7 +341,7 @@ class _Block(nn.Module):
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.gather = nn.Linear(channels, channels)
         self.widen, self.narrow = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         with torch.no_grad():
             for layer in (self.gather, self.narrow):
                 layer.weight.mul_((2 * depth) ** -0.5)

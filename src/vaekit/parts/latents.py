@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.tensors import Term, gaussian_log_prob, widened
+from vaekit.world import drawn
 
 
 class Draw(NamedTuple):
@@ -69,6 +70,9 @@ class Latent(nn.Module):
     def prime(self, h: Tensor) -> None:
         """Data-dependent initialisation from encoder outputs h, before the first step."""
 
+    def settle(self) -> None:
+        """Takes in what a batch came to that was looked at in parts, once all of them have been: see `vaekit.ranks.Part`."""
+
     def vectors(self) -> Tensor:
         """(K, D) decoder inputs of the codes of a discrete latent."""
         raise NotImplementedError
@@ -103,8 +107,11 @@ class GaussianLatent(Latent):
         mean, log_var = widened(h).chunk(2, dim=1)
         # Beyond these the posterior is a point or a plane to float32; the clamp keeps exp() finite.
         log_var = log_var.clamp(-20.0, 10.0)
-        images = len(mean) if self.training or self.independent else 1
-        noise = torch.randn(samples, images, self.latent_dim, device=mean.device, dtype=mean.dtype)
+
+        def noise_for(images: int) -> Tensor:
+            return torch.randn(samples, images, self.latent_dim, device=mean.device, dtype=mean.dtype)
+
+        noise = drawn(noise_for, len(mean), dim=1) if self.training or self.independent else noise_for(1)
         z = mean + torch.exp(0.5 * log_var) * noise  # (S, B, D)
         log_q = gaussian_log_prob(z, mean, log_var).sum(-1)
         return Draw(z, z, mean, log_q, (mean, log_var), {})

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.ranks import summed
 from vaekit.tensors import gaussian_log_prob
+from vaekit.world import current_part
 
 
 class Likelihood(nn.Module):
@@ -49,6 +51,9 @@ class Likelihood(nn.Module):
     def penalty_scale(self) -> float | Tensor:
         """What squared latent distances are multiplied with; 1 weighs them as they are."""
         return 1.0
+
+    def settle(self) -> None:
+        """Takes in what a batch came to that was looked at in parts, once all of them have been: see `vaekit.ranks.Part`."""
 
     def usage(self) -> dict[str, float]:
         """What is worth a line in the log at the end of an epoch."""
@@ -86,6 +91,7 @@ class GaussianLikelihood(Likelihood):
             raise ValueError(f"likelihood variance must be > 0, got {variance}")
         self.learned, self.bounded, self.momentum = variance is None, bounded, momentum
         self.register_buffer("variance", torch.tensor(1.0 if variance is None else float(variance)))
+        self.seen: Tensor | None = None  # of the mean squared error of a batch, in the parts so far
 
     def prime(self, x: Tensor) -> None:
         """Starts a learned variance at that of the data x (N, C, H, W), before the first step."""
@@ -101,15 +107,25 @@ class GaussianLikelihood(Likelihood):
         return torch.sigmoid(out) if self.bounded else out
 
     def log_prob(self, out: Tensor, x: Tensor) -> Tensor:
-        """(N, C, H, W) decoder output and images -> (N,) nats. In training mode a learned variance follows x."""
-        location = self._location(out)
+        """(N, C, H, W) decoder output and images -> (N,) nats. In training mode a learned variance then follows x."""
+        location, log_var = self._location(out), self.variance.log()
         if self.learned and self.training:
-            with torch.no_grad():
-                error = (location.detach() - x).square().mean().to(self.variance.dtype)
-                self.variance.lerp_(error.clamp(min=1e-6), self.momentum)
-        # A copy, since the next batch changes the buffer in place while this graph may still be alive.
-        log_var = self.variance.log()
+            error, part = (location.detach() - x).square().mean().to(self.variance.dtype), current_part()
+            if part is None:
+                self._follow(error)
+            else:
+                self.seen = part.share * error + (0.0 if self.seen is None else self.seen)
         return gaussian_log_prob(x, location, log_var).flatten(1).sum(1)
+
+    def settle(self) -> None:
+        """What `log_prob` does at once, for a batch that was looked at in parts: by its mean squared error, over all ranks."""
+        if self.seen is not None:
+            self._follow(summed(self.seen))
+            self.seen = None
+
+    @torch.no_grad()
+    def _follow(self, error: Tensor) -> None:
+        self.variance.lerp_(error.clamp(min=1e-6), self.momentum)
 
     def mean(self, out: Tensor) -> Tensor:
         """(N, C, H, W) decoder output -> the mean of x; clamped to [0, 1] by `Autoencoder.decode` where x is an image."""

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.parts.strided import block, suits
+from vaekit.parts.whole_batch import BatchNorm2d
+from vaekit.ranks import size
 
 ARCHITECTURES = ("conv", "resnet", "mlp", "wang2023")
 SMALLEST_SIDE = 8
@@ -281,11 +283,11 @@ class _Wang2023(nn.Module):
 
 
 def _down_block(a: int, b: int) -> list[nn.Module]:
-    return [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
+    return [nn.Conv2d(a, b, 3, stride=2, padding=1), BatchNorm2d(b), nn.ReLU()]
 
 
 def _up_block(a: int, b: int, kernel: int) -> list[nn.Module]:
-    return [nn.ConvTranspose2d(a, b, kernel, stride=2, padding=1, output_padding=1), nn.BatchNorm2d(b), nn.ReLU()]
+    return [nn.ConvTranspose2d(a, b, kernel, stride=2, padding=1, output_padding=1), BatchNorm2d(b), nn.ReLU()]
 
 
 class _Blocks(nn.Sequential):
@@ -297,6 +299,7 @@ class _Blocks(nn.Sequential):
             not (self.training and torch.compiler.is_compiling())
             or h.device.type != "cpu"
             or torch.is_autocast_enabled("cpu")
+            or size() > 1
         ):
             return super().forward(h)
         layers = list(self)
@@ -304,7 +307,7 @@ class _Blocks(nn.Sequential):
             layer = layers.pop(0)
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.stride == (2, 2) and suits(h, layer):
                 norm, _ = layers.pop(0), layers.pop(0)  # and its ReLU
-                assert isinstance(norm, nn.BatchNorm2d)
+                assert isinstance(norm, BatchNorm2d)
                 h = block(h, layer, norm)
             else:
                 h = layer(h)
@@ -348,7 +351,7 @@ def _wang2023_vq(code_dim: int) -> tuple[nn.Module, nn.Module]:
     encoder = _Blocks(*_down_block(1, 64), *_down_block(64, 256), nn.Conv2d(256, code_dim, 3, padding=1))
     decoder = _Blocks(
         nn.Conv2d(code_dim, 256, 3, padding=1),
-        nn.BatchNorm2d(256),
+        BatchNorm2d(256),
         nn.ReLU(),
         *_up_block(256, 64, 3),
         *_up_block(64, 1, 3),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from vaekit.messages import first_line
 from vaekit.parts.latents import Draw, Latent
+from vaekit.ranks import summed
 from vaekit.state import warn
 from vaekit.tensors import Term, straight_through, widened
+from vaekit.world import current_part
 
 CHUNK = 4096  # vectors compared at once, at most
 SCORES = 2**21  # held at once on a CPU: few enough for its caches, enough that threads seldom wait for each other
@@ -161,6 +164,38 @@ class Quantizer(Latent):
         return found
 
 
+class Seen(NamedTuple):
+    """What the vectors of a batch, or of a part of it, come to: how many have each code (K,), their sums (K, D) where an EMA
+    wants them, some of them to move dead codes to (K, D), where these are moved; and how many vectors the whole batch has.
+    """
+
+    counts: Tensor
+    sums: Tensor | None
+    fresh: Tensor | None
+    total: int
+
+    def plus(self, other: Seen) -> Seen:
+        """Of two parts of a batch together."""
+
+        def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return None if a is None or b is None else a + b
+
+        return Seen(self.counts + other.counts, add(self.sums, other.sums), add(self.fresh, other.fresh), self.total)
+
+    def everywhere(self) -> Seen:
+        """Of the parts that all ranks have."""
+        sums = None if self.sums is None else summed(self.sums)
+        return Seen(summed(self.counts), sums, None if self.fresh is None else summed(self.fresh), self.total)
+
+
+def _rows_here(vectors: Tensor, index: Tensor) -> Tensor:
+    """(N, D), (K,) -> (K, D) the vectors at an index that is here, 0 to N - 1, and zeros for the others."""
+    here = (index >= 0) & (index < len(vectors))
+    if not len(vectors):
+        return vectors.new_zeros(len(index), vectors.shape[1])
+    return torch.where(here[:, None], vectors[index.clamp(0, len(vectors) - 1)], 0)
+
+
 class VectorQuantizer(Quantizer):
     """Replaces each of the h*w vectors of the encoder's output by its nearest of K codebook vectors.
 
@@ -210,6 +245,7 @@ class VectorQuantizer(Quantizer):
             self.register_buffer("codebook", codebook)
             self.register_buffer("ema_sums", codebook / n_codes)
         self.register_buffer("shares", torch.full((n_codes,), 1 / n_codes))  # moving share of vectors
+        self.seen: Seen | None = None  # of a batch, in the parts so far
 
     def vectors(self) -> Tensor:
         """(K, D) the codebook."""
@@ -268,7 +304,7 @@ class VectorQuantizer(Quantizer):
             penalties["codebook"] = Term(distance(z_e.detach(), z_q), self.codebook_weight, "sq")
         z = straight_through(z_e, z_q)
         if self.training:
-            self._follow(vectors.detach(), index)
+            self._follow(vectors.detach(), index, batch)
         code = index.view(batch, height, width)
         return Draw(
             z.expand(samples, *z.shape),
@@ -280,18 +316,44 @@ class VectorQuantizer(Quantizer):
         )
 
     @torch.no_grad()
-    def _follow(self, vectors: Tensor, index: Tensor) -> None:
-        """Counts usage, moves an EMA codebook, and revives dead codes; no value leaves the device."""
+    def _follow(self, vectors: Tensor, index: Tensor, images: int) -> None:
+        """Takes in vectors (N, D) of `images` images, and the indices (N,) of their codes: at once, or of a part of a batch in
+        `settle`. No value leaves the device.
+        """
+        part, each = current_part(), len(vectors) // max(1, images)
+        total = len(vectors) if part is None else part.total * each
         counts = count(index, self.n_codes).to(vectors.dtype)
-        self.counts += counts
-        step = 1 - (self.ema if self.ema is not None else 0.99)
-        self.shares.lerp_(counts / len(vectors), step)
+        sums = fresh = None
         if self.ema is not None:
             sums = torch.zeros_like(self.ema_sums).index_add_(0, index, vectors)
-            self.ema_sums.lerp_(sums / len(vectors), step)
         if self.revive > 0:
+            chosen = torch.randint(total, (self.n_codes,), device=vectors.device)
+            fresh = vectors[chosen] if part is None else _rows_here(vectors, chosen - part.start * each)
+        seen = Seen(counts, sums, fresh, total)
+        if part is None:
+            self._move(seen)
+        else:
+            self.seen = seen if self.seen is None else self.seen.plus(seen)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """What `forward` does at once, for a batch that was looked at in parts: by what all of its vectors come to, on every
+        rank.
+        """
+        if self.seen is not None:
+            self._move(self.seen.everywhere())
+            self.seen = None
+
+    def _move(self, seen: Seen) -> None:
+        """Counts usage, moves an EMA codebook, and revives dead codes."""
+        counts, sums, fresh, total = seen
+        self.counts += counts
+        step = 1 - (self.ema if self.ema is not None else 0.99)
+        self.shares.lerp_(counts / total, step)
+        if sums is not None:
+            self.ema_sums.lerp_(sums / total, step)
+        if fresh is not None:
             dead = (self.shares < self.revive / self.n_codes)[:, None]
-            fresh = vectors[torch.randint(len(vectors), (self.n_codes,), device=vectors.device)]
             share = torch.full_like(self.shares, 1 / self.n_codes)
             self.shares.copy_(torch.where(dead[:, 0], share, self.shares))
             if self.ema is not None:

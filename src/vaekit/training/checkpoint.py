@@ -20,9 +20,10 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 
 from vaekit.messages import first_line, nearest_path
 from vaekit.owned import check_folder, claim, discard, locked, write_atomically
+from vaekit.ranks import from_first, is_first, size
 from vaekit.training.events import Events
 
 FORMAT = 1  # of a run folder; raised when an older vaekit could not read what this one writes
@@ -420,6 +422,39 @@ class RunFolder:
             return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
         return part("best.") or part("state.model."), objective_state(part("state.objective.")), notes
+
+
+class _ByFirst:
+    """A run folder of several ranks: the first one reads and writes, and all know what came of it. All make the same calls, in
+    the same order.
+    """
+
+    def __init__(self, folder: RunFolder):
+        self._folder = folder
+        self.events = folder.events if is_first() else None
+
+    def __getattr__(self, name: str):
+        kind = getattr(type(self._folder), name, None)
+        if isinstance(kind, property):
+            return from_first(lambda: getattr(self._folder, name))
+        found = getattr(self._folder, name)
+        return (lambda *given, **how: from_first(lambda: found(*given, **how))) if callable(kind) else found
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            from_first(lambda: stack.enter_context(self._folder.locked()))
+            yield
+
+    def close(self) -> None:
+        """At the end of a session, be it that another rank is lost."""
+        if is_first():
+            self._folder.close()
+
+
+def by_first(folder: RunFolder) -> RunFolder:
+    """`folder`, for ranks that train together; itself where there is one."""
+    return folder if size() == 1 else cast(RunFolder, _ByFirst(folder))
 
 
 def objective_state(tensors: dict[str, Tensor]) -> dict:

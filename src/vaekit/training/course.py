@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vaekit.data.batches import Data
+from vaekit.ranks import from_first, is_first
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import train
 from vaekit.training.plan import Plan
@@ -83,12 +84,13 @@ class Course:
 
     def say(self, text: str) -> None:
         """A line on standard error, where lines are wanted."""
-        if self.verbose:
+        if self.verbose and is_first():
             Lines(self.title, 0).say(text)
 
     def _fitting(self, objective: Objective, plan: Plan, steps: int) -> int:
         """How many of `steps` steps can be done before the deadline."""
         if self.deadline is None:
             return steps
+        deadline = self.deadline
         with seeded(derive_seed(self.seed, "rehearsal")):
-            return min(steps, affordable(self.module, objective, self.data, plan, self.deadline))
+            return min(steps, from_first(lambda: affordable(self.module, objective, self.data, plan, deadline)))

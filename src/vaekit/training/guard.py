@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.data.batches import Data
+from vaekit.ranks import NEVER, earliest, greatest, size
 from vaekit.training.plan import Plan
 from vaekit.training.step import Objective, rehearse
 
@@ -27,8 +28,8 @@ def find_failure(bad: Tensor, names: list[str], modules: nn.Module, step: int, p
     """What is no longer finite, since when and what to try; None where all is well. A gradient can be non-finite where every
     term is finite; it then shows in the weights, before they are saved.
     """
-    steps = dict(zip([*names, "objective"], bad.tolist(), strict=True))
-    failed = {name: first for name, first in steps.items() if first >= 0}
+    steps = dict(zip([*names, "objective"], earliest(bad).tolist(), strict=True))
+    failed = {name: first for name, first in steps.items() if first < NEVER}
     if failed:
         first = min(failed.values())
         culprits, when = ", ".join(name for name, place in failed.items() if place == first), f"at step {first}"
@@ -53,15 +54,18 @@ def enough_memory(module: nn.Module, objective: Objective, data: Data, plan: Pla
 
 
 def _too_large(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> str:
-    """What to say when a step doesn't fit into the device's memory: the largest half, quarter, ... of the batch that does."""
-    size = min(plan.batch_size, len(data)) // 2
-    while size:
+    """What to say when a step doesn't fit into the device's memory: in how many rounds, twice as many each time, it does."""
+    batch, rounds = min(plan.batch_size, len(data)), 2 * plan.accumulate
+    while size() * rounds <= batch:
         try:
-            rehearse(module, objective, data, replace(plan, batch_size=size))
+            rehearse(module, objective, data, replace(plan, accumulate=rounds))
         except torch.OutOfMemoryError:
-            size //= 2
+            rounds *= 2
         else:
-            return f"training stopped: a batch of {plan.batch_size} does not fit into memory; --batch-size {size} does"
+            return (
+                f"training stopped: a batch of {plan.batch_size} does not fit into memory; it does in {rounds} rounds, which "
+                f"come to the same (--accumulate {rounds}), or take --batch-size {batch // rounds}"
+            )
     return "training stopped: not even a batch of one fits into memory; choose a smaller model or smaller images"
 
 
@@ -69,16 +73,19 @@ class Stop:
     """Whether a signal asked for an end, and the exception that then follows."""
 
     def __init__(self):
-        self.signal: int | None = None
+        self.signal = 0
 
-    @property
-    def requested(self) -> bool:
-        return self.signal is not None
+    def look(self, late: bool) -> tuple[bool, bool]:
+        """Whether a signal has asked any rank for an end, and whether any is `late`."""
+        asked, any_late = greatest(self.signal, late)
+        if asked:
+            self.signal = asked
+        return bool(asked), bool(any_late)
 
     def obey(self) -> None:
         if self.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.signal is not None:
+        if self.signal:
             raise SystemExit(128 + self.signal)
 
 

@@ -171,7 +171,7 @@ def check_settings(settings: PriorSettings) -> None:
         raise ValueError(
             f"prior must be one of {', '.join(KINDS)}, got {settings.prior!r}{nearest(str(settings.prior), KINDS)}"
         )
-    for field in ("components", "layers", "channels", "epochs", "batch_size"):
+    for field in ("components", "layers", "channels", "epochs", "batch_size", "accumulate"):
         check_number(field, getattr(settings, field), whole=True, above=0)
     check_number("learning_rate", settings.learning_rate, above=0)
     for field in ("dropout", "validation_fraction"):

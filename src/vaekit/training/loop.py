@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vaekit.data.batches import Data
 from vaekit.messages import filled
+from vaekit.ranks import alike, check_enough_images, greatest, is_first, parts_of_batch, summed
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.guard import CHECK_EVERY, ROLLBACKS, TrainingFailed, deferred_signals, enough_memory, find_failure
@@ -49,33 +50,38 @@ def train(
     When a term or a weight stops being finite, it goes back to the end of the last epoch, or to the checkpoint it began with,
     and on with half the learning rate, at most 3 times; records from then on count these as `rollbacks`. Then it raises
     TrainingFailed, the last checkpoint still being good; and so it does where the device's memory is too small.
+    In a process group of torch's, all ranks call this with the same arguments, and the `folder` as `by_first` gives it.
     """
+    check_enough_images(min(plan.batch_size, len(data)), plan.accumulate)
     run = _Training(module, objective, data, plan, validation, folder, optimizer, deadline)
     state = run.state
     with (
         stream,
-        reporting(title, steps=plan.steps, done=state.step, epochs=run.epochs, verbose=verbose) as report,
+        reporting(
+            title, steps=plan.steps, done=state.step, epochs=run.epochs, verbose=verbose and is_first()
+        ) as report,
         deferred_signals(enabled=folder is not None) as stop,
         closing(folder) if folder else nullcontext(),
     ):
         run.begin(report)
-        step = Step(module, objective, state.optimizer, plan, data.x.device, report.say)
+        step = Step(module, objective, state.optimizer, plan, data.x.device, run.parts, report.say)
         if step.compiled and state.step < plan.steps:
             report.say("compiling the training step, which takes up to a minute")
         while state.step < plan.steps and not run.over:
             epoch = run.epoch or run.begin_epoch()
             with enough_memory(module, objective, data, plan):
                 terms, loss = step(epoch.batches, state.step, state.learning_rate_share)
-            state.add(terms, loss)
+            state.add(terms, loss, run.share)
             report.step()
+            asked, run.late = stop.look(run.past_deadline())
             ends = run.ends_epoch()
-            if not (ends or stop.requested or state.step % CHECK_EVERY == 0):
+            if not (ends or asked or state.step % CHECK_EVERY == 0):
                 continue
             if run.went_back(list(terms)):
                 continue
             if ends:
                 run.end_epoch(terms)
-            run.keep(terms, ends, at_once=stop.requested)
+            run.keep(terms, ends, at_once=asked)
             stop.obey()
         run.end()
     return state.history
@@ -101,6 +107,8 @@ class _Training:
         self.module, self.objective, self.data, self.plan = module, objective, data, plan
         self.validation, self.folder, self.deadline = validation, folder, deadline
         self.batch_size = min(plan.batch_size, len(data))
+        self.parts = parts_of_batch(self.batch_size, plan.accumulate)
+        self.share = (self.parts[-1].stop - self.parts[0].start) / self.batch_size  # of each batch, that this rank has
         self.per_epoch = steps_per_epoch(len(data), plan.batch_size)
         self.epochs = math.ceil((plan.steps - plan.first) / self.per_epoch)
         self.state = State(module, objective, plan, data.x.device, optimizer)
@@ -128,6 +136,7 @@ class _Training:
                 seconds = rehearse(self.module, self.objective, data, plan) * (plan.steps - state.step)
             words = f"{plan.steps - state.step} steps of {self.batch_size} to go, about {describe_seconds(seconds)}"
             report.say(words)
+        alike(state.modules)  # what was drawn or measured here may differ from another machine's by rounding
         self.good = self.saved or state.snapshot()
         self.last_saved, self.checkpoint_cost = time.monotonic(), 0.0
         state.modules.train()
@@ -138,13 +147,18 @@ class _Training:
         number, place = divmod(state.step - self.plan.first, self.per_epoch)
         order = _order(self.plan.seed, number, len(self.data), self.data.x.device)[: self.per_epoch * self.batch_size]
         state.sums = state.sums if place else None
-        batches = self.data.batches(order.split(self.batch_size)[place:])
+        batches = self.data.batches(
+            [index[part.start : part.stop] for index in order.split(self.batch_size)[place:] for part in self.parts]
+        )
         self.epoch = _Epoch(number + 1, batches, state.sums.seconds if state.sums else 0.0)
         return self.epoch
 
+    def past_deadline(self) -> bool:
+        """By this rank's clock."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
     def ends_epoch(self) -> bool:
         """Whether the step just done was the last of its epoch, or of all."""
-        self.late = self.deadline is not None and time.monotonic() >= self.deadline
         step = self.state.step
         return (step - self.plan.first) % self.per_epoch == 0 or step == self.plan.steps or self.late
 
@@ -189,9 +203,11 @@ class _Training:
             self.epoch = None
         elif state.sums:
             state.sums.seconds = epoch.seconds
+        if self.folder is None:
+            return
         since = time.monotonic() - self.last_saved
-        due = since > (20 * self.checkpoint_cost if ends else CHECKPOINT_SECONDS)
-        if self.folder is None or not (due or at_once):
+        (due,) = greatest(is_first() and since > (20 * self.checkpoint_cost if ends else CHECKPOINT_SECONDS))
+        if not (due or at_once):
             return
         started = time.monotonic()
         tensors, notes = self.good if ends else state.snapshot()
@@ -219,7 +235,7 @@ class _Training:
         state, plan, epoch = self.state, self.plan, self.epoch
         assert state.sums is not None and epoch is not None
         state.sums.seconds = epoch.seconds
-        means = (state.sums.values / state.sums.count).tolist()
+        means = (summed(state.sums.values) / state.sums.count).tolist()
         record = {"epoch": epoch.number, "step": state.step, "objective": means[-1]}
         record |= dict(zip(terms, means, strict=False))
         record |= {f"{name}_weight": float(term.weight) for name, term in terms.items() if name != "distortion"}
@@ -242,15 +258,17 @@ def validate(state: nn.Module, module: nn.Module, objective: Objective, data: Da
     sums: dict[str, Tensor] = {}
     size = data.at_once(module)
     for start in range(0, len(data), size):
-        with drawing(derive_seed(plan.seed, "validation")):
-            x, y = data.batch(slice(start, start + size))
+        (part,) = parts_of_batch(min(size, len(data) - start))
+        with drawing(derive_seed(plan.seed, "validation"), part):
+            x, y = data.batch(slice(start + part.start, start + part.stop))
             terms = objective(module(x, y), plan.steps)
         for name, term in terms.items():
             value = term.value.sum().float()
             sums[name] = sums.get(name, 0.0) + value
             sums["objective"] = sums.get("objective", 0.0) + term.weight * value
     state.train()
-    return {f"validation_{name}": float(value) / len(data) for name, value in sums.items()}
+    values = summed(torch.stack(list(sums.values()))).tolist()
+    return {f"validation_{name}": value / len(data) for name, value in zip(sums, values, strict=True)}
 
 
 def _prime(module: nn.Module, data: Data, plan: Plan) -> None:

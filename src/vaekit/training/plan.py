@@ -20,6 +20,7 @@ class Plan:
     """JSON-able: run.json records it, and a training that goes on follows it, so that it ends as an unbroken one.
 
     steps: optimizer steps in all. batch_size: images per step. learning_rate: the peak of the schedule.
+    accumulate: rounds in which the images of a step are looked at, so that fewer are in memory at once.
     optimizer: "adam" or "muon", see `training/optimizers.py`. betas: Adam's, also of what Muon leaves to it.
     schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
     gradient_clip: the largest norm of the whole gradient, or None.
@@ -33,6 +34,7 @@ class Plan:
     steps: int
     batch_size: int
     learning_rate: float
+    accumulate: int = 1
     schedule: str = "cosine"
     warmup: int = 0
     optimizer: str = "adam"
@@ -105,6 +107,7 @@ def read_plan(found: dict) -> Plan:
         for name in (
             "steps",
             "batch_size",
+            "accumulate",
             "warmup",
             "patience_from",
             "seed",
@@ -114,7 +117,7 @@ def read_plan(found: dict) -> Plan:
             "height",
         ):
             filled(getattr(plan, name))
-            low = 0 if name in ("steps", "batch_size", "learning_rate") else None
+            low = 0 if name in ("steps", "batch_size", "accumulate", "learning_rate") else None
             check_number(name, getattr(plan, name), whole=name not in ("learning_rate", "height"), above=low)
         check_number("patience", plan.patience, whole=True)
         check_number("gradient_clip", plan.gradient_clip, above=0)

@@ -18,6 +18,7 @@ from vaekit.data.splits import hold_out
 from vaekit.messages import filled
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import LearnedPrior
+from vaekit.ranks import from_first
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
@@ -101,6 +102,7 @@ def fit_prior(
     if kind.fit:
         with seeded(derive_seed(seed, "draws")):
             kind.fit(prior, train_part, derive_seed(seed, "gmm") % 2**31, deadline)
+        prior.load_state_dict(from_first(prior.state_dict))  # a deadline may end it elsewhere on each rank
     else:
         course = _course(filled(rate), train_part, held_part, settings, seed, folder, deadline, verbose)
         history = course.run()
@@ -135,6 +137,7 @@ def _course(
             steps=steps,
             batch_size=batch_size,
             learning_rate=filled(settings.learning_rate),
+            accumulate=settings.accumulate,
             warmup=min(100, steps // 5),
             betas=(0.9, 0.99),
             gradient_clip=10.0,

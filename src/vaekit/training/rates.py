@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from vaekit.data.batches import Data
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import MixturePrior, Prior
+from vaekit.ranks import check_enough_images, gathered, parts_of_batch
 from vaekit.tensors import Term, gaussian_log_prob
-from vaekit.world import seeded
+from vaekit.world import drawn, seeded
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,22 @@ class Codes(Data):
 
 @torch.no_grad()
 def encode(model: Autoencoder, data: Data) -> Tensor:
-    """Codes (N, h, w) int64, or moments (N, 2D), of all images, the model in eval mode."""
+    """Codes (N, h, w) int64, or moments (N, 2D), of all images, the model in eval mode. Ranks share the work."""
     model.eval()
     found = []
     size = data.at_once(model)
+    check_enough_images(len(data), 1)
+    (part,) = parts_of_batch(len(data))
     with seeded(0):  # a latent draws, though only its moments are wanted
-        for start in range(0, len(data), size):
-            x, y = data.batch(slice(start, start + size))
+        for start in range(part.start, part.stop, size):
+            x, y = data.batch(slice(start, min(start + size, part.stop)))
             draw = model.latent(model.encoder(x, y))
             if draw.moments is None and not model.latent.discrete:
                 raise ValueError(
                     "a prior is fitted to codes, or to posteriors with a mean and a variance; this model's latent has neither"
                 )
             found.append(draw.mode if draw.moments is None else torch.cat(draw.moments, dim=1))
-    return torch.cat(found)
+    return gathered(torch.cat(found), part)[0]
 
 
 def rate_term(nats: Tensor, step: int) -> dict[str, Term]:
@@ -118,7 +121,8 @@ class VampRate(Rate):
 def posterior_draw(moments: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 2D) -> a draw z (B, D) and log q(z|x) (B,) nats."""
     mean, log_var = moments.chunk(2, dim=1)
-    z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+    noise = drawn(lambda n: torch.randn(n, *mean.shape[1:], device=mean.device, dtype=mean.dtype), len(mean))
+    z = mean + torch.exp(0.5 * log_var) * noise
     return z, gaussian_log_prob(z, mean, log_var).sum(1)
 
 

@@ -26,6 +26,8 @@ class PriorSettings:
     """Passes over the images; by default about 7,000 steps, at most 20 epochs (flow: 4,000, 100; vamp: 400, 20)."""
     batch_size: int | None = None
     """Images per step; by default 64 for codes, 128 for latents."""
+    accumulate: int = 1
+    """Rounds in which the images of a step are looked at, which takes as many times less memory."""
     learning_rate: float | None = None
     """Adam's peak learning rate, cosine to zero; by default 0.003 (pixelcnn), 0.002 (transformer, flow) or 0.01 (vamp)."""
     validation_fraction: float = 0.05

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.messages import first_line
+from vaekit.ranks import NEVER, is_first, summed
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import is_record, mismatch
 from vaekit.training.guard import ROLLBACKS
@@ -20,7 +21,9 @@ from vaekit.training.step import Objective
 
 @dataclass
 class Sums:
-    """Of an epoch so far: of each term's batch means and of the loss (n + 1,), over `count` batches that took `seconds`."""
+    """Of an epoch so far: of each term's batch means and of the loss (n + 1,), over `count` batches that took `seconds`. Ranks
+    have a part of `values` each, which add up.
+    """
 
     values: Tensor
     count: int = 0
@@ -57,9 +60,7 @@ class State:
         self.sums: Sums | None = None
         self.best: Best | None = None
         self.history: list[dict] = []
-        self.first_bad: Tensor | None = (
-            None  # steps at which terms and loss were first not finite, or -1; on the device
-        )
+        self.first_bad: Tensor | None = None  # steps at which terms and loss were first not finite, on the device
         self._before, self._clock = 0.0, time.perf_counter()  # seconds of earlier sessions, and when this one began
 
     @property
@@ -72,15 +73,16 @@ class State:
         """Of the plan's learning rate: it is halved each time that the training goes back."""
         return 0.5**self.rollbacks
 
-    def add(self, terms: dict[str, Term], loss: Tensor) -> None:
-        """Takes in what a step came to; nothing leaves the device."""
-        values = torch.stack([term.value.detach().mean().float() for term in terms.values()] + [loss])
+    def add(self, terms: dict[str, Term], loss: Tensor, share: float) -> None:
+        """Takes in what a step came to on this rank, for a `share` of the batch; nothing leaves the device."""
+        values = torch.stack([term.value.detach().mean().float() for term in terms.values()] + [loss.float()])
+        values = values if share == 1 else values * share
         if self.sums is None or self.sums.values.shape != values.shape:
             self.sums = Sums(torch.zeros_like(values))
         self.sums.values += values
         self.sums.count += 1
-        first = torch.where(values.isfinite(), -1, self.step)
-        self.first_bad = first if self.first_bad is None else torch.where(self.first_bad >= 0, self.first_bad, first)
+        first = torch.where(values.isfinite(), NEVER, self.step)
+        self.first_bad = first if self.first_bad is None else torch.minimum(self.first_bad, first)
         self.step += 1
 
     def close_epoch(self, record: dict, compare: bool) -> None:
@@ -98,7 +100,7 @@ class State:
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value).clone() for name, value in slots.items()}
         notes = {"step": self.step, "history": list(self.history)}
         if self.sums:
-            tensors["sums"] = self.sums.values.clone()
+            tensors["sums"] = summed(self.sums.values).clone()
             notes |= {"count": self.sums.count, "seconds": self.sums.seconds}
         if self.best:
             tensors |= {f"best.{name}": tensor for name, tensor in self.best.weights.items()}
@@ -112,7 +114,8 @@ class State:
         self._restore_optimizer(self._part(tensors, "optimizer."))
         self.sums = self.best = self.first_bad = None
         if "sums" in tensors:
-            self.sums = Sums(tensors["sums"].to(self.device, copy=True), notes["count"], notes["seconds"])
+            values = tensors["sums"].to(self.device, copy=True)
+            self.sums = Sums(values if is_first() else values.zero_(), notes["count"], notes["seconds"])
         if "best_epoch" in notes:
             self.best = Best(notes["best_epoch"], notes["best_value"], self._part(tensors, "best."))
             if difference := mismatch(self.best.weights, self.module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.data.batches import Data
+from vaekit.ranks import Part, add_gradients, apart, size
 from vaekit.tensors import Term, total
 from vaekit.training.compiled import compiled
 from vaekit.training.optimizers import make_optimizer
@@ -26,7 +28,8 @@ Objective = Callable[[Any, int], dict[str, Term]]
 class Step:
     """`module(x, y)` of a batch, the terms that `objective` makes of it, and a step of `optimizer` down their sum.
 
-    Its noise is a function of the plan's seed and the step. say: is told where the step can't be compiled.
+    Its noise is a function of the plan's seed and the step. The batch is that of all ranks, and may be looked at in several
+    rounds; `parts` are this rank's of it. say: is told where the step can't be compiled.
     """
 
     def __init__(
@@ -36,32 +39,56 @@ class Step:
         optimizer: torch.optim.Optimizer,
         plan: Plan,
         device: torch.device,
+        parts: list[Part],
         say: Callable[[str], None],
     ):
-        self.objective, self.optimizer, self.plan, self.device = objective, optimizer, plan, device
-        self.compiled = plan.compile and device.type in ("cpu", "cuda")
+        self.module, self.objective, self.optimizer, self.plan, self.device = module, objective, optimizer, plan, device
+        self.parts = parts
+        crosses = size() > 1 and any(getattr(part, "asks_ranks", False) for part in module.modules())
+        self.compiled = plan.compile and device.type in ("cpu", "cuda") and not crosses
         self.forward = compiled(module, say) if self.compiled else module
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def __call__(
         self, batches: Iterator[tuple[Tensor, Tensor | None]], step: int, share: float
     ) -> tuple[dict[str, Term], Tensor]:
-        """The next of `batches` at `step`, by a `share` of the learning rate -> its terms, and the loss, which are no longer
-        needed for a gradient.
+        """The next of `batches`, one for each of the parts, at `step`, by a `share` of the learning rate -> the terms of this
+        rank's images, and the mean loss of these, which are no longer needed for a gradient.
         """
-        plan = self.plan
-        with drawing(derive_seed(plan.seed, "noise", step)), autocast(self.device, plan.precision):
-            x, y = next(batches)
-            terms = self.objective(self.forward(x, y), step)
-        loss = total(terms)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        plan, found, losses = self.plan, [], []
+        for part in self.parts:
+            with drawing(derive_seed(plan.seed, "noise", step), part), autocast(self.device, plan.precision):
+                x, y = next(batches)
+                terms = self.objective(self.forward(x, y), step)
+            loss = total(terms)
+            if part is self.parts[0]:
+                self.optimizer.zero_grad(set_to_none=True)
+            (loss if part.is_whole else part.share * loss).backward()
+            found.append(terms)
+            losses.append(loss.detach())
+        if not self.parts[0].is_whole:
+            add_gradients(self.parameters)
+            for learner in (self.module, self.objective):
+                if settle := getattr(learner, "settle", None):
+                    settle()
         if plan.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, plan.gradient_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = plan.learning_rate_at(step) * share
         self.optimizer.step()
-        return terms, loss.detach()
+        return _of_all(found, losses)
+
+
+def _of_all(found: list[dict[str, Term]], losses: list[Tensor]) -> tuple[dict[str, Term], Tensor]:
+    """The terms of several rounds as one's, and the mean of their losses."""
+    if len(found) == 1:
+        return found[0], losses[0]
+    terms = {
+        name: term._replace(value=torch.cat([terms[name].value.detach() for terms in found]))
+        for name, term in found[-1].items()
+    }
+    counts = losses[0].new_tensor([len(next(iter(terms.values())).value) for terms in found])
+    return terms, (torch.stack(losses) * counts).sum() / counts.sum()
 
 
 def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, deadline: float) -> int:
@@ -73,20 +100,25 @@ def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, 
 
 
 def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
-    """Seconds per step, from a few steps on a copy that is thrown away; the module itself is left as it was."""
+    """Seconds per step, from a few steps on a copy that is thrown away, each of as many images as this rank has of a batch; the
+    module itself is left as it was.
+    """
     module, objective = copy.deepcopy(module).train(), copy.deepcopy(objective)
     optimizer = make_optimizer(module, replace(plan, learning_rate=0.0))
-    batch_size, times = min(plan.batch_size, len(data)), []
-    for _ in range(REHEARSAL_STEPS):
-        started = time.perf_counter()
-        x, y = data.batch(torch.randint(len(data), (batch_size,), device=data.x.device))
-        with autocast(data.x.device, plan.precision):
-            loss = total(objective(module(x, y), 0))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loss.item()
-        times.append(time.perf_counter() - started)
-        if sum(times) > REHEARSAL_SECONDS:
-            break
+    rounds, times = plan.accumulate, []
+    batch_size = math.ceil(min(plan.batch_size, len(data)) / (rounds * size()))
+    with apart():
+        for _ in range(REHEARSAL_STEPS):
+            started = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            for _ in range(rounds):
+                x, y = data.batch(torch.randint(len(data), (batch_size,), device=data.x.device))
+                with autocast(data.x.device, plan.precision):
+                    loss = total(objective(module(x, y), 0))
+                loss.backward()
+            optimizer.step()
+            loss.item()
+            times.append(time.perf_counter() - started)
+            if sum(times) > REHEARSAL_SECONDS:
+                break
     return sorted(times)[len(times) // 2]

@@ -1,13 +1,16 @@
 """Makes the run folders beside this file, by the vaekit that is installed: one of each model, prior and kind of data, with what
 it said of them, and one that was killed. `test_kept.py` has a later vaekit say the same. They are made once, on what
-VERSION.json says, and a run of a later kind is added under a name of its own.
+VERSION.json says, and a run of a later kind is added under a name of its own. What a vaekit of today makes of the same
+seeds is in WEIGHTS.json, which `weights` writes anew after a change that is meant to change it.
 
-    python tests/data/kept/make.py
+    python tests/data/kept/make.py [weights]
 """
 
 import hashlib
 import json
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from sklearn.datasets import load_digits, load_iris, load_wine
 import vaekit
 from vaekit.data.images import Images, fingerprint
 from vaekit.training import loop
+from vaekit.training.checkpoint import digest, read_tensors
 
 HERE = Path(__file__).parent
 TINY = {"architecture": "mlp", "width": 8, "latent_dim": 2, "epochs": 2, "random_state": 0, "verbose": False}
@@ -175,8 +179,32 @@ def machine() -> dict:
     return {"torch": torch.__version__, "numpy": np.__version__, "arithmetic": digest}
 
 
+def digests(folder: Path) -> dict[str, str]:
+    """Of the files of weights in a run folder."""
+    files = [folder / name for name in ("weights.safetensors", "prior.safetensors") if (folder / name).exists()]
+    return {file.name: digest(read_tensors(file)[0], {}) for file in files}
+
+
+def go_on(folder: Path) -> None:
+    """Goes on with a copy of the killed run, to its end."""
+    shutil.copytree(HERE / "killed", folder)
+    killed().fit_images(killed_data(), folder=str(folder), resume=True)
+
+
+def write_weights() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in RUNS:
+            make(name, Path(folder) / name)
+        go_on(Path(folder) / "killed")
+        found = {name: digests(Path(folder) / name) for name in (*RUNS, "killed")}
+    (HERE / "WEIGHTS.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if sys.argv[1:] == ["weights"]:
+        write_weights()
+        raise SystemExit
     for name in RUNS:
         folder = HERE / name
         if folder.exists():
@@ -186,8 +214,4 @@ if __name__ == "__main__":
         np.savez_compressed(HERE / f"{name}.npz", **said(vaekit.load(folder), RUNS[name][2]))
     if not (HERE / "killed").exists():
         make_killed(HERE / "killed")
-        unbroken = HERE / "unbroken"
-        killed().fit_images(killed_data(), folder=str(unbroken))
-        shutil.move(unbroken / "weights.safetensors", HERE / "killed.safetensors")
-        shutil.rmtree(unbroken)
     (HERE / "VERSION.json").write_text(json.dumps({"version": vaekit.__version__, **machine()}, indent=1) + "\n")
