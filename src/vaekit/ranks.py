@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
@@ -144,16 +145,15 @@ def alike(module: nn.Module) -> None:
             tensor.copy_(shared)
 
 
-def add_gradients(parameters: list[nn.Parameter]) -> None:
-    """Gives all ranks the sum of their gradients; all have those of the same parameters. One piece in one order: the result is
-    the same to the last bit in a process that has begun elsewhere in a training.
+@torch.no_grad()
+def add_up(tensors: list[Tensor]) -> None:
+    """Adds up each of the tensors over ranks, in place. In one piece, whose order is always the same: the result is the same to
+    the last bit in a process that has begun elsewhere in a training.
     """
-    if size() == 1:
-        return
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    whole = summed(torch.cat([gradient.flatten() for gradient in gradients]))
-    for gradient, part in zip(gradients, whole.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view(gradient.shape))
+    if size() > 1 and tensors:
+        whole = summed(torch.cat([tensor.flatten() for tensor in tensors]))
+        for tensor, part in zip(tensors, whole.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
 
 
 def first_to_say(message: str) -> bool:
@@ -191,7 +191,9 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     try:
         meeting = rendezvous("env://", timeout=timedelta(seconds=RENDEZVOUS_SECONDS))
-        _store, at, count = next(iter(meeting))
+        store, at, count = next(iter(meeting))
+        # The store may be the one of the processes before a restart, whose addresses in it are no longer theirs.
+        _store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         _store.set_timeout(timedelta(seconds=RENDEZVOUS_SECONDS))
         how = {"store": _store, "rank": at, "world_size": count, "timeout": PATIENCE}
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", **how)

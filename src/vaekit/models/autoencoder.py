@@ -104,6 +104,10 @@ class Autoencoder(nn.Module):
         self.likelihood.prime(x)
         self.latent.prime(self.encoder(x, y))
 
+    def unsettled(self) -> list[Tensor]:
+        """What is to be added up over ranks, in place, before `settle`."""
+        return self.latent.unsettled() + self.likelihood.unsettled()
+
     def settle(self) -> None:
         """Takes in what a batch came to that was looked at in parts: see `vaekit.ranks.Part`."""
         self.latent.settle()

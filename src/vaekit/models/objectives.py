@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.parts.latents import Trace
-from vaekit.ranks import gathered, summed
+from vaekit.ranks import gathered
 from vaekit.tensors import Term, gaussian_log_prob, log_mean_exp
 from vaekit.world import current_part
 
@@ -73,9 +73,13 @@ class ConstrainedElbo(nn.Module):
             self.seen = self.seen.to(rate) + part.share * rate.detach().mean()
         return {"distortion": Term(distortion), "rate": Term(rate, beta), **trace.penalties}
 
+    def unsettled(self) -> list[Tensor]:
+        """What is to be added up over ranks, in place, before `settle`."""
+        return [self.seen]
+
     def settle(self) -> None:
-        """The step of a batch that was looked at in parts: by its mean rate, over all ranks."""
-        self._ascend(summed(self.seen))
+        """The step of a batch that was looked at in parts: by its mean rate."""
+        self._ascend(self.seen)
         self.seen = torch.zeros_like(self.seen)
 
     def _ascend(self, rate: Tensor) -> None:

@@ -70,6 +70,10 @@ class Latent(nn.Module):
     def prime(self, h: Tensor) -> None:
         """Data-dependent initialisation from encoder outputs h, before the first step."""
 
+    def unsettled(self) -> list[Tensor]:
+        """What is to be added up over ranks, in place, before `settle`."""
+        return []
+
     def settle(self) -> None:
         """Takes in what a batch came to that was looked at in parts, once all of them have been: see `vaekit.ranks.Part`."""
 

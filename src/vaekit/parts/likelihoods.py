@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vaekit.ranks import summed
 from vaekit.tensors import gaussian_log_prob
 from vaekit.world import current_part
 
@@ -51,6 +50,10 @@ class Likelihood(nn.Module):
     def penalty_scale(self) -> float | Tensor:
         """What squared latent distances are multiplied with; 1 weighs them as they are."""
         return 1.0
+
+    def unsettled(self) -> list[Tensor]:
+        """What is to be added up over ranks, in place, before `settle`."""
+        return []
 
     def settle(self) -> None:
         """Takes in what a batch came to that was looked at in parts, once all of them have been: see `vaekit.ranks.Part`."""
@@ -117,10 +120,13 @@ class GaussianLikelihood(Likelihood):
                 self.seen = part.share * error + (0.0 if self.seen is None else self.seen)
         return gaussian_log_prob(x, location, log_var).flatten(1).sum(1)
 
+    def unsettled(self) -> list[Tensor]:
+        return [] if self.seen is None else [self.seen]
+
     def settle(self) -> None:
-        """What `log_prob` does at once, for a batch that was looked at in parts: by its mean squared error, over all ranks."""
+        """What `log_prob` does at once, for a batch that was looked at in parts: by its mean squared error."""
         if self.seen is not None:
-            self._follow(summed(self.seen))
+            self._follow(self.seen)
             self.seen = None
 
     @torch.no_grad()

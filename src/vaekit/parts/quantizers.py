@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from vaekit.messages import first_line
 from vaekit.parts.latents import Draw, Latent
-from vaekit.ranks import summed
 from vaekit.state import warn
 from vaekit.tensors import Term, straight_through, widened
 from vaekit.world import current_part
@@ -182,11 +181,6 @@ class Seen(NamedTuple):
 
         return Seen(self.counts + other.counts, add(self.sums, other.sums), add(self.fresh, other.fresh), self.total)
 
-    def everywhere(self) -> Seen:
-        """Of the parts that all ranks have."""
-        sums = None if self.sums is None else summed(self.sums)
-        return Seen(summed(self.counts), sums, None if self.fresh is None else summed(self.fresh), self.total)
-
 
 def _rows_here(vectors: Tensor, index: Tensor) -> Tensor:
     """(N, D), (K,) -> (K, D) the vectors at an index that is here, 0 to N - 1, and zeros for the others."""
@@ -335,13 +329,14 @@ class VectorQuantizer(Quantizer):
         else:
             self.seen = seen if self.seen is None else self.seen.plus(seen)
 
+    def unsettled(self) -> list[Tensor]:
+        return [] if self.seen is None else [tensor for tensor in self.seen[:3] if tensor is not None]
+
     @torch.no_grad()
     def settle(self) -> None:
-        """What `forward` does at once, for a batch that was looked at in parts: by what all of its vectors come to, on every
-        rank.
-        """
+        """What `forward` does at once, for a batch that was looked at in parts: by what all of its vectors come to."""
         if self.seen is not None:
-            self._move(self.seen.everywhere())
+            self._move(self.seen)
             self.seen = None
 
     def _move(self, seen: Seen) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vaekit.messages import filled
-from vaekit.ranks import size, summed, summed_with_gradient
+from vaekit.ranks import size, summed_with_gradient
 from vaekit.tensors import widened
 from vaekit.world import current_part, drawn
 
@@ -20,10 +20,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     asks_ranks = True  # within a pass, which then can't be compiled
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or size() == 1:
+        part = current_part()
+        if not self.training or size() == 1 or part is None:
             return super().forward(input)
         channels = widened(input).movedim(1, 0).flatten(1)  # (C, N*H*W)
-        count = summed(channels.new_tensor(channels.shape[1]))
+        count = channels.shape[1] // len(input) * sum(part.beside)
         mean = summed_with_gradient(channels.sum(1)) / count
         variance = summed_with_gradient((channels - mean[:, None]).square().sum(1)) / count
         with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -74,10 +75,19 @@ class Stop:
 
     def __init__(self):
         self.signal = 0
+        self.last = self.next = 0  # steps: of the last look, and of the next one
+        self.since = time.monotonic()
 
-    def look(self, late: bool) -> tuple[bool, bool]:
-        """Whether a signal has asked any rank for an end, and whether any is `late`."""
-        asked, any_late = greatest(self.signal, late)
+    def look(self, late: bool, step: int) -> tuple[bool, bool]:
+        """Whether a signal has asked any rank for an end, and whether any is `late`. Ranks look together: as asking takes them
+        time, about once a second, at a step that they agree upon.
+        """
+        if step < self.next:
+            return False, False
+        now, before = time.monotonic(), self.since
+        self.since, pace = now, (now - before) / max(1, step - self.last)
+        asked, any_late, wait = greatest(self.signal, late, 1 if size() == 1 else min(CHECK_EVERY, int(1 / pace) + 1))
+        self.last, self.next = step, step + wait
         if asked:
             self.signal = asked
         return bool(asked), bool(any_late)

@@ -73,7 +73,7 @@ def train(
                 terms, loss = step(epoch.batches, state.step, state.learning_rate_share)
             state.add(terms, loss, run.share)
             report.step()
-            asked, run.late = stop.look(run.past_deadline())
+            asked, run.late = stop.look(run.past_deadline(), state.step)
             ends = run.ends_epoch()
             if not (ends or asked or state.step % CHECK_EVERY == 0):
                 continue

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.data.batches import Data
-from vaekit.ranks import Part, add_gradients, apart, size
+from vaekit.ranks import Part, add_up, apart, size
 from vaekit.tensors import Term, total
 from vaekit.training.compiled import compiled
 from vaekit.training.optimizers import make_optimizer
@@ -67,16 +67,21 @@ class Step:
             found.append(terms)
             losses.append(loss.detach())
         if not self.parts[0].is_whole:
-            add_gradients(self.parameters)
-            for learner in (self.module, self.objective):
-                if settle := getattr(learner, "settle", None):
-                    settle()
+            self._settle()
         if plan.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, plan.gradient_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = plan.learning_rate_at(step) * share
         self.optimizer.step()
         return _of_all(found, losses)
+
+    def _settle(self) -> None:
+        """What the parts of a batch come to, on all ranks: gradients, and what module and objective have seen."""
+        learners: list[Any] = [learner for learner in (self.module, self.objective) if hasattr(learner, "settle")]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        add_up(gradients + [tensor for learner in learners for tensor in learner.unsettled()])
+        for learner in learners:
+            learner.settle()
 
 
 def _of_all(found: list[dict[str, Term]], losses: list[Tensor]) -> tuple[dict[str, Term], Tensor]:
