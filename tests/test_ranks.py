@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from ranks import cases
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -268,6 +269,20 @@ def test_ranks_with_other_fields_or_data_are_told_so_at_once(data, tmp_path):
         assert said.count("rank 1 of 2 has another") == 1
         assert what in said
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_one_rank_decodes_images_and_the_others_map_what_it_made(tmp_path):
+    for number, image in enumerate(load_digits().images[:64]):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(np.rint(image * 15).astype(np.uint8)).save(tmp_path / "photos" / f"{number:02}.png")
+    given = training(str(tmp_path / "photos"), tmp_path / "run")
+    counting = "import os, vaekit.data.cache as cache\nattempts = cache._attempts\ndef counted(*given):\n"
+    counting += f"    open(f'{tmp_path}/decoded-by-' + os.environ['RANK'], 'w').close()\n    return attempts(*given)\n"
+    given[1] = counting + "cache._attempts = counted\n" + given[1]
+    for code, _, err in run_alike(2, *given):
+        assert code == 0, err
+    assert [file.name for file in tmp_path.glob("decoded-by-*")] == ["decoded-by-0"]
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ PATIENCE = timedelta(minutes=10)  # of a rank that waits for what another one do
 NEVER = 2**62  # later than any step
 
 _apart = 0  # blocks of `apart` that are open
+_turns = 0  # of `in_turn` so far
 _store: Any = None  # what ranks can say to each other without waiting
 
 
@@ -164,6 +165,22 @@ def first_to_say(message: str) -> bool:
         return _store.add(f"said {message}", 1) == 1
     except RuntimeError:  # the rank that keeps what was said has ended
         return True
+
+
+def in_turn(make: Callable[[], T]) -> T:
+    """`make()` on the first rank of each machine, and then on its others, which find in caches what that one has made."""
+    global _turns
+    if _store is None:
+        return make()
+    _turns += 1
+    done = f"turn {_turns} on machine {os.environ.get('GROUP_RANK', 0)}"
+    if local_rank() == 0:
+        try:
+            return make()
+        finally:
+            _store.set(done, b"")
+    _store.wait([done], timedelta(days=7))  # many images take their time
+    return make()
 
 
 def restarted() -> bool:

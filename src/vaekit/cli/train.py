@@ -58,11 +58,13 @@ class Train(Source):
             self._train(model)
 
     def _train(self, model) -> None:
-        from vaekit.ranks import restarted
+        from vaekit.ranks import in_turn, restarted
 
-        images = self.open("train")
+        images = in_turn(lambda: self.open("train"))
         # Only early stopping looks at validation images, and data with a published split has no such part.
-        validation = self.open("validation") if model.early_stopping and images.split_seed is not None else None
+        validation = None
+        if model.early_stopping and images.split_seed is not None:
+            validation = in_turn(lambda: self.open("validation"))
         self.say(images)
         model.fit_images(
             images,
@@ -132,6 +134,7 @@ class FitPrior(RunSource):
     def _fit(self) -> None:
         from vaekit.files import load_finished
         from vaekit.hub import is_address
+        from vaekit.ranks import in_turn
         from vaekit.second_stage import fit_prior_to, stage_of
 
         if is_address(self.run_folder):
@@ -140,7 +143,7 @@ class FitPrior(RunSource):
             )
         model = load_finished(self.run_folder, "a prior", prior=False).fitted_
         stage_of(self.run_folder)  # before the data is opened, which may take its time
-        images = self.open_for(model, "train")
+        images = in_turn(lambda: self.open_for(model, "train"))
         if not self.per_class:
             if model.conditional:
                 raise ValueError(
