@@ -42,7 +42,7 @@ CASES = (
     Case("dead codes", f"vqvae --architecture mlp --epochs 25 --ema 0.9 --n-codes 512 {NO_CARE}", "dead"),
     Case("overfitting", "vae --architecture mlp --epochs 250 --data few.npz", "much better than new"),
     Case("underfitting", "vae --architecture mlp --width 128 --epochs 3", "cut off"),
-    Case("learning rate", "vae --architecture mlp --width 128 --learning-rate 0.1", "too high"),
+    Case("learning rate", "vae --architecture mlp --width 128 --learning-rate 0.3", "too high"),
     Case("learning rate", "vae --architecture mlp --learning-rate 1e-05", "too low"),
     Case("likelihood", "vae --architecture mlp --width 128 --likelihood gaussian_fixed --epochs 25", "fixed variance"),
     Case("likelihood", "vae --architecture mlp --width 128 --likelihood bernoulli --epochs 12", "black and white"),

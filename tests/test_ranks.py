@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 import vaekit
 from vaekit.ranks import parts_of_batch
-from vaekit.world import current_part, drawing, drawn
+from vaekit.world import current_part, drawing, drawn, piece
 
 LIMIT = 100  # seconds, after which what was started is ended
 
@@ -158,7 +158,8 @@ def test_parts_are_all_of_a_batch_and_noise_does_not_depend_on_them():
     assert torch.equal(torch.cat(found, dim=1), whole)
     (only,) = parts_of_batch(23)
     with drawing(5, only):
-        assert current_part() is None, "a whole batch is no part of one"
+        assert current_part() == only
+        assert piece() is None, "a whole batch is no piece of one"
 
 
 def test_more_rounds_than_images_are_refused():

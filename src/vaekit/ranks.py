@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -115,11 +114,10 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def _sendable(error: Exception) -> Exception:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(str(error))
-    return error
+    """An error that says the same, of a kind that every process knows."""
+    if isinstance(error, OSError):
+        return type(error)(error.errno, error.strerror, error.filename)
+    return ValueError(str(error)) if isinstance(error, ValueError) else RuntimeError(str(error))
 
 
 def check_alike(facts: dict) -> None:

@@ -138,19 +138,24 @@ def _seed(seed: int) -> None:
             backend.manual_seed_all(seed)
 
 
-_part: Part | None = None  # what is looked at, where that is not a whole batch
+_part: Part | None = None  # of a batch, that is looked at
 
 
 def current_part() -> Part | None:
-    """The part of a batch that is looked at; None where that is all of it."""
+    """The part of a batch that is looked at, or all of it; None where nobody has said, nor will settle what it comes to."""
     return _part
+
+
+def piece() -> Part | None:
+    """The part of a batch that is looked at, where it is not all of it."""
+    return None if _part is None or _part.is_whole else _part
 
 
 def drawn(draw: Callable[[int], Tensor], n: int, dim: int = 0) -> Tensor:
     """`draw(n)`, noise for n images along `dim`; in a part of a batch, the part's share of what is drawn for all of it, so that
     noise doesn't depend on how a batch is divided.
     """
-    part = _part
+    part = piece()
     if part is None:
         return draw(n)
     each = n // max(1, part.stop - part.start)
@@ -165,7 +170,7 @@ def drawing(seed: int, part: Part | None = None) -> Iterator[None]:
     global _part
     with stream.turn:
         _seed(seed)
-        _part, before = None if part is None or part.is_whole else part, _part
+        _part, before = part, _part
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaekit.data.cache import ahead
 from vaekit.data.mapped import Rows
-from vaekit.world import current_part, drawn, samples_at_once, seeded
+from vaekit.world import drawn, piece, samples_at_once, seeded
 
 
 class Mapped:
@@ -69,7 +69,7 @@ def _binarised(x: Tensor) -> Tensor:
     """(B, C, H, W) probabilities of white -> black and white."""
 
     def draw(n: int) -> Tensor:  # for those of other parts of the batch, which are not here, as for black ones
-        rows = current_part()
+        rows = piece()
         if rows is None:
             return torch.bernoulli(x)
         probabilities = x.new_zeros(n, *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)

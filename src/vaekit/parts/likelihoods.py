@@ -114,8 +114,8 @@ class GaussianLikelihood(Likelihood):
         location, log_var = self._location(out), self.variance.log()
         if self.learned and self.training:
             error, part = (location.detach() - x).square().mean().to(self.variance.dtype), current_part()
-            if part is None:
-                self._follow(error)
+            if part is None:  # a new tensor: a compiled backward pass reads the one before
+                self.variance = self._follow(error)
             else:
                 self.seen = part.share * error + (0.0 if self.seen is None else self.seen)
         return gaussian_log_prob(x, location, log_var).flatten(1).sum(1)
@@ -124,14 +124,14 @@ class GaussianLikelihood(Likelihood):
         return [] if self.seen is None else [self.seen]
 
     def settle(self) -> None:
-        """What `log_prob` does at once, for a batch that was looked at in parts: by its mean squared error."""
+        """What `log_prob` does at once where nobody looks at a batch in parts: by its mean squared error."""
         if self.seen is not None:
-            self._follow(self.seen)
+            self.variance.copy_(self._follow(self.seen))
             self.seen = None
 
     @torch.no_grad()
-    def _follow(self, error: Tensor) -> None:
-        self.variance.lerp_(error.clamp(min=1e-6), self.momentum)
+    def _follow(self, error: Tensor) -> Tensor:
+        return self.variance.lerp(error.detach().clamp(min=1e-6), self.momentum)
 
     def mean(self, out: Tensor) -> Tensor:
         """(N, C, H, W) decoder output -> the mean of x; clamped to [0, 1] by `Autoencoder.decode` where x is an image."""

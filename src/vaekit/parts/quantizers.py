@@ -322,7 +322,8 @@ class VectorQuantizer(Quantizer):
             sums = torch.zeros_like(self.ema_sums).index_add_(0, index, vectors)
         if self.revive > 0:
             chosen = torch.randint(total, (self.n_codes,), device=vectors.device)
-            fresh = vectors[chosen] if part is None else _rows_here(vectors, chosen - part.start * each)
+            here = None if part is None or part.is_whole else part.start * each
+            fresh = vectors[chosen] if here is None else _rows_here(vectors, chosen - here)
         seen = Seen(counts, sums, fresh, total)
         if part is None:
             self._move(seen)
@@ -334,7 +335,7 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def settle(self) -> None:
-        """What `forward` does at once, for a batch that was looked at in parts: by what all of its vectors come to."""
+        """What `forward` does at once where nobody looks at a batch in parts: by what all of its vectors come to."""
         if self.seen is not None:
             self._move(self.seen)
             self.seen = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vaekit.messages import filled
 from vaekit.ranks import size, summed_with_gradient
 from vaekit.tensors import widened
-from vaekit.world import current_part, drawn
+from vaekit.world import drawn, piece
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -20,7 +20,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     asks_ranks = True  # within a pass, which then can't be compiled
 
     def forward(self, input: Tensor) -> Tensor:
-        part = current_part()
+        part = piece()
         if not self.training or size() == 1 or part is None:
             return super().forward(input)
         channels = widened(input).movedim(1, 0).flatten(1)  # (C, N*H*W)
@@ -39,7 +39,7 @@ class Dropout(nn.Dropout):
     """torch's, whose zeros don't depend on how the batch is divided."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not self.p or current_part() is None:
+        if not self.training or not self.p or piece() is None:
             return super().forward(input)
         return input * drawn(lambda n: F.dropout(input.new_ones(n, *input.shape[1:]), self.p), len(input))
 
@@ -48,7 +48,7 @@ class Dropout2d(nn.Dropout2d):
     """torch's, whose zeros don't depend on how the batch is divided."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not self.p or current_part() is None:
+        if not self.training or not self.p or piece() is None:
             return super().forward(input)
         images, channels = input.shape[:2]
         return input * drawn(lambda n: F.dropout2d(input.new_ones(n, channels, 1, 1), self.p), images)

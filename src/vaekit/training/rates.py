@@ -121,8 +121,8 @@ class VampRate(Rate):
 def posterior_draw(moments: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 2D) -> a draw z (B, D) and log q(z|x) (B,) nats."""
     mean, log_var = moments.chunk(2, dim=1)
-    noise = drawn(lambda n: torch.randn(n, *mean.shape[1:], device=mean.device, dtype=mean.dtype), len(mean))
-    z = mean + torch.exp(0.5 * log_var) * noise
+    plain = drawn(lambda n: torch.randn(n, *mean.shape[1:], device=mean.device, dtype=mean.dtype), len(mean))
+    z = mean + plain * torch.exp(0.5 * log_var)
     return z, gaussian_log_prob(z, mean, log_var).sum(1)
 
 

@@ -66,8 +66,7 @@ class Step:
             (loss if part.is_whole else part.share * loss).backward()
             found.append(terms)
             losses.append(loss.detach())
-        if not self.parts[0].is_whole:
-            self._settle()
+        self._settle()
         if plan.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, plan.gradient_clip)
         for group in self.optimizer.param_groups:
