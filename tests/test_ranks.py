@@ -22,6 +22,7 @@ from sklearn.datasets import load_digits
 
 import vaekit
 from vaekit.ranks import parts_of_batch
+from vaekit.training.guard import Stop
 from vaekit.world import current_part, drawing, drawn, piece
 
 LIMIT = 100  # seconds, after which what was started is ended
@@ -160,6 +161,13 @@ def test_parts_are_all_of_a_batch_and_noise_does_not_depend_on_them():
     with drawing(5, only):
         assert current_part() == only
         assert piece() is None, "a whole batch is no piece of one"
+
+
+def test_a_training_that_has_gone_back_still_hears_a_signal():
+    stop = Stop()
+    assert stop.look(False, 40) == (False, False)
+    stop.signal = signal.SIGTERM
+    assert stop.look(True, 10) == (True, True)
 
 
 def test_more_rounds_than_images_are_refused():

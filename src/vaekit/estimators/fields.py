@@ -33,7 +33,7 @@ class Fields:
     """Images per step; by default 128, or 64 below 5,000 images (100 for wang2023)."""
     accumulate: int = 1
     """Rounds in which the images of a step are looked at, which takes as many times less memory and comes to the same, but for
-    a batch norm (wang2023) and a beta-TCVAE's estimate, which see a round at a time."""
+    a batch norm (wang2023) and a beta-TCVAE's estimate, which see a round at a time. With more than 1 nothing is compiled."""
     optimizer: str | None = None
     """adam, or muon (Jordan et al. 2024), which moves layers by whole matrices and leaves the rest to adam; by default adam."""
     learning_rate: float | None = None

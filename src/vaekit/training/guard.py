@@ -82,7 +82,7 @@ class Stop:
         """Whether a signal has asked any rank for an end, and whether any is `late`. Ranks look together: as asking takes them
         time, about once a second, at a step that they agree upon.
         """
-        if step < self.next:
+        if self.last <= step < self.next:  # a training that has gone back is before the last look
             return False, False
         now, before = time.monotonic(), self.since
         self.since, pace = now, (now - before) / max(1, step - self.last)

@@ -45,7 +45,8 @@ class Step:
         self.module, self.objective, self.optimizer, self.plan, self.device = module, objective, optimizer, plan, device
         self.parts = parts
         crosses = size() > 1 and any(getattr(part, "asks_ranks", False) for part in module.modules())
-        self.compiled = plan.compile and device.type in ("cpu", "cuda") and not crosses
+        # A compiled pass takes module and part for what they are at the first call, and so would every round.
+        self.compiled = plan.compile and device.type in ("cpu", "cuda") and not crosses and len(parts) == 1
         self.forward = compiled(module, say) if self.compiled else module
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
