@@ -39,7 +39,7 @@ def run(argv):
                 for count in (1, 2):
                     out = Path(home) / f"{size}-{count}-{number}"
                     before = sent()
-                    flags = f"--device cpu --random-state 0 --epochs 2 --batch-size {size} --no-compile".split()
+                    flags = f"--device cpu --random-state 0 --epochs 2 --batch-size {size} --compile False".split()
                     train_together(count, out, ["vae", "--data", f"{home}/some.npz", *flags])
                     log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
                     found[count].append(log[-1]["images_per_second"])
