@@ -17,8 +17,7 @@ import numpy as np
 from benchmarks._ranks import train_together
 from benchmarks.harness import RECORDS, Findings, mean_std
 from vaekit import load, open_data
-from vaekit.pictures.charts import curve
-from vaekit.pictures.style import save
+from vaekit.pictures.style import class_colours, new_figure, save, styled
 
 IMAGES, LATENCY = 6400, 20e-6
 LINKS = {"100 Gbit/s": 100e9 / 8, "10 Gbit/s": 10e9 / 8}
@@ -64,16 +63,22 @@ def sent() -> int:
     return int(line.split()[9])
 
 
+@styled
 def draw(payload: float) -> None:
     """Images per second of many devices, in parts of as many times those of one."""
     devices = [1, 2, 4, 8, 16, 32, 64]
-    lines = {}
-    for link, bandwidth in LINKS.items():
-        for work, seconds in WORK.items():
+    figure = new_figure(7.0, 3.6)
+    axes = figure.add_subplot()
+    for (link, bandwidth), colour in zip(LINKS.items(), class_colours(2), strict=True):
+        for (work, seconds), line in zip(WORK.items(), ("--", "-"), strict=True):
             talk = [2 * (n - 1) * (payload / n / bandwidth + LATENCY) for n in devices]
-            lines[f"{link}, {work} of work a step"] = [seconds / (seconds + each) for each in talk]
-    title = f"Model: ring all-reduce of {payload / 1e6:.1f} MB a step, not hidden"
-    save(
-        curve(devices, lines, xlabel="devices", ylabel="speed, of as many times one device's", title=title),
-        RECORDS / "scaling.png",
-    )
+            shares = [seconds / (seconds + each) for each in talk]
+            axes.plot(devices, shares, line, marker="o", color=colour, label=f"{link}, {work} of work a step")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(devices, map(str, devices))
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("devices")
+    axes.set_ylabel("images per second, of N times one's")
+    axes.set_title(f"Model: ring all-reduce of {payload / 1e6:.1f} MB a step, not hidden")
+    axes.legend(loc="lower left")
+    save(figure, RECORDS / "scaling.png")
