@@ -447,7 +447,7 @@ def test_epochs_of_the_rates_warm_up_are_no_candidates_for_the_best():
 
 def test_a_time_budget_shortens_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.25)
-    for budget, steps in [(0.01, 1), (1.0, 3), (1.6, 5), (1000, 8)]:
+    for budget, steps in [(0.01, 1), (1.1, 3), (1.65, 5), (1000, 8)]:
         model = tiny().fit_images(table(), time_budget=budget)
         assert model.history_[-1]["step"] == steps == model.facts_["plan"]["steps"]
         assert steps * 0.25 <= max(budget, 0.25)
