@@ -17,18 +17,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from benchmarks._ranks import Ranks
+from benchmarks._ranks import SLOWLY, Ranks
 from benchmarks.harness import OUT, Findings
 
-SLOWLY = """
-import sys, time
-from vaekit.training import loop, step
-loop.CHECKPOINT_SECONDS, loop.CHECK_EVERY = 0.0, 5
-plain = step.Step.__call__
-step.Step.__call__ = lambda self, *given: (time.sleep(0.05), plain(self, *given))[1]
-from vaekit.cli import main
-main(sys.argv[1:])
-"""
 WHOM = {"the first": [0], "the other": [1], "both": [0, 1]}
 
 
@@ -41,7 +32,7 @@ def run(argv):
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     started = time.monotonic()
-    assert all(code == 0 for code, _ in Ranks(2, command(home / "unbroken")).end())
+    assert all(ended.code == 0 for ended in Ranks(*[command(home / "unbroken")] * 2).end())
     took = time.monotonic() - started
     expected = load_file(home / "unbroken" / "weights.safetensors")
     found = {whom: Counter() for whom in WHOM}
@@ -49,21 +40,21 @@ def run(argv):
     while kills < options.kills:
         out, runs = home / f"run{runs}", runs + 1
         while not (out / "weights.safetensors").exists():
-            ranks, whom = Ranks(2, command(out)), draw.choice(list(WHOM)) if kills < options.kills else None
+            ranks, whom = Ranks(*[command(out)] * 2), draw.choice(list(WHOM)) if kills < options.kills else None
             if whom:
                 time.sleep(draw.uniform(0, took))
                 killed = [rank for rank in WHOM[whom] if ranks.processes[rank].poll() is None]
                 for rank in killed:
                     os.kill(ranks.processes[rank].pid, signal.SIGKILL)
                 moment = time.monotonic()
-                codes = [code for code, _ in ranks.end()]
+                codes = [ended.code for ended in ranks.end()]
                 if killed:
                     kills += 1
                     found[whom]["kills"] += 1
                     found[whom]["longest"] = max(found[whom]["longest"], time.monotonic() - moment)
                     found[whom]["others ended"] += all(code in (0, 1, -signal.SIGKILL) for code in codes)
             else:
-                assert all(code == 0 for code, _ in ranks.end())
+                assert all(ended.code == 0 for ended in ranks.end())
         same = all(torch.equal(value, expected[name]) for name, value in load_file(out / "weights.safetensors").items())
         assert same and not left_over(out), out
     columns = [
@@ -81,7 +72,7 @@ def run(argv):
 
 def command(out: Path) -> list[str]:
     flags = f"--data digits --out {out} --resume --epochs 4 --batch-size 64 --n-codes 16 --random-state 0"
-    return ["-c", SLOWLY, "train", "vqvae", *flags.split(), "--architecture", "mlp", "--device", "cpu"]
+    return ["-c", SLOWLY, "0.05", "train", "vqvae", *flags.split(), "--architecture", "mlp", "--device", "cpu"]
 
 
 def left_over(out: Path) -> list[str]:

@@ -5,11 +5,9 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import vaekit
+from benchmarks._ranks import SLOWLY, Ended, Ranks
 from vaekit.ranks import parts_of_batch
 from vaekit.training.guard import Stop
 from vaekit.world import current_part, drawing, drawn, piece
@@ -28,48 +27,8 @@ from vaekit.world import current_part, drawing, drawn, piece
 LIMIT = 100  # seconds, after which what was started is ended
 
 
-def port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
-
-
-class Ranks:
-    """Processes of one group, each a process group of its own; `arguments` of each rank."""
-
-    def __init__(self, *arguments: list[str]):
-        at = str(port())
-        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": at, "WORLD_SIZE": str(len(arguments))}
-        common = {**os.environ, **place, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, *given],
-                env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-            for rank, given in enumerate(arguments)
-        ]
-
-    def end(self) -> list[tuple[int, str, str]]:
-        """Exit code, output and errors of each; those that are not done in time are killed."""
-
-        def one(process):
-            try:
-                out, err = process.communicate(timeout=LIMIT)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                pytest.fail(f"a rank hangs: {process.communicate()}")
-            return process.returncode, out, err
-
-        with ThreadPoolExecutor() as threads:
-            return list(threads.map(one, self.processes))
-
-
-def run_alike(n: int, *arguments: str) -> list[tuple[int, str, str]]:
-    return Ranks(*[list(arguments)] * n).end()
+def run_alike(n: int, *arguments: str) -> list[Ended]:
+    return Ranks(*[list(arguments)] * n).end(LIMIT)
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +62,8 @@ def check_close(found: dict, expected: dict, tolerance: float, idle: str = "noth
     for name, value in expected.items():
         if not re.fullmatch(idle, name):
             difference = (found[name].double() - value.double()).norm()
-            within = (
-                1e-4 if name.startswith("record.") else tolerance
-            )  # a total correlation is a small difference of large ones
+            # Some records are small differences of large numbers, such as the total correlation.
+            within = 1e-4 if name.startswith("record.") else tolerance
             assert difference <= within * value.double().norm().clamp(min=1e-3), name
 
 
@@ -126,6 +84,13 @@ def check_ranks(name: str, ranks: int, folder: Path, expected: dict) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_two_ranks_come_to_what_one_process_does(name, alone, together):
     check_ranks(name, 2, together(2, 1), alone[name])
+
+
+def test_an_estimator_in_a_process_group_is_the_same_on_all_ranks(together):
+    """Its seed is drawn, and is then the first rank's; all have the whole record, and the same of them sample alone."""
+    found = [torch.load(together(2, 1) / f"fit-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert found[0] == found[1]
+    assert found[0]["epochs"] == 2
 
 
 @pytest.mark.slow
@@ -186,21 +151,6 @@ def data(tmp_path_factory) -> str:
     return str(file)
 
 
-# A checkpoint at every look; a step takes at least so many seconds, as a larger one would.
-SLOWLY = """
-import sys, time
-from vaekit.training import loop, step
-loop.CHECKPOINT_SECONDS, loop.CHECK_EVERY = 0.0, 5
-plain = step.Step.__call__
-def slow(self, *given):
-    time.sleep(float(sys.argv[1]))
-    return plain(self, *given)
-step.Step.__call__ = slow
-from vaekit.cli import main
-main(sys.argv[2:])
-"""
-
-
 def training(data: str, out: Path, *more: str, pause: float = 0.0) -> list[str]:
     fields = ["--architecture", "mlp", "--width", "16", "--epochs", "4", "--batch-size", "32", "--random-state", "0"]
     command = ["train", "vqvae", "--data", data, "--out", str(out), "--n-codes", "8", *fields, "--device", "cpu", *more]
@@ -234,7 +184,7 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on_as_if_nothing
     ranks = Ranks(*[training(data, out, pause=0.1)] * 2)
     wait_for_checkpoint(out)
     os.kill(ranks.processes[whom].pid, signal.SIGKILL)
-    found = ranks.end()
+    found = ranks.end(LIMIT)
     assert found[whom][0] == -signal.SIGKILL
     code, _, err = found[1 - whom]
     assert code == 1
@@ -252,7 +202,7 @@ def test_a_signal_to_one_rank_ends_all_with_one_checkpoint_and_other_numbers_of_
     ranks = Ranks(*[training(data, out, pause=0.1)] * 2)
     wait_for_checkpoint(out)
     os.kill(ranks.processes[1].pid, signal.SIGTERM)
-    found = ranks.end()
+    found = ranks.end(LIMIT)
     assert [code for code, *_ in found] == [143, 143], found
     assert sum("go" in err and "--resume" in err for *_, err in found) == 1, "said once"
     assert (out / "checkpoint.safetensors").exists()
@@ -270,8 +220,8 @@ def test_a_signal_to_one_rank_ends_all_with_one_checkpoint_and_other_numbers_of_
 def test_ranks_with_other_fields_or_data_are_told_so_at_once(data, tmp_path):
     other = tmp_path / "other.npz"
     np.savez(other, x=np.zeros((50, 8, 8), np.uint8))
-    fields = Ranks(training(data, tmp_path / "run"), training(data, tmp_path / "run", "--commitment", "0.5")).end()
-    pictures = Ranks(training(data, tmp_path / "run"), training(str(other), tmp_path / "run")).end()
+    fields = Ranks(training(data, tmp_path / "run"), training(data, tmp_path / "run", "--commitment", "0.5")).end(LIMIT)
+    pictures = Ranks(training(data, tmp_path / "run"), training(str(other), tmp_path / "run")).end(LIMIT)
     for found, what in ((fields, "commitment (0.5) than rank 0 (0.25)"), (pictures, "data")):
         assert [code for code, *_ in found] == [2, 2]
         said = "".join(err for *_, err in found)
@@ -298,7 +248,7 @@ def test_one_rank_decodes_images_and_the_others_map_what_it_made(tmp_path):
 def test_a_rank_that_meets_no_other_says_where_it_waited(data, tmp_path):
     first, second = training(data, tmp_path / "run"), ["-c", "pass"]
     first[1] = "import vaekit.ranks; vaekit.ranks.RENDEZVOUS_SECONDS = 3\n" + first[1]
-    code, _, err = Ranks(first, second).end()[0]
+    code, _, err = Ranks(first, second).end(LIMIT)[0]
     assert code == 1
     assert re.search(r"rank 0 of 2 has not met the others at localhost:\d+", err), err
 

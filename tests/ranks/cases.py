@@ -114,6 +114,15 @@ def trained(module: nn.Module, objective, data: Data, plan: Plan, held: Data) ->
     return found | {f"record.{name}": value for name, value in last.items()}
 
 
+def fitted() -> dict:
+    """What an estimator comes to that is fitted in a process group, in the words of a rank."""
+    np.random.seed(rank())
+    model = vaekit.VAE(**{**TINY, "random_state": None, "epochs": 2}).fit(images("vae")[0])
+    weights = {name: tensor.contiguous() for name, tensor in model.model_.state_dict().items()}
+    drawn = {"samples": torch.from_numpy(model.sample(5, random_state=1))}
+    return {"weights": digest(weights, {}), "samples": digest(drawn, {}), "epochs": len(model.history_)}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     rounds, folder = int(sys.argv[1]), Path(sys.argv[2])
@@ -123,3 +132,4 @@ if __name__ == "__main__":
                 found = weights(name, rounds)
                 own = {key: value.contiguous() for key, value in found.items() if not key.startswith("record.")}
                 torch.save({"weights": found, "digest": digest(own, {})}, folder / f"{name}-{rank()}.pt")
+        torch.save(fitted(), folder / f"fit-{rank()}.pt")
