@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 
 import vaekit
 from benchmarks._ranks import SLOWLY, Ended, Ranks
+from vaekit.data.arrays import given_images
 from vaekit.ranks import parts_of_batch
 from vaekit.training.guard import Stop
 from vaekit.world import current_part, drawing, drawn, piece
@@ -135,9 +136,11 @@ def test_a_training_that_has_gone_back_still_hears_a_signal():
     assert stop.look(True, 10) == (True, True)
 
 
-def test_more_rounds_than_images_are_refused():
-    with pytest.raises(ValueError, match="a batch of 4 images is too few for 1 rank"):
-        vaekit.VAE(batch_size=4, accumulate=5, epochs=1).fit(np.zeros((20, 8, 8), np.uint8))
+def test_more_rounds_than_images_are_refused_before_anything_is_written(tmp_path):
+    model = vaekit.VAE(batch_size=4, accumulate=5, epochs=1)
+    with pytest.raises(ValueError, match="a batch of 4 images is too few for 5 parts"):
+        model.fit_images(given_images(np.zeros((20, 8, 8), np.uint8), None), folder=str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 # Ends, kills and restarts

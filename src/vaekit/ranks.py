@@ -280,8 +280,8 @@ def check_enough_images(total: int, rounds: int) -> None:
     """Raises ValueError where a rank would have no image of a batch of `total` in one of its rounds."""
     if total < size() * rounds:
         raise ValueError(
-            f"a batch of {total} images is too few for {size()} rank(s) with {rounds} round(s) each: take a larger batch_size, "
-            "or fewer"
+            f"a batch of {total} images is too few for {size() * rounds} parts, of {size()} process(es) in {rounds} "
+            "round(s): take a larger batch_size, or a smaller accumulate"
         )
 
 

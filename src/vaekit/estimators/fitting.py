@@ -21,7 +21,7 @@ from vaekit.estimators.resuming import check_resumable, find_goal, recorded_plan
 from vaekit.fitted import Fitted
 from vaekit.messages import filled, first_line
 from vaekit.parts.likelihoods import make_likelihood
-from vaekit.ranks import check_alike, from_first, size
+from vaekit.ranks import check_alike, check_enough_images, from_first, size
 from vaekit.recorded import Record, config_of, facts_of, read_facts
 from vaekit.state import warn
 from vaekit.training.checkpoint import RunFolder, check_finite, mismatch, objective_state
@@ -70,6 +70,7 @@ class Fitting:
         self.images, self.validation = _held_out(estimator, images, validation, self.seed)
         self.resolved = estimator.resolve(self.format, len(self.images))
         self.is_done = False
+        check_enough_images(min(filled(self.filled_in.batch_size), len(self.images)), estimator.accumulate)
         if run and self.recorded:
             self.resolved = same_fields(estimator, self.resolved, run, self.recorded, self.images, same_epochs)
             with run.locked():
