@@ -136,6 +136,17 @@ def test_a_training_that_has_gone_back_still_hears_a_signal():
     assert stop.look(True, 10) == (True, True)
 
 
+def test_a_signal_that_comes_after_the_look_waits_for_the_next_one():
+    stop = Stop()
+    assert stop.look(False, 1) == (False, False)
+    stop.signal = signal.SIGTERM
+    stop.obey()
+    assert stop.look(False, stop.next) == (True, False)
+    with pytest.raises(SystemExit) as ended:
+        stop.obey()
+    assert ended.value.code == 143
+
+
 def test_more_rounds_than_images_are_refused_before_anything_is_written(tmp_path):
     model = vaekit.VAE(batch_size=4, accumulate=5, epochs=1)
     with pytest.raises(ValueError, match="a batch of 4 images is too few for 5 parts"):
@@ -197,6 +208,23 @@ def test_a_rank_that_is_killed_ends_the_others_and_the_run_goes_on_as_if_nothing
     for name, value in load_file(out / "weights.safetensors").items():
         assert torch.equal(value, unbroken[name]), name
     assert not list(out.glob("checkpoint*"))
+
+
+@pytest.mark.parametrize("when", ["look", "_Training.end"], ids=["between two looks", "after the last step"])
+@pytest.mark.slow
+def test_a_signal_to_one_rank_when_no_rank_looks_ends_all(when, data, tmp_path):
+    out = tmp_path / "run"
+    given = training(data, out)
+    late = "import os, signal\nfrom vaekit.training import guard, loop\n"
+    late += f"holder = guard.Stop if '{when}' == 'look' else loop._Training\nname = '{when}'.split('.')[-1]\n"
+    late += "real = getattr(holder, name)\ndef then(self, *given):\n    found = real(self, *given)\n"
+    late += "    if os.environ['RANK'] == '1' and (name == 'end' or given[1] >= 5):\n"
+    late += "        signal.raise_signal(signal.SIGTERM)\n    return found\nsetattr(holder, name, then)\n"
+    given[1] = late + given[1]
+    found = Ranks(given, given).end(LIMIT)
+    assert [code for code, *_ in found] == [143, 143], found
+    assert sum("go" in err and "--resume" in err for *_, err in found) == 1, "said once"
+    assert all(code == 0 for code, *_ in run_alike(2, *training(data, out, "--resume")))
 
 
 @pytest.mark.slow

@@ -74,7 +74,8 @@ class Stop:
     """Whether a signal asked for an end, and the exception that then follows."""
 
     def __init__(self):
-        self.signal = 0
+        self.signal = 0  # that has come to this rank
+        self.agreed = 0  # that all ranks know of, and obey
         self.last = self.next = 0  # steps: of the last look, and of the next one
         self.since = time.monotonic()
 
@@ -86,17 +87,21 @@ class Stop:
             return False, False
         now, before = time.monotonic(), self.since
         self.since, pace = now, (now - before) / max(1, step - self.last)
-        asked, any_late, wait = greatest(self.signal, late, 1 if size() == 1 else min(CHECK_EVERY, int(1 / pace) + 1))
+        wait = 1 if size() == 1 else min(CHECK_EVERY, int(1 / pace) + 1)
+        self.agreed, any_late, wait = greatest(self.signal, late, wait)
         self.last, self.next = step, step + wait
-        if asked:
-            self.signal = asked
-        return bool(asked), bool(any_late)
+        return bool(self.agreed), bool(any_late)
+
+    def agree(self) -> None:
+        """Makes a signal that has come to any rank one that all obey."""
+        (self.agreed,) = greatest(self.signal)
 
     def obey(self) -> None:
-        if self.signal == signal.SIGINT:
+        """Raises what follows from the signal that was agreed upon: one that has come since waits for the next look."""
+        if self.agreed == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.signal:
-            raise SystemExit(128 + self.signal)
+        if self.agreed:
+            raise SystemExit(128 + self.agreed)
 
 
 @contextmanager
@@ -116,4 +121,5 @@ def deferred_signals(*, enabled: bool) -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    stop.obey()  # what was asked for after the last step
+    stop.agree()  # upon what was asked for after the last step
+    stop.obey()
