@@ -307,7 +307,8 @@ def test_a_sweep_shares_its_budget_out_evenly(tmp_path, shares, monkeypatch):
 
 
 def test_the_trainings_of_a_comparison_are_those_that_share_its_budget():
-    assert _trainings(["vae", "vqvae"], 2, 3, sweeps=False) == [
+    found = _trainings(["vae", "vqvae"], 2, 3, sweeps=False)
+    assert [(training.folder, training.share) for training in found] == [
         ("vae-seed3", 1.0),
         ("vqvae-seed3", 1.0),
         ("vae-seed4", 1.0),

@@ -68,6 +68,7 @@ FLOORS = [
         "training.prior",
         "training",
     ],
+    ["jobs.executors", "jobs.cluster", "jobs"],
     ["recorded", "fitted_prior", "fitted", "completion", "second_stage"],
     [
         "evaluation.measures",

@@ -76,9 +76,10 @@ def test_a_gaussian_model_from_outside_has_a_plane_a_manifold_and_traversals(com
     assert "look whether a Mine separates classes it was never told" in found["latent_space"][1].text
     assert found["manifold"][0] == "The manifold" and "d=2 Mine" in words_in(found["manifold"][1])
     assert {"traversals", "samples_mine", "reconstructions"} <= set(found)
-    assert ("mine-d2", 0.5) in _trainings(["mine", "tokens"], 1, 0, sweeps=False)
+    trainings = _trainings(["mine", "tokens"], 1, 0, sweeps=False)
+    assert ("mine-d2", "mine", 0, 0.5, {"latent_dim": 2}) in trainings
     assert all(MODELS[name].estimator().discrete == model.discrete for name, model in compared.models.items())
-    assert not any(folder == "tokens-d2" for folder, _ in _trainings(["mine", "tokens"], 1, 0, sweeps=False))
+    assert not any(training.folder == "tokens-d2" for training in trainings)
 
 
 def test_models_of_codes_have_a_figure_each_and_share_no_file(compared):

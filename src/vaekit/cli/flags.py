@@ -22,7 +22,7 @@ TOPICS = {  # a flag is about the same thing in every command
     "prior": "prior",
     "training": "epochs batch_size accumulate optimizer learning_rate schedule warmup_steps rate_warmup_epochs gradient_clip "
     "early_stopping n_iter_no_change validation_fraction random_state seeds time_budget resume finish",
-    "machine": "device precision compile verbose jobs",
+    "machine": "device precision compile verbose jobs cluster",
     "output": "out overwrite json picture log",
 }
 TOPIC_OF = {name: topic for topic, names in TOPICS.items() for name in names.split()}

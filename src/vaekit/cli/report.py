@@ -30,6 +30,9 @@ class Trainings(Source):
     """auto, cpu, cuda."""
     time_budget: float | None = None
     """Seconds the whole command may take: what is still to be trained shares them, and is made shorter where they are few."""
+    cluster: str | None = None
+    """Train on a Ray cluster: its address, or auto for one of this machine's cores. Its machines need vaekit, and the same
+    files at the same places."""
 
     def shared(self) -> dict:
         """Keywords of both `compare` and `sweep`."""
@@ -64,21 +67,27 @@ class Compare(Trainings):
         from vaekit.report.compare import compare
 
         check_folder(self.out, "report", inputs=self.inputs())
+        from vaekit.jobs.cluster import cluster
+
         names = list(dict.fromkeys(name.strip() for name in self.models.split(",") if name.strip()))
         for name in names:
             if name not in MODELS:
                 raise ValueError(f"unknown model {name!r}{nearest(name, MODELS)}; models are {', '.join(MODELS)}")
         if not names:
             raise ValueError(f"compare needs at least one model, got {self.models!r}")
-        results = compare(
-            self.data,
-            self.out,
-            models=names,
-            sweeps=self.sweeps,
-            priors=self.priors,
-            command=shlex.join(["vaekit", *sys.argv[1:]]),
-            **self.shared(),
-        )
+        shared = self.shared()
+        with cluster(self.cluster, self.device) as executor:
+            results = compare(
+                self.data,
+                self.out,
+                models=names,
+                sweeps=self.sweeps,
+                priors=self.priors,
+                executor=executor,
+                jobs=executor and executor.at_once,
+                command=shlex.join(["vaekit", *sys.argv[1:]]),
+                **shared,
+            )
         output.print_comparison(results["models"])
         print(f"the report: {Path(self.out) / 'index.html'}")
 
@@ -100,19 +109,26 @@ class Sweep(Trainings):
 
     def run(self) -> None:
         from vaekit.cli import output
+        from vaekit.jobs.cluster import cluster
         from vaekit.report.sweep import sweep
 
         check_folder(self.out, "sweep", inputs=self.inputs())
         check_number("jobs", self.jobs, whole=True, above=0)
-        results = sweep(
-            self.data,
-            self.out,
-            **self.shared(),
-            latent_dims=_numbers("--latent-dim", self.latent_dim, int),
-            betas=_numbers("--beta", self.beta, float),
-            likelihood=self.likelihood,
-            jobs=self.jobs,
-        )
+        latent_dims = _numbers("--latent-dim", self.latent_dim, int)
+        betas = _numbers("--beta", self.beta, float)
+        shared = self.shared()
+        with cluster(self.cluster, self.device) as executor:
+            jobs = self.jobs or (executor and executor.at_once)
+            results = sweep(
+                self.data,
+                self.out,
+                latent_dims=latent_dims,
+                betas=betas,
+                likelihood=self.likelihood,
+                jobs=jobs,
+                executor=executor,
+                **shared,
+            )
         held = results["data"]["held_out"]
         title = in_rows(f"{held:,} held-out images, nats per image", results["data"]["table"])
         output.print_points(f"{self.data}, {title}", results["points"])

@@ -21,7 +21,8 @@ from vaekit.data.opening import inputs_of, opening_flags
 from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.fitted import Fitted
-from vaekit.messages import filled
+from vaekit.jobs.executors import Executor
+from vaekit.messages import check_number, filled
 from vaekit.owned import check_folder, locked, remove_temporaries, write_atomically
 from vaekit.registry import MODELS
 from vaekit.report.doctor import examine
@@ -30,7 +31,7 @@ from vaekit.report.figures import draw
 from vaekit.report.living import RUNS, living_figures, living_run
 from vaekit.report.measure import PER_CLASS, measure_run
 from vaekit.report.page import write_page
-from vaekit.report.trainings import Say, Trainings, make
+from vaekit.report.trainings import Say, Training, Trainings, make
 from vaekit.state import undisturbed
 from vaekit.training.guard import TrainingFailed
 from vaekit.training.plan import check_time_budget, start_clock
@@ -95,6 +96,8 @@ def compare(
     priors: bool = True,
     device: str = "auto",
     time_budget: float | None = None,
+    executor: Executor | None = None,
+    jobs: int | None = None,
     command: str = "",
     verbose: bool = True,
     say: Say = print,
@@ -107,11 +110,22 @@ def compare(
     model, per class where there are labels. how: keywords of `open_data`, such as resize. Returns what results.json holds.
     time_budget: seconds for all of it. Half of them are for what is still to be trained, alike for each model, and what one
     leaves over goes to the rest; a part is for priors, and the rest for measuring and drawing, which take what they take.
+    executor: runs the trainings and the fits of priors, and has `submit` as in `concurrent.futures`, `jobs` at once (None hands
+    it all of them); None trains one model after another, here. Its workers need vaekit, and the same files at the same places.
+    What is measured and drawn is so here. One whose worker is lost is tried again where it was, up to 3 times in all. A time
+    budget needs `jobs` then.
     Runs that are finished under `out` are kept, unfinished ones go on; other settings there raise ValueError.
     A prior that can't be fitted and a training that fails are left out, which the output and the protocol say; it raises
     TrainingFailed where no model is left.
     """
     check_time_budget(time_budget)
+    check_number("jobs", jobs, whole=True, above=0)
+    if executor is None and jobs is not None:
+        raise ValueError(
+            "jobs are trainings that an executor does at once; without one they are done one after another"
+        )
+    if executor is not None and time_budget is not None and jobs is None:
+        raise ValueError("a time budget with an executor needs jobs: how many trainings it does at once")
     started, deadline = datetime.now(UTC), start_clock(time_budget)
     check_folder(Path(out), "report", inputs=inputs_of(data, how.get("labels")))
     train, test = (open_data(data, split, **how) for split in ("train", "test"))
@@ -123,7 +137,7 @@ def compare(
     for name in models:  # before the judge, which takes its time
         make(name, random_state, asked.common).check(train)
     with locked(Path(out), "report"):
-        return _compare(asked, train, test, started, deadline, say)
+        return _compare(asked, train, test, (started, deadline), (executor, jobs), say)
 
 
 def _check_drawable(train: Images, data: str) -> None:
@@ -146,28 +160,36 @@ def _with_labels_or_without(models: Sequence[str], train: Images, data: str, say
     return free
 
 
-def _compare(asked: Asked, train: Images, test: Images, started: datetime, deadline: float | None, say: Say) -> dict:
+def _compare(
+    asked: Asked,
+    train: Images,
+    test: Images,
+    when: tuple[datetime, float | None],
+    work: tuple[Executor | None, int | None],
+    say: Say,
+) -> dict:
     """Trains, measures, draws and writes; what `compare` returns."""
-    folder, seed = Path(asked.out), asked.random_state
+    folder, (started, deadline), (executor, jobs) = Path(asked.out), when, work
     remove_temporaries(folder / "figures")
     judge = get_judge(train, test, verbose=asked.verbose) if train.y is not None else (None, None)
     trainings = Trainings(
         folder / "runs",
         train,
         asked.common,
-        todo=_trainings(asked.models, asked.seeds, seed, asked.sweeps),
+        todo=_trainings(asked.models, asked.seeds, asked.random_state, asked.sweeps),
         priors=len(asked.models) * asked.seeds,
         deadline=deadline,
         say=say,
     )
+    if executor is not None:
+        trainings.hand_out(executor, jobs, asked.data, asked.how, priors=asked.priors)
     first, entries, closer = _measure_each(asked, trainings, test, judge, say)
     doctor = _doctor(asked, first, entries, train, test)
-    epochs = filled(next(iter(first.values())).fields["epochs"])
-    planar = _in_two_dimensions(trainings, list(first), seed, max(1, epochs // 2))
-    sweeps = _sweep(trainings, test, list(first), seed, max(1, epochs // 4)) if asked.sweeps else {}
+    planar = _in_two_dimensions(trainings, list(first))
+    sweeps = _sweep(trainings, test, list(first)) if asked.sweeps else {}
     say("drawing")
-    pictures = draw(Compared(first, planar, sweeps, entries, test, seed), folder / "figures")
-    notes = _notes(judge[1], max(1, epochs // 2), sweeps, train, trainings.shortened, trainings.left_out)
+    pictures = draw(Compared(first, planar, sweeps, entries, test, asked.random_state), folder / "figures")
+    notes = _notes(judge[1], sweeps, train, trainings)
     results = {
         "data": _describe_data(train, test),
         "protocol": _protocol(asked, first, entries, started, notes),
@@ -180,12 +202,16 @@ def _compare(asked: Asked, train: Images, test: Images, started: datetime, deadl
     return results
 
 
-def _trainings(models: Sequence[str], seeds: int, first: int, sweeps: bool) -> list[tuple[str, float]]:
-    """The folders of all trainings of a comparison, and the share of each in a time budget, by its epochs."""
-    found = [(f"{name}-seed{seed}", 1.0) for seed in range(first, first + seeds) for name in models]
-    found += [(f"{name}-d2", PLANAR) for name in _with_a_vector(models)]
-    swept = [(folder, values) for _, folder, name, values in _swept() if sweeps and name in models]
-    return found + [(f"{folder}-{value}", SWEEP) for folder, values in swept for value in values]
+def _trainings(models: Sequence[str], seeds: int, first: int, sweeps: bool) -> list[Training]:
+    """All trainings of a comparison."""
+    found = [Training(f"{name}-seed{seed}", name, seed) for seed in range(first, first + seeds) for name in models]
+    found += [Training(f"{name}-d2", name, first, PLANAR, {"latent_dim": 2}) for name in _with_a_vector(models)]
+    return found + [
+        Training(f"{folder}-{value}", name, first, SWEEP, {field: value})
+        for field, folder, name, values in _swept()
+        if sweeps and name in models
+        for value in values
+    ]
 
 
 def _with_a_vector(models: Sequence[str]) -> list[str]:
@@ -205,23 +231,23 @@ def _measure_each(
     results.json for each run, and some of these up close, whole seeds only.
     """
     entries, first, closer = [], {}, []
-    for seed in range(asked.random_state, asked.random_state + asked.seeds):
-        for name in asked.models:
-            folder, label = f"{name}-seed{seed}", MODELS[name].label
-            fitted = trainings.run(folder, name, seed)
-            if fitted is None:
-                continue
-            first.setdefault(name, fitted)
-            trainings.fit_prior(folder, fitted, wanted=asked.priors)
-            path, (judges, accuracy) = trainings.folder / folder, judge
-            entry = measure_run(fitted, trainings.train, test, path, judge=judges, judge_accuracy=accuracy)
-            entries.append({"name": name, "label": label, "seed": seed, **entry})
-            if seed - asked.random_state < max(1, RUNS // len(asked.models)):
-                closer.append(living_run(fitted, entries[-1], test))
-            took = describe_seconds(entry["seconds"])
-            say(f"{label} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
+    for training in trainings.todo:
+        folder, name, seed, share, _ = training
+        fitted = trainings.run(training) if share == 1 else None
+        if fitted is None:
+            continue
+        label = MODELS[name].label
+        first.setdefault(name, fitted)
+        trainings.fit_prior(folder, fitted, wanted=asked.priors)
+        path, (judges, accuracy) = trainings.folder / folder, judge
+        entry = measure_run(fitted, trainings.train, test, path, judge=judges, judge_accuracy=accuracy)
+        entries.append({"name": name, "label": label, "seed": seed, **entry})
+        if seed - asked.random_state < max(1, RUNS // len(asked.models)):
+            closer.append(living_run(fitted, entries[-1], test))
+        took = describe_seconds(entry["seconds"])
+        say(f"{label} seed {seed}: test MSE {entry['mse']:.5f}, ELBO {entry['elbo']:.2f} nats, {took}")
     if not first:
-        raise TrainingFailed(f"no model could be trained: {'; '.join(trainings.left_out)}")
+        raise TrainingFailed(f"no model could be trained: {_reasons(trainings)}")
     return {name: first[name] for name in asked.models if name in first}, entries, closer
 
 
@@ -238,32 +264,31 @@ def _doctor(
     return found
 
 
-def _in_two_dimensions(trainings: Trainings, models: Sequence[str], seed: int, epochs: int) -> dict[str, Fitted]:
+def _in_two_dimensions(trainings: Trainings, models: Sequence[str]) -> dict[str, Fitted]:
     """The models of a latent vector, trained anew with two latents."""
     found = {}
-    for name in _with_a_vector(models):
-        fitted = trainings.run(f"{name}-d2", name, seed, weight=PLANAR, latent_dim=2, epochs=epochs)
+    for training in trainings.todo:
+        fitted = trainings.run(training) if training.share == PLANAR and training.name in models else None
         if fitted and fitted.z_shape == (2,):
-            found[name] = fitted
+            found[training.name] = fitted
     return found
 
 
-def _sweep(trainings: Trainings, test: Images, models: Sequence[str], seed: int, epochs: int) -> dict:
+def _sweep(trainings: Trainings, test: Images, models: Sequence[str]) -> dict:
     """Loss against latent dimension (VAE) and beta (beta-VAE): the report's two sweeps, as numbers for results.json."""
-    found: dict = {"epochs": epochs}
-    for field, folder, name, values in _swept():
-        if name not in models:
-            continue
-        points = []
-        for value in values:
-            settings = {field: value, "epochs": epochs}
-            fitted = trainings.run(f"{folder}-{value}", name, seed, weight=SWEEP, **settings)
-            if fitted:
-                result = evaluate(fitted.module, fitted.data(test), draws=2)
-                points.append({"value": value, **{key: result[key] for key in ("mse", "distortion", "rate", "elbo")}})
-        if points:
-            found[field] = points
+    found: dict = {"epochs": trainings.epochs_of(SWEEP)}
+    for training in trainings.todo:
+        fitted = trainings.run(training) if training.share == SWEEP and training.name in models else None
+        if fitted:
+            result = evaluate(fitted.module, fitted.data(test), draws=2)
+            ((field, value),) = training.fields.items()
+            point = {"value": value, **{key: result[key] for key in ("mse", "distortion", "rate", "elbo")}}
+            found.setdefault(field, []).append(point)
     return found
+
+
+def _reasons(trainings: Trainings) -> str:
+    return "; ".join(f"{what} ({why})" for what, why in trainings.left_out.items())
 
 
 def _describe_data(train: Images, test: Images) -> dict:
@@ -298,16 +323,10 @@ def _protocol(
     }
 
 
-def _notes(
-    judge_accuracy: float | None,
-    planar_epochs: int,
-    sweep_results: dict,
-    train: Images,
-    shortened: list[str],
-    left_out: list[str],
-) -> list[str]:
+def _notes(judge_accuracy: float | None, sweep_results: dict, train: Images, trainings: Trainings) -> list[str]:
     notes = [
-        f"The 2-D latent spaces and the manifold are of models with latent_dim=2, trained for {planar_epochs} epochs."
+        "The 2-D latent spaces and the manifold are of models with latent_dim=2, trained for "
+        f"{trainings.epochs_of(PLANAR)} epochs."
     ]
     if judge_accuracy is not None:
         notes.append(
@@ -318,8 +337,10 @@ def _notes(
         notes.append(f"The sweeps train one seed for {sweep_results['epochs']} epochs each.")
     if train.split_seed is not None:
         notes.append("The 10 % validation part was not used.")
-    if shortened:
-        notes.append(f"Trainings that a time budget ended before all epochs were done: {', '.join(shortened)}.")
-    if left_out:
-        notes.append(f"Left out, since it could not be trained: {'; '.join(left_out)}.")
+    if trainings.shortened:
+        notes.append(
+            f"Trainings that a time budget ended before all epochs were done: {', '.join(trainings.shortened)}."
+        )
+    if trainings.left_out:
+        notes.append(f"Left out, since it could not be trained: {_reasons(trainings)}.")
     return notes

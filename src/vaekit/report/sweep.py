@@ -8,22 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor
-from concurrent.futures import wait as wait_for
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from vaekit import __version__
 from vaekit.data import Images, open_data
@@ -32,6 +25,7 @@ from vaekit.data.splits import split_indices
 from vaekit.evaluation.generation import FEWEST, get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
+from vaekit.jobs.executors import Executor, Failed, cores, run_jobs, workers
 from vaekit.messages import filled, in_rows
 from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.pictures import charts
@@ -88,10 +82,6 @@ class Point(NamedTuple):
         return f"latent{self.latent_dim}-beta{self.beta:g}-seed{self.seed}"
 
 
-# What is done with a point: its record, and how far its training came where the time ended it.
-Keep = Callable[[Point, dict, str | None], None]
-
-
 @undisturbed
 def sweep(
     data: str,
@@ -106,6 +96,7 @@ def sweep(
     likelihood: str | None = None,
     device: str = "auto",
     jobs: int | None = None,
+    executor: Executor | None = None,
     time_budget: float | None = None,
     say: Say = print,
     **how,
@@ -114,11 +105,19 @@ def sweep(
     out/sweep.png. Returns what sweep.json holds: `points`, a record each, and `advice`, see `advise`.
 
     epochs, architecture, likelihood: as for a model; None lets it choose. how: keywords of `open_data`, such as resize.
-    jobs: processes at once; None is one a core, at most 8, and one on a GPU. Points that were measured before are kept and
+    jobs: trainings at once; None is one a core, at most 8, and one on a GPU. Points that were measured before are kept and
     count too, unfinished trainings go on; other settings in `out` raise ValueError.
-    time_budget: seconds for all of it, shared out evenly over the points that are to be trained, so that these compare.
+    executor: runs the trainings instead of processes of this machine, and has `submit` as in `concurrent.futures`; `jobs` None
+    hands it all of them. Its workers need vaekit, and the same files at the same places. A training whose worker is lost is
+    tried again where it was, up to 3 times in all.
+    time_budget: seconds for all of it, shared out evenly over the points that are to be trained, so that these compare; with an
+    `executor` it needs `jobs`.
+    Points that fail are named as they do, and once all others are measured raise TrainingFailed, or ValueError where what they
+    were given is wrong.
     """
     check_time_budget(time_budget)
+    if executor is not None and time_budget is not None and jobs is None:
+        raise ValueError("a time budget with an executor needs jobs: how many trainings it does at once")
     deadline = start_clock(time_budget)
     grid = Grid(
         data=data,
@@ -140,7 +139,7 @@ def sweep(
     for point in points:
         _model(grid, point).check(train)
     with locked(folder, "sweep"):
-        return _sweep(grid, points, train, held, folder, jobs, deadline, say)
+        return _sweep(grid, points, train, held, folder, (jobs, executor), deadline, say)
 
 
 def _sweep(
@@ -149,7 +148,7 @@ def _sweep(
     train: Images,
     held: Images,
     folder: Path,
-    jobs: int | None,
+    work: tuple[int | None, Executor | None],
     deadline: float | None,
     say: Say,
 ) -> dict:
@@ -158,7 +157,7 @@ def _sweep(
     if train.y is not None and not train.is_table:
         get_judge(train, held)  # trained once, here, and not by each process
     missing = [point for point in points if point.folder not in records]
-    at_once = _at_once(grid, len(missing), jobs)
+    at_once, executor = _at_once(grid, len(missing), *work), work[1]
     if missing:
         say(f"{len(missing)} of {len(points)} trainings to go, {at_once} at a time")
 
@@ -171,9 +170,25 @@ def _sweep(
             + (f"; ended by the time budget, {place}" if place else "")
         )
 
-    shares = Shares(len(missing), at_once, deadline)
-    train_all = _train_in_turn if at_once == 1 else _train_in_processes
-    train_all(grid, missing, str(folder), shares, keep)
+    shares, failed = Shares(len(missing), at_once, deadline), {}
+
+    def job(point: Point, left: int) -> tuple:
+        return _train_and_measure, grid, point, str(folder), shares.next(left)
+
+    try:
+        with workers(at_once) if executor is None else nullcontext(executor) as hands:
+            for point, found in run_jobs(hands, missing, job, at_once):
+                if isinstance(found, Failed):
+                    failed[point.folder] = found
+                    say(f"{point.folder} failed: {found.why}")
+                else:
+                    keep(point, *found)
+    except BrokenExecutor:
+        raise TrainingFailed(
+            "a process of the sweep was killed, perhaps because memory is too small for "
+            f"{at_once} at once: run the same command again with a smaller --jobs; it goes on where it was"
+        ) from None
+    _check_none_failed(failed, len(missing))
     results = _write(folder / "sweep.json", grid, train, held, records, finished=True)
     chosen = results["advice"][0]
     picture = charts.sweep(
@@ -185,14 +200,20 @@ def _sweep(
     return results
 
 
-def _at_once(grid: Grid, missing: int, jobs: int | None) -> int:
+def _at_once(grid: Grid, missing: int, jobs: int | None, executor: Executor | None) -> int:
     """How many trainings there are at once, of those that are missing."""
-    at_once = jobs or (min(_cores(), 8) if pick_device(grid.device).type == "cpu" else 1)
+    if executor is not None:
+        at_once = jobs or missing
+    else:
+        at_once = jobs or (min(cores(), 8) if pick_device(grid.device).type == "cpu" else 1)
     return max(1, min(at_once, missing))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _check_none_failed(failed: dict[str, Failed], of: int) -> None:
+    if failed:
+        kind = ValueError if all(found.wrong for found in failed.values()) else TrainingFailed
+        which = "; ".join(f"{name} ({found.why})" for name, found in failed.items())
+        raise kind(f"{len(failed)} of {of} trainings failed: {which}. The others are kept: the same command goes on")
 
 
 class Shares:
@@ -216,38 +237,6 @@ class Shares:
         return max(0.001, TRAINING * (self.deadline - time.monotonic()) / math.ceil(left / self.at_once))
 
 
-def _train_in_turn(grid: Grid, missing: Sequence[Point], out: str, shares: Shares, keep: Keep) -> None:
-    for index, point in enumerate(missing):
-        keep(point, *_train_and_measure(grid, point, out, shares.next(len(missing) - index)))
-
-
-def _train_in_processes(grid: Grid, missing: Sequence[Point], out: str, shares: Shares, keep: Keep) -> None:
-    """A process a training: fresh ones, since a forked copy of a process with threads may stand still for ever."""
-    at_once = shares.at_once
-    threads = max(1, _cores() // at_once)
-    context = multiprocessing.get_context("spawn")
-    ended, alive = context.Pipe(duplex=False)
-    with ProcessPoolExecutor(at_once, context, _begin, (threads, ended)) as pool:
-        try:
-            waiting, begun = list(missing), {}
-            while waiting or begun:
-                while waiting and len(begun) < at_once:
-                    seconds = shares.next(len(waiting))
-                    point = waiting.pop(0)
-                    begun[pool.submit(_in_worker, grid, point, out, seconds)] = point
-                for done in wait_for(begun, return_when=FIRST_COMPLETED).done:
-                    keep(begun.pop(done), *done.result())
-        except BrokenProcessPool:
-            raise TrainingFailed(
-                "a process of the sweep was killed, perhaps because memory is too small for "
-                f"{at_once} at once: run the same command again with a smaller --jobs; it goes on where it was"
-            ) from None
-        except BaseException:
-            alive.close()
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def _worded(advice: Advice, train: Images) -> Advice:
     """Of a table's rows, where `train` has such."""
     words = {name: in_rows(getattr(advice, name), train.is_table) for name in ("purpose", "reason")}
@@ -264,29 +253,6 @@ def _model(grid: Grid, point: Point):
         random_state=point.seed,
         device=grid.device,
     )
-
-
-def _begin(threads: int, ended: Connection) -> None:
-    """The beginning of a worker process, which ends with the sweep however that ends: a worker that outlived it would keep
-    its run's lock. `ended` can be read when the sweep has closed its end, or is dead. What is trained goes on from its last
-    checkpoint.
-    """
-    torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes at once; the sweep's own is enough
-
-    def follow() -> None:
-        wait([ended])
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _in_worker(grid: Grid, point: Point, out: str, seconds: float | None) -> tuple[dict, str | None]:
-    """`_train_and_measure`; SIGTERM, which a training turns into SystemExit, ends the process and not just this point."""
-    try:
-        return _train_and_measure(grid, point, out, seconds)
-    except SystemExit:
-        os._exit(1)
 
 
 def _train_and_measure(grid: Grid, point: Point, out: str, seconds: float | None) -> tuple[dict, str | None]:
