@@ -93,6 +93,7 @@ FLOORS = [
         "estimators.quantized",
         "estimators",
         "files",
+        "shards",
     ],
     [
         "report.measure",
@@ -110,6 +111,7 @@ FLOORS = [
     ["explorer.explored", "explorer.server", "explorer"],
     [
         "cli.flags",
+        "cli.sharded",
         "cli.source",
         "cli.output",
         "cli.data",

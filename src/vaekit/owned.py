@@ -32,12 +32,15 @@ _UNMARKED = {  # what tells a folder that a vaekit without marks made, or that w
     "prior": ("run.json", ("format", "identity")),
     "report": ("results.json", ("data", "protocol", "models")),
     "sweep": ("sweep.json", ("vaekit", "grid", "points")),
+    "set of shards": ("_index.json", ("vaekit", "command", "shards")),
 }
 _MOST_LOOKED_AT = 2**26  # bytes of a file that may tell it
 
 
 def kind_of(folder: str | os.PathLike) -> str | None:
-    """Of what kind a folder of ours is ("run", "prior", "report", "sweep", "cache"); None of one that carries no mark."""
+    """Of what kind a folder of ours is ("run", "prior", "report", "sweep", "set of shards", "cache"); None of one that carries
+    no mark.
+    """
     folder = Path(folder)
     with contextlib.suppress(OSError, UnicodeDecodeError):
         mark = folder / MARK

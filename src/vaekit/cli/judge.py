@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vaekit.cli.flags import Run
+from vaekit.cli.sharded import Sharded
 from vaekit.cli.source import RunSource, Split, label_names
 from vaekit.messages import check_number, in_rows
-from vaekit.owned import check_file
+from vaekit.owned import check_file, check_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from vaekit.data import Images
+    from vaekit.shards import Begun
 
 MOST_REFERENCE = 10_000  # samples whose scores others are held against
 
 
 @dataclass(kw_only=True)
-class Score(RunSource):
+class Score(RunSource, Sharded):
     """The ELBO of each sample of a data set in nats, which is low for what is unlike the training data, and which of them stand
     out: a table in data order, and the ten lowest on the terminal.
     """
@@ -27,7 +31,8 @@ class Score(RunSource):
     run_folder: Run
     """The trained run."""
     out: str
-    """scores.csv, .tsv or .parquet, with columns file (or row), label, split, elbo, tail_share and anomaly."""
+    """scores.csv, .tsv or .parquet, with columns file (or row), label, split, elbo, tail_share and anomaly; with --shards a
+    folder for these."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     split: Split | None = None
@@ -44,23 +49,25 @@ class Score(RunSource):
         from vaekit.cli import output
         from vaekit.data.opening import inputs_of
         from vaekit.data.tables import TABLE_SUFFIXES
-        from vaekit.evaluation.likelihood import tail_shares
         from vaekit.files import load
         from vaekit.report.measure import pick
 
-        if not self.out.endswith(TABLE_SUFFIXES):
+        sharded = self.wants_shards()
+        if not sharded and not self.out.endswith(TABLE_SUFFIXES):
             raise ValueError(f"--out must end in {' or '.join(TABLE_SUFFIXES)}, got {self.out!r}")
         check_number("share", self.share, above=0)
         if self.share >= 1:
             raise ValueError(f"share must be below 1, got {self.share}")
-        output.check_table(self.out)
         model = load(self.run_folder).fitted_
         read = [*self.inputs(), *inputs_of(self.reference or model.facts["data"]["name"])]
-        check_file(self.out, inputs=read, overwrite=self.overwrite)
+        if sharded:
+            check_folder(self.out, "set of shards", inputs=read)
+        else:
+            output.check_table(self.out)
+            check_file(self.out, inputs=read, overwrite=self.overwrite)
         images = self.open_for(model, "all")
         home = self._reference(model, images)
-        if self.split is not None or images.fingerprint == model.facts["data"]["fingerprint"]:
-            images = self.open_for(model, self.split or "test")
+        images = self._scored(model, images)
         for part in (images, home):
             if part.x.shape[1:] != model.format.shape:
                 raise ValueError(
@@ -70,19 +77,28 @@ class Score(RunSource):
         known = classes is not None and all(
             part.y is not None and set(part.classes) <= set(map(str, classes)) for part in (images, home)
         )
-        found, normal = (
-            model.score_samples(part.x, label_names(part) if known else None)
-            for part in (images, home.take(pick(len(home), MOST_REFERENCE)))
-        )
-        shares = tail_shares(found, normal)
-        columns = images.origin() | {"elbo": found, "tail_share": shares, "anomaly": shares < self.share}
-        output.write_columns(self.out, columns)
+        some = home.take(pick(len(home), MOST_REFERENCE))
+        normal = model.score_samples(some.x, label_names(some) if known else None)
+        scoring = Scoring(self, normal, known)
         whose = f"{len(normal):,} of {home.name} ({home.split})"
+        if sharded:
+            self.write_shards(self.out, scoring, read)
+            print(f"anomaly says which are lower than all but {100 * self.share:g} % of the reference, {whose}")
+            return
+        columns = images.origin() | scoring.columns(model, images)
+        output.write_columns(self.out, columns)
         print(f"the lowest of {len(images):,} scores: ELBO in nats, a bound of log p({'x|label' if known else 'x'})")
         output.print_lowest(columns, "elbo")
-        low = np.count_nonzero(shares < self.share)
+        low = np.count_nonzero(columns["anomaly"])
         print(f"{low:,} are lower than all but {100 * self.share:g} % of the reference, {whose}")
         print(f"{len(images):,} scores are in {self.out}")
+
+    def _scored(self, model, whole: Images | None = None) -> Images:
+        """What is scored. whole: all of it, where that is open already."""
+        images = self.open_for(model, "all") if whole is None else whole
+        if self.split is not None or images.fingerprint == model.facts["data"]["fingerprint"]:
+            return self.open_for(model, self.split or "test")
+        return images
 
     def _reference(self, model, images: Images) -> Images:
         """What scores are held against."""
@@ -120,6 +136,37 @@ class Score(RunSource):
             return home
         held = np.count_nonzero(home.part_of == PARTS.index("validation"))
         return source.open_for(model, "validation" if held * self.share >= 1 else "train")
+
+
+class Scoring(NamedTuple):
+    """What `score` asks of a sample: its ELBO, held against the `normal` ones. known: whether by the sample's label."""
+
+    asked: Score
+    normal: np.ndarray
+    known: bool
+
+    def columns(self, model, part: Images) -> dict:
+        """Columns of some samples."""
+        from vaekit.evaluation.likelihood import tail_shares
+
+        found = model.score_samples(part.x, label_names(part) if self.known else None)
+        shares = tail_shares(found, self.normal)
+        return {"elbo": found, "tail_share": shares, "anomaly": shares < self.asked.share}
+
+    def begin(self) -> Begun:
+        """The work of a worker that makes shards."""
+        from vaekit.files import load
+        from vaekit.shards import fingerprints, map_images
+
+        model = load(self.asked.run_folder).fitted_
+
+        def make(part: Images) -> tuple[np.ndarray, dict]:
+            columns = self.columns(model, part)
+            return columns["elbo"], columns
+
+        (reference,) = fingerprints(self.normal[None])
+        facts = {"command": "score", "run": self.asked.run_folder, "share": self.asked.share, "reference": reference}
+        return map_images(self.asked._scored(model), model, make, facts)
 
 
 @dataclass(kw_only=True)

@@ -18,7 +18,7 @@ from rich.text import Text
 from vaekit.data import Images
 from vaekit.data.readers import ORIGIN
 from vaekit.data.splits import evenly
-from vaekit.data.tables import TABLE_SUFFIXES, load_pyarrow, write_table
+from vaekit.data.tables import TABLE_SUFFIXES, as_text, load_pyarrow, write_table
 from vaekit.evaluation.measures import QUALITY_COLUMNS
 from vaekit.messages import in_rows
 from vaekit.owned import check_file, check_new_folder, write_atomically
@@ -162,14 +162,9 @@ def write_array(
 
 def write_columns(out: str, columns: Mapping[Any, np.ndarray]) -> None:
     """Columns (N,) by name as .csv, .tsv (.gz, too) or .parquet."""
-    plain = {name: _as_text(column) if column.dtype.kind in "OU" else column for name, column in columns.items()}
+    plain = {name: as_text(column) if column.dtype.kind in "OU" else column for name, column in columns.items()}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, write_table(Path(out), plain))
-
-
-def _as_text(column: np.ndarray) -> np.ndarray:
-    """Names as text that any reader takes: of the name of a file that is no UTF-8, those bytes are written out, as in \\xe9."""
-    return np.array([os.fsencode(text).decode("utf-8", "backslashreplace") for text in map(str, column)], dtype=object)
 
 
 def write_rows(out: str, model, rows, y: np.ndarray | None = None, origin: Origin | None = None) -> None:

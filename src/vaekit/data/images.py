@@ -70,9 +70,11 @@ class Images:
 
     def take(self, indices) -> Images:
         """The images at `indices`; of memory-mapped images nothing is read yet, unless those at the indices are few."""
-        parts = {name: getattr(self, name) for name in ("y", "factors", "names", "part_of")}
-        parts["rows"] = np.arange(len(self)) if self.names is None and self.rows is None else self.rows
+        parts = {name: getattr(self, name) for name in ("y", "factors", "names", "part_of", "rows")}
         taken = {name: None if part is None else part[indices] for name, part in parts.items()}
+        if self.names is None and self.rows is None:  # of a slice only the part is counted, however many there are
+            whole = range(len(self))
+            taken["rows"] = np.array(whole[indices]) if isinstance(indices, slice) else np.arange(len(whole))[indices]
         return replace(self, x=take(self.x, indices), **taken)
 
     def origin(self) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -312,6 +313,11 @@ def load_pyarrow(out: str):
     except ImportError:
         raise ValueError(f"{out} needs the library pyarrow: pip install 'vaekit[datasets]', or write .csv") from None
     return pyarrow
+
+
+def as_text(column: np.ndarray) -> np.ndarray:
+    """Names as text that any reader takes: of the name of a file that is no UTF-8, those bytes are written out, as in \\xe9."""
+    return np.array([os.fsencode(text).decode("utf-8", "backslashreplace") for text in map(str, column)], dtype=object)
 
 
 def write_table(path: Path, columns: dict[str | int, np.ndarray]) -> bytes:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
+
+from vaekit.jobs.executors import Failed, as_value
+from vaekit.messages import first_line
+from vaekit.training.guard import TrainingFailed
 
 REACHED_IN = 10.0  # seconds
 LOCAL = "auto"  # the address of a cluster that is made for the occasion, of this machine's cores
@@ -32,32 +38,40 @@ class Cluster:
         """A job on one of the cluster's machines, which hands it out again itself only when asked to: see `run_jobs`."""
         return self.ray.remote(function).options(**self.needs, max_retries=0).remote(*args).future()
 
-    def map(self, kind: type, given: tuple, items: list) -> Iterator[Any]:
-        """kind(*given)(item) for each of `items`, as they come, by Ray Data: an actor of `kind` a core, or a GPU, is made once
-        and works off item after item. What a lost one was at is done again by another.
+    def map(self, function: Callable, given: tuple, numbers: list[int], at_once: int) -> Iterator[tuple[int, Any]]:
+        """Each of `numbers` and function(*given, number), or `Failed`, as they end, by Ray Data: `at_once` actors, a core or a
+        GPU each, that take number after number. What a lost one was at is done again by another.
         """
         import ray.data
 
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        found = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items)).map_batches(
-            _Each,
-            fn_constructor_args=(kind, given),
+        dataset = ray.data.from_items([{"number": n} for n in numbers], override_num_blocks=len(numbers)).map_batches(
+            _Actor,
+            fn_constructor_args=(os.getcwd(), function, given),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=min(self.at_once, len(items))),
+            compute=ray.data.ActorPoolStrategy(size=at_once),
             **self.needs,
         )
-        for row in found.iter_rows():
-            yield row["found"]
+        try:
+            for row in dataset.iter_rows():
+                found = json.loads(row["found"])
+                yield row["number"], Failed(*found["failed"]) if "failed" in found else found["value"]
+        except self.ray.exceptions.RayError as error:
+            raise TrainingFailed(f"the Ray cluster gave up: {first_line(error)}; the same command goes on") from None
 
 
-class _Each:
-    """A `kind` as Ray Data calls it: on batches of one."""
+class _Actor:
+    """A function of a number as Ray Data calls it: on batches of one, and what it comes to in JSON."""
 
-    def __init__(self, kind: type, given: tuple):
-        self.made = kind(*given)
+    def __init__(self, where: str, function: Callable, given: tuple):
+        self.where, self.function, self.given = where, function, given
 
     def __call__(self, batch: dict) -> dict:
-        return {"found": [self.made(item) for item in batch["item"]]}
+        (number,) = batch["number"]
+        found = as_value(self.where, self.function, *self.given, int(number))
+        kind = "failed" if isinstance(found, Failed) else "value"
+        return {"number": [number], "found": [json.dumps({kind: found})]}
 
 
 def _check_reachable(address: str) -> None:
@@ -71,6 +85,20 @@ def _check_reachable(address: str) -> None:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what Ray's own libraries write on standard error, past Python, from the user: it raises what matters."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
 def cluster(address: str | None, device: str = "auto") -> Iterator[Cluster | None]:
     """The Ray cluster at `address` for the block: "auto" is one of this machine, which then ends; None is none. One that this
     process has joined already stays as it is.
@@ -81,6 +109,7 @@ def cluster(address: str | None, device: str = "auto") -> Iterator[Cluster | Non
         yield None
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody was asked
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is said by us
     try:
         import ray
     except ModuleNotFoundError:
@@ -91,7 +120,8 @@ def cluster(address: str | None, device: str = "auto") -> Iterator[Cluster | Non
         # Ray reads `auto` as a cluster that runs on this machine already.
         place, dashboard = ("local", False) if address == LOCAL else (address, None)
         try:
-            ray.init(place, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+            with _quiet():
+                ray.init(place, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ConnectionError(f"no Ray cluster answers at {address}: {line:.200}") from None

@@ -62,7 +62,7 @@ def run_jobs(
             while waiting and len(begun) < at_once:
                 name, tries = waiting.popleft()
                 job = make(name, len(waiting) + 1)
-                begun[executor.submit(_as_value, os.getcwd(), *job)] = (name, tries)
+                begun[executor.submit(as_value, os.getcwd(), *job)] = (name, tries)
             for future in _done(begun):
                 name, tries = begun.pop(future)
                 try:
@@ -86,7 +86,7 @@ def _of_worker(error: Exception) -> str:
     return words.splitlines()[-1] if "Traceback" in words else f"{type(error).__name__}: {first_line(error)}"
 
 
-def _as_value(where: str, function: Callable, *args) -> Any:
+def as_value(where: str, function: Callable, *args) -> Any:
     """function(*args), in the folder `where`, which relative paths are of; an error is a `Failed`, so that what a future raises
     is of its worker.
     """

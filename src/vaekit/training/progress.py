@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+SAY_EVERY = 10.0  # seconds between lines of a count
 
 
 def describe_seconds(seconds: float) -> str:
@@ -81,6 +84,62 @@ class Silent(Lines):
         pass
 
 
+class Count:
+    """So many of things that are done: plain lines on standard error, at most one in ten seconds, with the time left."""
+
+    def __init__(self, title: str, what: str, done: int, total: int):
+        self.title, self.what, self.done, self.total = title, what, done, total
+        self.began = self.said = time.monotonic()
+        self.at_first = done
+
+    def say(self, text: str) -> None:
+        print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
+    def step(self) -> None:
+        """One more is done."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self.said > SAY_EVERY and self.done < self.total:
+            self.said = now
+            left = (now - self.began) / (self.done - self.at_first) * (self.total - self.done)
+            self.say(f"{self.done:,} of {self.total:,} {self.what}, about {describe_seconds(left)} left")
+
+
+class CountBar(Count):
+    """The same as a `rich` progress bar."""
+
+    def __init__(self, title: str, what: str, done: int, total: int, progress):
+        super().__init__(title, what, done, total)
+        self.progress, self.task = progress, progress.add_task(f"{title}: {what}", total=total, completed=done)
+
+    def say(self, text: str) -> None:
+        self.progress.console.print(f"{self.title}: {text}", highlight=False, markup=False)
+
+    def step(self) -> None:
+        self.progress.advance(self.task)
+
+
+@contextmanager
+def counting(title: str, what: str, *, done: int, total: int) -> Iterator[Count]:
+    """What counts `total` things called `what`, of which some are `done`: a bar on a terminal, lines in a pipe."""
+    if not sys.stderr.isatty():
+        yield Count(title, what, done, total)
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as progress:
+        yield CountBar(title, what, done, total, progress)
+
+
+def _columns() -> tuple:
+    """Of a bar: what it is of, the bar, and the time it has taken and has left."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    title = TextColumn("{task.description}", markup=False)
+    return title, BarColumn(bar_width=24), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+
+
 @contextmanager
 def reporting(title: str, *, steps: int, done: int, epochs: int, verbose: bool) -> Iterator[Lines]:
     """The reporter that fits: a bar on a terminal, lines in a pipe, silence unless `verbose`."""
@@ -90,7 +149,7 @@ def reporting(title: str, *, steps: int, done: int, epochs: int, verbose: bool) 
         yield Lines(title, epochs)
     else:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress
         from rich.text import Text
 
         class ProgressAndTerms(Progress):
@@ -102,12 +161,5 @@ def reporting(title: str, *, steps: int, done: int, epochs: int, verbose: bool) 
                 yield self.make_tasks_table(self.tasks)
                 yield Text(self.below)
 
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with ProgressAndTerms(*columns, console=Console(stderr=True)) as progress:
+        with ProgressAndTerms(*_columns(), console=Console(stderr=True)) as progress:
             yield Bar(title, epochs, progress, progress.add_task(title, total=steps, completed=done))
