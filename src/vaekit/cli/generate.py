@@ -326,7 +326,7 @@ def _array_and_columns(model: Fitted, made) -> tuple[np.ndarray, dict | None]:
     """What a model gives as images, or rows of a table, as an array and, of a table, the columns that it is of."""
     import numpy as np
 
-    if not model.format.is_table:
+    if model.format.columns is None:
         return made, None
     rows = np.asarray(made, np.float64)
     return rows, model.format.columns.cells(rows)
