@@ -38,7 +38,7 @@ def run(argv):
             for jobs in options.jobs:
                 out = Path(home) / f"{n}-{jobs}"
                 command = ["encode", str(folder), "--data", str(data), "--split", "all", "--out", str(out)]
-                seconds, peak = watched([*command, "--shards", "parquet", "--jobs", str(jobs)])
+                seconds, peak = watched([*command, "--shards", "parquet", "--shard-size", "5000", "--jobs", str(jobs)])
                 size = sum(file.stat().st_size for file in out.glob("shard-*")) / 2**20
                 shards = len(list(out.glob("shard-*")))
                 rows.append(

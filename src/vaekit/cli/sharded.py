@@ -50,4 +50,4 @@ class Sharded:
                 cluster=found,
                 inputs=inputs,
             )
-        print(f"{plan.n:,} samples are in {plan.count:,} shards in {out}")
+        print(f"{plan.n:,} samples are in {plan.count:,} {'shards' if plan.count > 1 else 'shard'} in {out}")
