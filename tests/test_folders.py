@@ -1,9 +1,12 @@
 """Other people's folders: whatever a photo tool writes, labels in a table, unreadable files, and what is told of them."""
 
+import io
 import json
 import shlex
 import sys
+import tarfile
 import types
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -451,3 +454,62 @@ def test_the_library_itself(tmp_path, monkeypatch):
         assert images.y.tolist() == [i % 3 for i in range(30)]
     (tmp_path / "raw" / "train.parquet").write_bytes((tmp_path / "raw" / "test.parquet").read_bytes())
     assert (open_data(tmp_path / "raw", "test").x[..., 0] == grey(30)).all()
+
+
+@pytest.fixture
+def tars(tmp_path, monkeypatch) -> Path:
+    """WebDataset shards: two of 12 training images, and one of 6 test images, a .cls file beside each."""
+    pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard, numbers in {"train-0": range(6), "train-1": range(6, 12), "test-0": range(12, 18)}.items():
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for number in numbers:
+                picture = io.BytesIO()
+                Image.fromarray(np.full((8, 8), 10 * number, np.uint8)).save(picture, "PNG")
+                for suffix, content in (("png", picture.getvalue()), ("cls", str(number % 3).encode())):
+                    member = tarfile.TarInfo(f"{number:04d}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def check_shards(train, test) -> None:
+    assert train.x[:, 0, 0, 0].tolist() == [10 * n for n in range(12)]
+    assert test.x[:, 0, 0, 0].tolist() == [10 * n for n in range(12, 18)]
+    assert [train.classes[i] for i in train.y] == [str(n % 3) for n in range(12)]
+    assert test.split_seed is None, "the published parts"
+
+
+def test_shards_of_tar_files_are_read_with_their_parts(tars):
+    for name in (tars, f"{tars}/*.tar", f"file://{tars}/*.tar"):
+        check_shards(*(open_data(name, part) for part in ("train", "test")))
+    assert len(open_data(tars / "train-1.tar", "all")) == 6
+
+
+def test_shards_are_read_from_where_fsspec_reaches(tars):
+    fsspec = pytest.importorskip("fsspec")
+    memory, bucket = fsspec.filesystem("memory"), uuid.uuid4().hex  # since the library keeps what it once has read
+    for file in tars.iterdir():
+        memory.pipe(f"/{bucket}/{file.name}", file.read_bytes())
+    memory.pipe("/other/readme.txt", b"nothing")
+    check_shards(*(open_data(f"memory://{bucket}", part) for part in ("train", "test")))
+    check_shards(*(open_data(f"memory://{bucket}/t*.tar", part) for part in ("train", "test")))
+    with pytest.raises(FileNotFoundError, match=f"no data at 'memory://{bucket}/none-"):
+        open_data(f"memory://{bucket}/none-*.tar")
+    with pytest.raises(ValueError, match=r"memory://other has no shards of images .*, but readme.txt"):
+        open_data("memory://other")
+    with pytest.raises(ValueError, match="nosuch://bucket can't be read: Protocol not known"):
+        open_data("nosuch://bucket")
+    with pytest.raises(ValueError, match="comes with its labels"):
+        open_data(f"memory://{bucket}", labels=str(tars / "train-0.tar"))
+
+
+def test_damaged_and_mixed_shards_are_named(tars):
+    (tars / "train-2.tar").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"train-2.tar is damaged, or no WebDataset of images"):
+        open_data(tars / "train-2.tar")
+    (tars / "x.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"has shards of two kinds, .parquet and .tar"):
+        open_data(f"{tars}/*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,8 +64,8 @@ def open_folder(
     for part, folder in (found if published else {"": path}).items():
         own, other = list_images(folder)
         if not own:
-            if tables := sorted(path.rglob("*.parquet")):
-                return open_datasets(str(path), tables, decoding, skip_bad)
+            if shards := sorted(path.rglob("*.parquet")) or sorted(path.rglob("*.tar")):
+                return open_datasets(str(path), shards, decoding, skip_bad)
             there = f"; there are {passed_over(other)}" if other else ""
             raise ValueError(
                 f"{folder} holds no images (looked for {', '.join(USUAL)}, and into files of other names){there}"
@@ -128,10 +128,10 @@ def _open_files(
 
 
 def open_datasets(
-    name: str, tables: list[Path] | None, decoding: Decoding, skip_bad: bool
+    name: str, shards: Sequence[str | Path] | None, decoding: Decoding, skip_bad: bool
 ) -> tuple[Images, dict[str, slice] | None]:
     """What the library `datasets` reads, its splits as parts."""
-    found = read_datasets(name, tables)
+    found = read_datasets(name, shards)
     part_of = [part for part in found.parts for _ in range(len(found.parts[part]))]
     rows = np.concatenate([np.arange(len(table)) for table in found.parts.values()])
     return _from_files(

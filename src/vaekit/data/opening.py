@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vaekit.data.arrays import has_idx_files, idx_parts, labelled, open_file
-from vaekit.data.datasets import is_saved
+from vaekit.data.datasets import find_shards, is_remote, is_saved
 from vaekit.data.decoding import Decoding, check_decoding
 from vaekit.data.folders import open_datasets, open_folder, open_matches
 from vaekit.data.images import BINARIZE, PARTS, Images, binarized
@@ -47,8 +47,9 @@ def open_data(
     name_or_path: digits, mnist, fashion-mnist, sprites (20,000 of them); a folder of images with a sub-folder per class,
         or of the four idx files; a .npy, .npz (`x`, `y`) or idx file, or that of dSprites (20,000 of its images); or a glob
         of images. A folder with `train/` and `test/` in it (and perhaps `val/`, which stands in for a missing `test/`)
-        comes with its split. Where the library `datasets` is installed also what it saved to a folder, Parquet files of
-        images, and hf:OWNER/NAME, which it downloads. A .csv or .tsv file (.gz, too) or a Parquet file of numbers is a table.
+        comes with its split. Where the library `datasets` is installed also what it saved to a folder, shards of images in
+        Parquet or WebDataset's .tar files, one, a pattern or a folder, here or wherever fsspec reaches (s3://BUCKET/*.tar), and
+        hf:OWNER/NAME, which it downloads. A .csv or .tsv file (.gz, too) or a Parquet file of numbers is a table.
     split_seed: data without a published test part is split 80/10/10 by this seed, stratified by class.
     resize: side in pixels that image files are brought to, and sprites drawn at (None: 64); other data is read as it is.
     fit: how image files are brought to `resize`: "crop" scales the shorter side and cuts the centre, "pad" scales the longer
@@ -118,7 +119,10 @@ def _part_of(whole: Images, published: dict[str, slice] | None, split_seed: int)
 def inputs_of(name_or_path, labels=None) -> list[str]:
     """The places among the arguments of `open_data` that are read, and so never written: none of a set known by its name."""
     name = str(name_or_path)
-    return [*([] if name in NAMES or name.startswith("hf:") else [name]), *([] if labels is None else [str(labels)])]
+    return [
+        *([] if name in NAMES or name.startswith("hf:") or is_remote(name) else [name]),
+        *([] if labels is None else [str(labels)]),
+    ]
 
 
 def opening_flags(how: Mapping) -> list[str]:
@@ -138,7 +142,7 @@ def open_whole(
     check_number("resize", decoding.resize, whole=True, above=0)
     check_decoding(decoding)
     name, resize = str(name_or_path), decoding.resize
-    if is_table_file(Path(name)):
+    if not is_remote(name) and is_table_file(Path(name)):
         whole, published = _open_table(Path(name), labels, drop, columns), None
     elif drop:
         raise ValueError(f"{name} is no table with columns to drop; tables are {', '.join(TABLE_SUFFIXES)} files")
@@ -166,8 +170,11 @@ def _open_whole(
         if labels is not None:
             raise ValueError(f"{name} comes with its labels; a table of labels is for image files")
         return open_known(name, decoding.resize)
-    if labels is None and (name.startswith("hf:") or is_saved(path) or (path.suffix == ".parquet" and path.is_file())):
-        return open_datasets(name, [path] if path.suffix == ".parquet" else None, decoding, skip_bad)
+    if labels is not None and is_remote(name):
+        raise ValueError(f"{name} comes with its labels; a table of labels is for image files on this machine")
+    shards = find_shards(name) if labels is None else []
+    if shards or (labels is None and (name.startswith("hf:") or is_saved(path))):
+        return open_datasets(name, shards or None, decoding, skip_bad)
     if path.is_dir() and not has_idx_files(path):
         return open_folder(path, decoding, labels, skip_bad)
     if not path.exists() and glob.has_magic(name):
