@@ -203,7 +203,7 @@ def test_a_shard_that_fails_is_named_and_the_others_are_kept(runs, images, tmp_p
         (["--split", "train"], "split"),
         (["--shard-size", "20"], "rows"),
         (["--shards", "npy"], "form"),
-        (["--data", "digits"], "data"),
+        (["--data", "digits"], "fingerprint"),
     ],
 )
 def test_a_folder_holds_one_set(change, what, runs, images, tmp_path, capsys):
@@ -231,6 +231,7 @@ def test_a_folder_holds_one_set(change, what, runs, images, tmp_path, capsys):
         (["--shards", "npy", "--shard-size", "0"], "shard_size"),
         (["--shards", "npy", "--jobs", "0"], "jobs"),
         (["--shards", "csv"], "shards"),
+        (["--shards", "npy"], "--out must be a folder for shards"),
     ],
 )
 def test_wrong_flags_end_with_2(given, said, runs, images, tmp_path, capsys):
@@ -257,6 +258,50 @@ def test_folders_of_others_are_not_written(runs, images, tmp_path, capsys):
         run("encode", runs["vae"], "--data", images, "--out", tmp_path / "z", "--shards", "npy")
     assert stop.value.code == 2
     assert "_index.json is damaged" in capsys.readouterr().err
+
+
+def test_what_cannot_be_sampled_is_said_before_anything_is_written(runs, tmp_path, capsys):
+    for given, said in (
+        ([runs["vqvae"]], "before it has a prior"),
+        ([runs["vae"], "--per-class"], "unconditional"),
+        ([runs["cvae"], "--label", "11"], "11"),
+        ([runs["vae"], "--top-k", "3"], "top_k"),
+        ([runs["vae"], "--temperature", "0"], "temperature"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            run("sample", *given, "--out", tmp_path / "x", "--shards", "npy")
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "x").exists()
+
+
+def test_the_same_model_and_data_by_other_names_go_on(runs, images, tmp_path, monkeypatch):
+    asked = ["--split", "all", "--shards", "npy", "--shard-size", 100, "--jobs", 1, "--out", tmp_path / "z"]
+    run("encode", runs["vae"], "--data", images, *asked)
+    shards(tmp_path / "z", "npy")[0].unlink()
+    monkeypatch.chdir(Path(runs["vae"]).parent)
+    run("encode", "vae", "--data", os.path.relpath(images), *asked)
+    assert len(shards(tmp_path / "z", "npy")) == 3
+
+
+def test_a_process_that_is_killed_is_said_and_the_command_goes_on(runs, images, tmp_path, monkeypatch, capsys):
+    asked = ["encode", runs["vae"], "--data", images, "--split", "all", "--shards", "npy", "--shard-size", "20"]
+    command = [*asked, "--jobs", "2", "--out", str(tmp_path / "z")]
+    process = subprocess.Popen([sys.executable, "-m", "vaekit", *command], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    while not shards(tmp_path / "z", "npy"):
+        assert process.poll() is None and time.monotonic() < deadline
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        workers = [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        if len(workers) == 2:
+            break
+        time.sleep(0.02)
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == 1, said
+    assert "a process was killed" in said and "--jobs" in said and "Traceback" not in said
+    run(*command)
+    assert read_index(str(tmp_path / "z"))["finished"]
 
 
 def test_image_files_keep_their_names(runs, tmp_path):

@@ -36,6 +36,10 @@ from vaekit.training.progress import counting
 
 INDEX = "_index.json"
 FORMS = ("parquet", "npy")
+PLACES = (
+    "run",
+    "data",
+)  # of the facts, which may be called otherwise from elsewhere: weights and fingerprint tell them
 MOST_ROWS, MOST_BYTES = 10_000, 2**26  # of a shard, where nobody says how many
 MOST_AT_ONCE = 8  # processes, where nobody says how many
 
@@ -82,7 +86,8 @@ class Plan(NamedTuple):
 
     def place(self, number: int) -> Path:
         """Where a shard stands once it is whole."""
-        return Path(self.folder) / f"shard-{number:05d}.{self.form}"
+        digits = max(5, len(str(self.count - 1)))  # so that names sort as numbers do
+        return Path(self.folder) / f"shard-{number:0{digits}d}.{self.form}"
 
 
 def write_shards(
@@ -221,7 +226,7 @@ def read_index(folder: str) -> dict:
 def _check_same(plan: Plan, facts: dict) -> None:
     """Raises ValueError where the folder holds shards that come from something else."""
     before = read_index(plan.folder)
-    changed = [name for name in facts if before and before.get(name) != facts[name]]
+    changed = [name for name in facts if before and name not in PLACES and before.get(name) != facts[name]]
     if changed:
         names = ", ".join(f"{name} {before.get(name)!s:.60} -> {facts[name]!s:.60}" for name in changed)
         raise ValueError(f"{plan.folder} holds other shards ({names}); choose a new folder")
@@ -230,7 +235,7 @@ def _check_same(plan: Plan, facts: dict) -> None:
 def _check_unchanged(facts: dict, here: dict) -> None:
     """Raises ValueError where a worker finds another model, or other data, than the process that sent it."""
     here = json.loads(json.dumps(here))
-    changed = [name for name in here if here[name] != facts[name]]
+    changed = [name for name in here if name not in PLACES and here[name] != facts[name]]
     if changed:
         raise ValueError(
             f"a worker finds another {listed(changed)} than the command it works for: are its files the same?"

@@ -71,7 +71,7 @@ class Sample(Sharded):
 
             before = read_index(self.out).get("random_state")
             seed = before if self.random_state is None and before is not None else self.random_state
-            self.write_shards(self.out, replace(self, random_state=check_random_state(seed)), [])
+            self.write_shards(replace(self, random_state=check_random_state(seed)), [])
             return
         output.check_out(self.out, *output.SAMPLE_SUFFIXES, overwrite=self.overwrite)
         model = load(self.run_folder).fitted_.in_pixels()
@@ -103,6 +103,7 @@ class Sample(Sharded):
             origin = {"row": np.arange(start, stop)} | ({} if known is None else {"label": np.asarray(known)})
             return Made(*_array_and_columns(model, samples), origin)
 
+        make(0, 1)  # what can't be sampled is said before a shard is tried
         names = ("label", "per_class", "temperature", "top_k", "top_p", "clip", "random_state")
         asked = {name: getattr(self, name) for name in names}
         return begun_with(model, n, make, {"command": "sample", "run": self.run_folder, "prior": prior, **asked})
@@ -173,7 +174,7 @@ class Encode(RunSource, Sharded):
         from vaekit.files import load
 
         if self.wants_shards():
-            self.write_shards(self.out, self, self.inputs())
+            self.write_shards(self, self.inputs())
             return
         if not self.out.endswith((".npy", ".npz", *TABLE_SUFFIXES)):
             raise ValueError(f"--out must end in .npy, .npz, {' or '.join(TABLE_SUFFIXES)}, got {self.out!r}")
@@ -280,7 +281,7 @@ class Reconstruct(RunSource, Sharded):
 
         check_number("n", self.n, whole=True, above=0)
         if self.wants_shards():
-            self.write_shards(self.out, self, self.inputs())
+            self.write_shards(self, self.inputs())
             return
         output.check_out(self.out, *output.SAMPLE_SUFFIXES, inputs=self.inputs(), overwrite=self.overwrite)
         model = load(self.run_folder).fitted_.in_pixels()

@@ -82,7 +82,7 @@ class Score(RunSource, Sharded):
         scoring = Scoring(self, normal, known)
         whose = f"{len(normal):,} of {home.name} ({home.split})"
         if sharded:
-            self.write_shards(self.out, scoring, read)
+            self.write_shards(scoring, read)
             print(f"anomaly says which are lower than all but {100 * self.share:g} % of the reference, {whose}")
             return
         columns = images.origin() | scoring.columns(model, images)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 class Sharded:
     """A command that writes one file, or many."""
 
+    out: str
     shards: Literal["parquet", "npy"] | None = None
     """Write shards of this kind into the folder --out, for data that fits no memory: Parquet, or .npy with a .csv of what each
     row is. Each is whole or not there, and the same command goes on with the missing ones."""
@@ -28,21 +29,25 @@ class Sharded:
 
     def wants_shards(self) -> bool:
         """Whether shards are asked for. Raises ValueError for what is only for them where they aren't."""
+        from vaekit.data.tables import TABLE_SUFFIXES
+
         for name in ("shard_size", "jobs"):
             check_number(name, getattr(self, name), whole=True, above=0)
         for name in ("shard_size", "jobs", "cluster"):
             if self.shards is None and getattr(self, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} is for shards: say which with --shards parquet, or npy")
+        if self.shards is not None and self.out.endswith((".png", ".npy", ".npz", *TABLE_SUFFIXES)):
+            raise ValueError(f"--out must be a folder for shards, got {self.out!r}")
         return self.shards is not None
 
-    def write_shards(self, out: str, work: Work, inputs: list[str]) -> None:
-        """Writes what `work` makes into the folder `out`, and says so."""
+    def write_shards(self, work: Work, inputs: list[str]) -> None:
+        """Writes what `work` makes into the folder --out, and says so."""
         from vaekit.jobs.cluster import cluster
         from vaekit.shards import write_shards
 
         with cluster(self.cluster) as found:
             plan = write_shards(
-                out,
+                self.out,
                 work,
                 form=self.shards or "parquet",
                 rows=self.shard_size,
@@ -50,4 +55,4 @@ class Sharded:
                 cluster=found,
                 inputs=inputs,
             )
-        print(f"{plan.n:,} samples are in {plan.count:,} {'shards' if plan.count > 1 else 'shard'} in {out}")
+        print(f"{plan.n:,} samples are in {plan.count:,} {'shards' if plan.count > 1 else 'shard'} in {self.out}")
