@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -291,6 +293,30 @@ def test_no_cluster_at_an_address_is_said(data, tmp_path):
     assert ended.returncode == 1
     assert "no Ray cluster answers at localhost:1" in ended.stderr and "Traceback" not in ended.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("token", "mode"), [(True, "token"), (False, None)])
+def test_a_cluster_that_runs_is_shown_the_token_there_is(token, mode, monkeypatch, tmp_path):
+    seen, fake = [], types.ModuleType("ray")
+    fake.is_initialized = lambda: False
+    fake.init = lambda address, **how: seen.append((address, os.environ.get("RAY_AUTH_MODE")))
+    fake.cluster_resources = lambda: {"CPU": 3.0, "GPU": 2.0}
+    fake.shutdown = lambda: seen.append("shutdown")
+    monkeypatch.setitem(sys.modules, "ray", fake)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("secret")
+    with socket.create_server(("localhost", 0)) as server:
+        place = f"localhost:{server.getsockname()[1]}"
+        with cluster(place) as found:
+            assert (found.at_once, found.needs) == (2, {"num_gpus": 1})
+        with cluster(place, "cpu") as found:
+            assert (found.at_once, found.needs) == (3, {"num_cpus": 1})
+    assert seen == [(place, mode), "shutdown"] * 2
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
 
 
 def test_without_ray_the_extra_is_named(data, monkeypatch, capsys, tmp_path):

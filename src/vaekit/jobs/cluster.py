@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from vaekit.jobs.executors import Failed, as_value
@@ -84,6 +85,12 @@ def _check_reachable(address: str) -> None:
             raise ConnectionError(f"no Ray cluster answers at {address}: {str(error).lower()}") from None
 
 
+def _has_token() -> bool:
+    """Whether there is a token by which Ray's clusters know their users."""
+    given = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return given or (Path.home() / ".ray" / "auth_token").exists()
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps what Ray's own libraries write on standard error, past Python, from the user: it raises what matters."""
@@ -117,6 +124,8 @@ def cluster(address: str | None, device: str = "auto") -> Iterator[Cluster | Non
     joined = ray.is_initialized()
     if not joined:
         _check_reachable(address)
+        if address != LOCAL and "RAY_AUTH_MODE" not in os.environ and _has_token():
+            os.environ["RAY_AUTH_MODE"] = "token"  # as `ray start` does where it finds one, and ray.init does not
         # Ray reads `auto` as a cluster that runs on this machine already.
         place, dashboard = ("local", False) if address == LOCAL else (address, None)
         try:
