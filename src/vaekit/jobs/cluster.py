@@ -117,6 +117,8 @@ def cluster(address: str | None, device: str = "auto") -> Iterator[Cluster | Non
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody was asked
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what goes wrong is said by us
+    if address != LOCAL and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does where it finds one, and ray.init does not
     try:
         import ray
     except ModuleNotFoundError:
@@ -124,8 +126,6 @@ def cluster(address: str | None, device: str = "auto") -> Iterator[Cluster | Non
     joined = ray.is_initialized()
     if not joined:
         _check_reachable(address)
-        if address != LOCAL and "RAY_AUTH_MODE" not in os.environ and _has_token():
-            os.environ["RAY_AUTH_MODE"] = "token"  # as `ray start` does where it finds one, and ray.init does not
         # Ray reads `auto` as a cluster that runs on this machine already.
         place, dashboard = ("local", False) if address == LOCAL else (address, None)
         try:
