@@ -304,6 +304,34 @@ def test_a_process_that_is_killed_is_said_and_the_command_goes_on(runs, images, 
     assert read_index(str(tmp_path / "z"))["finished"]
 
 
+def test_a_worker_that_finds_other_data_makes_nothing(runs, images, tmp_path, monkeypatch):
+    asked = [
+        "encode",
+        runs["vae"],
+        "--data",
+        images,
+        "--split",
+        "all",
+        "--shards",
+        "npy",
+        "--shard-size",
+        100,
+        "--jobs",
+        1,
+    ]
+    sent, real = [], vaekit.shards._make
+    monkeypatch.setattr(vaekit.shards, "_make", lambda *given: (sent.append(given), real(*given)))
+    run(*asked, "--out", tmp_path / "z")
+    layout, work, facts, number = sent[0]
+    layout.place(number).unlink()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a worker finds another fingerprint than the command it works for"):
+            real(layout, work, facts | {"fingerprint": "of other data"}, number)
+    assert not layout.place(number).exists()
+    real(layout, work, facts, number)
+    assert layout.place(number).exists()
+
+
 def test_image_files_keep_their_names(runs, tmp_path):
     for number, image in enumerate(load_digits().images[:30]):
         (tmp_path / "photos" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,7 @@ class Work(Protocol):
     def begin(self) -> Begun: ...
 
 
-class Plan(NamedTuple):
+class Layout(NamedTuple):
     """The shards of a folder: their samples, form and number."""
 
     folder: str
@@ -99,7 +99,7 @@ def write_shards(
     jobs: int | None = None,
     cluster: Cluster | None = None,
     inputs: list[str] | tuple[str, ...] = (),
-) -> Plan:
+) -> Layout:
     """Writes what `work` makes into the folder `out`, in shards of so many `rows` (None: what 64 MiB hold, 10,000 at most), by
     `jobs` processes (None: one a core, at most 8; one on a GPU), or on a Ray `cluster` by Ray Data, whose machines need vaekit,
     and the same files at the same places. Each worker loads the model once.
@@ -110,54 +110,56 @@ def write_shards(
     if form not in FORMS:
         raise ValueError(f"shards must be one of {', '.join(FORMS)}, got {form!r}")
     if form == "parquet":
-        load_pyarrow("a shard of Parquet")
+        load_pyarrow("a shard of Parquet", "npy")
     check_folder(out, "set of shards", inputs=inputs)
     begun = work.begin()
     rows = rows or read_index(out).get("rows") or max(1, min(MOST_ROWS, MOST_BYTES // begun.sample_bytes))
-    plan = Plan(out, begun.n, rows, form)
+    layout = Layout(out, begun.n, rows, form)
     with locked(out, "set of shards"):
-        facts = json.loads(json.dumps({**begun.facts, "n": plan.n, "rows": plan.rows, "form": plan.form}))
-        _check_same(plan, facts)
-        _write_index(plan, facts, finished=False)
-        missing = [number for number in range(plan.count) if not plan.place(number).exists()]
+        facts = json.loads(json.dumps({**begun.facts, "n": layout.n, "rows": layout.rows, "form": layout.form}))
+        _check_same(layout, facts)
+        _write_index(layout, facts, finished=False)
+        missing = [number for number in range(layout.count) if not layout.place(number).exists()]
         most = cluster.at_once if cluster else min(cores(), MOST_AT_ONCE) if begun.device == "cpu" else 1
         at_once = max(1, min(jobs or most, len(missing)))
-        _BEGUN[_key(plan, facts)] = begun  # for this process, where it is the one
+        _BEGUN[_key(layout, facts)] = begun  # for this process, where it is the one
         failed = {}
         try:
-            with counting(Path(out).name, "shards", done=plan.count - len(missing), total=plan.count) as report:
-                for number, found in _made(plan, work, facts, missing, at_once, cluster):
+            with counting(Path(out).name, "shards", done=layout.count - len(missing), total=layout.count) as report:
+                for number, found in _made(layout, work, facts, missing, at_once, cluster):
                     if isinstance(found, Failed):
                         failed[number] = found
-                        report.say(f"{plan.place(number).name} failed: {found.why}")
+                        report.say(f"{layout.place(number).name} failed: {found.why}")
                     report.step()
         finally:
             _BEGUN.clear()
         if failed:
-            raise _none_of(plan, failed)
-        _write_index(plan, facts, finished=True)
-    return plan
+            raise _none_of(layout, failed)
+        _write_index(layout, facts, finished=True)
+    return layout
 
 
-def _none_of(plan: Plan, failed: dict[int, Failed]) -> Exception:
+def _none_of(layout: Layout, failed: dict[int, Failed]) -> Exception:
     """What is raised where shards have failed."""
     kind = ValueError if all(found.wrong for found in failed.values()) else TrainingFailed
-    which = listed([f"{plan.place(number).name} ({found.why})" for number, found in sorted(failed.items())])
-    return kind(f"{len(failed)} of {plan.count} shards failed: {which}. The others are kept: the same command goes on")
+    which = listed([f"{layout.place(number).name} ({found.why})" for number, found in sorted(failed.items())])
+    return kind(
+        f"{len(failed)} of {layout.count} shards failed: {which}. The others are kept: the same command goes on"
+    )
 
 
 def _made(
-    plan: Plan, work: Work, facts: dict, missing: list[int], at_once: int, cluster: Cluster | None
+    layout: Layout, work: Work, facts: dict, missing: list[int], at_once: int, cluster: Cluster | None
 ) -> Iterator[tuple[int, Any]]:
     """Number and outcome of each missing shard, as they are made."""
     if not missing:
         return
     if cluster is not None:
-        yield from cluster.map(_make, (plan, work, facts), missing, at_once)
+        yield from cluster.map(_make, (layout, work, facts), missing, at_once)
         return
     try:
         with workers(at_once) as hands:
-            yield from run_jobs(hands, missing, lambda number, _: (_make, plan, work, facts, number), at_once)
+            yield from run_jobs(hands, missing, lambda number, _: (_make, layout, work, facts, number), at_once)
     except BrokenExecutor:
         raise TrainingFailed(
             f"a process was killed, perhaps because memory is too small for {at_once} at once: run the same command again with "
@@ -168,20 +170,21 @@ def _made(
 _BEGUN: dict[str, Begun] = {}  # what this process has loaded and opened, once
 
 
-def _key(plan: Plan, facts: dict) -> str:
-    return f"{Path(plan.folder).absolute()} {json.dumps(facts)}"
+def _key(layout: Layout, facts: dict) -> str:
+    return f"{Path(layout.folder).absolute()} {json.dumps(facts)}"
 
 
-def _make(plan: Plan, work: Work, facts: dict, number: int) -> None:
+def _make(layout: Layout, work: Work, facts: dict, number: int) -> None:
     """Makes a shard, and writes it."""
-    key = _key(plan, facts)
+    key = _key(layout, facts)
     if key not in _BEGUN:
+        begun = work.begin()
+        _check_unchanged(facts, begun.facts)
         _BEGUN.clear()
-        _BEGUN[key] = work.begin()
-        _check_unchanged(facts, _BEGUN[key].facts)
-    start = number * plan.rows
-    made = _BEGUN[key].make(start, min(plan.n, start + plan.rows))
-    write_shard(plan.place(number), made)
+        _BEGUN[key] = begun
+    start = number * layout.rows
+    made = _BEGUN[key].make(start, min(layout.n, start + layout.rows))
+    write_shard(layout.place(number), made)
 
 
 def write_shard(path: Path, made: Made) -> None:
@@ -223,13 +226,13 @@ def read_index(folder: str) -> dict:
     return found
 
 
-def _check_same(plan: Plan, facts: dict) -> None:
+def _check_same(layout: Layout, facts: dict) -> None:
     """Raises ValueError where the folder holds shards that come from something else."""
-    before = read_index(plan.folder)
+    before = read_index(layout.folder)
     changed = [name for name in facts if before and name not in PLACES and before.get(name) != facts[name]]
     if changed:
         names = ", ".join(f"{name} {before.get(name)!s:.60} -> {facts[name]!s:.60}" for name in changed)
-        raise ValueError(f"{plan.folder} holds other shards ({names}); choose a new folder")
+        raise ValueError(f"{layout.folder} holds other shards ({names}); choose a new folder")
 
 
 def _check_unchanged(facts: dict, here: dict) -> None:
@@ -242,10 +245,10 @@ def _check_unchanged(facts: dict, here: dict) -> None:
         )
 
 
-def _write_index(plan: Plan, facts: dict, *, finished: bool) -> None:
-    names = [plan.place(number).name for number in range(plan.count)] if finished else []
+def _write_index(layout: Layout, facts: dict, *, finished: bool) -> None:
+    names = [layout.place(number).name for number in range(layout.count)] if finished else []
     index = {"vaekit": __version__, **facts, "finished": finished, "shards": names}
-    write_atomically(Path(plan.folder) / INDEX, json.dumps(index, indent=1) + "\n")
+    write_atomically(Path(layout.folder) / INDEX, json.dumps(index, indent=1) + "\n")
 
 
 # ---- what is made -----------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class Sharded:
         from vaekit.shards import write_shards
 
         with cluster(self.cluster) as found:
-            plan = write_shards(
+            layout = write_shards(
                 self.out,
                 work,
                 form=self.shards or "parquet",
@@ -55,4 +55,4 @@ class Sharded:
                 cluster=found,
                 inputs=inputs,
             )
-        print(f"{plan.n:,} samples are in {plan.count:,} {'shards' if plan.count > 1 else 'shard'} in {self.out}")
+        print(f"{layout.n:,} samples are in {layout.count:,} {'shards' if layout.count > 1 else 'shard'} in {self.out}")

@@ -306,12 +306,14 @@ def _reads_as_number(cell: str, decimal_commas: bool) -> bool:
     return text.lower() not in _MISSING
 
 
-def load_pyarrow(out: str):
-    """The library that writes .parquet; ValueError where it isn't installed."""
+def load_pyarrow(out: str, instead: str = ".csv"):
+    """The library that writes .parquet; ValueError where it isn't installed, with what to write `instead`."""
     try:
         import pyarrow.parquet
     except ImportError:
-        raise ValueError(f"{out} needs the library pyarrow: pip install 'vaekit[datasets]', or write .csv") from None
+        raise ValueError(
+            f"{out} needs the library pyarrow: pip install 'vaekit[datasets]', or write {instead}"
+        ) from None
     return pyarrow
 
 
