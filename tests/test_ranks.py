@@ -22,6 +22,7 @@ import vaekit
 from benchmarks._ranks import SLOWLY, Ended, Ranks
 from vaekit.data.arrays import given_images
 from vaekit.ranks import parts_of_batch
+from vaekit.training.checkpoint import read_tensors
 from vaekit.training.guard import Stop
 from vaekit.world import current_part, drawing, drawn, piece
 
@@ -246,6 +247,29 @@ def test_a_signal_to_one_rank_ends_all_with_one_checkpoint_and_other_numbers_of_
         model = vaekit.load(folder)
         assert [record["step"] for record in model.history_] == [15, 30, 45, 60]
         check_close(load_file(folder / "weights.safetensors"), unbroken, 1e-3)
+
+
+@pytest.mark.slow
+def test_a_run_goes_from_one_process_to_two_to_three_and_back(data, unbroken, tmp_path):
+    out, before = tmp_path / "run", 0
+    for count in (1, 2, 3):
+        more = ["--resume"] if before else []
+        ranks = Ranks(*[training(data, out, *more, pause=0.1)] * count)
+        deadline = time.monotonic() + LIMIT
+        while (
+            not (out / "checkpoint.safetensors").exists()
+            or read_tensors(out / "checkpoint.safetensors")[1]["step"] <= before
+        ):
+            assert time.monotonic() < deadline, "it does not go on"
+            time.sleep(0.05)
+        os.kill(ranks.processes[-1].pid, signal.SIGTERM)
+        assert [ended.code for ended in ranks.end(LIMIT)] == [143] * count
+        step = read_tensors(out / "checkpoint.safetensors")[1]["step"]
+        assert before < step < 60
+        before = step
+    assert all(code == 0 for code, *_ in run_alike(1, *training(data, out, "--resume")))
+    assert [record["step"] for record in vaekit.load(out).history_] == [15, 30, 45, 60]
+    check_close(load_file(out / "weights.safetensors"), unbroken, 1e-3)
 
 
 def test_ranks_with_other_fields_or_data_are_told_so_at_once(data, tmp_path):
