@@ -1,5 +1,6 @@
 """Several processes that train one model: they come to what one does, end together, and go on after being killed."""
 
+import itertools
 import json
 import os
 import re
@@ -137,6 +138,21 @@ def test_a_training_that_has_gone_back_still_hears_a_signal():
     assert stop.look(True, 10) == (True, True)
 
 
+def test_many_ranks_look_about_once_a_second_from_the_step_they_begin_with(monkeypatch):
+    monkeypatch.setattr("vaekit.training.guard.size", lambda: 2)
+    monkeypatch.setattr("vaekit.training.guard.greatest", lambda *numbers: numbers)
+    clock = [0.0]
+    monkeypatch.setattr("vaekit.training.guard.time.monotonic", lambda: clock[0])
+    stop, looked = Stop(), []
+    for step in range(1001, 1100):  # a run that goes on, whose steps take a tenth of a second
+        clock[0] += 0.1
+        if step >= stop.next:
+            looked.append(step)
+        stop.look(False, step)
+    assert looked[:3] == [1001, 1002, 1013]
+    assert max(after - before for before, after in itertools.pairwise(looked)) <= 11
+
+
 def test_a_signal_that_comes_after_the_look_waits_for_the_next_one():
     stop = Stop()
     assert stop.look(False, 1) == (False, False)
@@ -249,6 +265,12 @@ def test_a_signal_to_one_rank_ends_all_with_one_checkpoint_and_other_numbers_of_
         check_close(load_file(folder / "weights.safetensors"), unbroken, 1e-3)
 
 
+def step_of(out: Path) -> int:
+    """Of the checkpoint there is; 0 where there is none."""
+    file = out / "checkpoint.safetensors"
+    return read_tensors(file)[1]["step"] if file.exists() else 0
+
+
 @pytest.mark.slow
 def test_a_run_goes_from_one_process_to_two_to_three_and_back(data, unbroken, tmp_path):
     out, before = tmp_path / "run", 0
@@ -256,17 +278,13 @@ def test_a_run_goes_from_one_process_to_two_to_three_and_back(data, unbroken, tm
         more = ["--resume"] if before else []
         ranks = Ranks(*[training(data, out, *more, pause=0.1)] * count)
         deadline = time.monotonic() + LIMIT
-        while (
-            not (out / "checkpoint.safetensors").exists()
-            or read_tensors(out / "checkpoint.safetensors")[1]["step"] <= before
-        ):
+        while step_of(out) <= before:
             assert time.monotonic() < deadline, "it does not go on"
             time.sleep(0.05)
         os.kill(ranks.processes[-1].pid, signal.SIGTERM)
         assert [ended.code for ended in ranks.end(LIMIT)] == [143] * count
-        step = read_tensors(out / "checkpoint.safetensors")[1]["step"]
-        assert before < step < 60
-        before = step
+        assert before < step_of(out) < 60
+        before = step_of(out)
     assert all(code == 0 for code, *_ in run_alike(1, *training(data, out, "--resume")))
     assert [record["step"] for record in vaekit.load(out).history_] == [15, 30, 45, 60]
     check_close(load_file(out / "weights.safetensors"), unbroken, 1e-3)

@@ -76,18 +76,19 @@ class Stop:
     def __init__(self):
         self.signal = 0  # that has come to this rank
         self.agreed = 0  # that all ranks know of, and obey
-        self.last = self.next = 0  # steps: of the last look, and of the next one
-        self.since = time.monotonic()
+        self.last: int | None = None  # the step of the last look, when that was, and the step of the next one
+        self.since, self.next = time.monotonic(), 0
 
     def look(self, late: bool, step: int) -> tuple[bool, bool]:
         """Whether a signal has asked any rank for an end, and whether any is `late`. Ranks look together: as asking takes them
         time, about once a second, at a step that they agree upon.
         """
-        if self.last <= step < self.next:  # a training that has gone back is before the last look
+        if self.last is not None and self.last <= step < self.next:  # one that has gone back is before the last look
             return False, False
-        now, before = time.monotonic(), self.since
-        self.since, pace = now, (now - before) / max(1, step - self.last)
-        wait = 1 if size() == 1 else min(CHECK_EVERY, int(1 / pace) + 1)
+        now, wait = time.monotonic(), 1
+        if size() > 1 and self.last is not None and step > self.last:
+            wait = min(CHECK_EVERY, int((step - self.last) / max(1e-9, now - self.since)) + 1)
+        self.since = now
         self.agreed, any_late, wait = greatest(self.signal, late, wait)
         self.last, self.next = step, step + wait
         return bool(self.agreed), bool(any_late)
