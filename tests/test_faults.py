@@ -130,7 +130,7 @@ def test_the_processes_of_a_sweep_end_with_it_and_it_with_them(bench, tmp_path):
         assert ended.code == code, ended.said
         assert "Traceback" not in ended.said
         if code == 1:
-            assert "a process of the sweep was killed" in ended.said and "--jobs" in ended.said
+            assert "a process was killed" in ended.said and "--jobs" in ended.said
         assert faults.all_ended(tmp_path / "run"), "a worker outlived the sweep"
 
 

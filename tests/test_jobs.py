@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import types
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +135,17 @@ def test_a_lost_worker_is_tried_again_and_then_named():
         "dead": Failed(f"RuntimeError: the node went away, {TRIES} times", wrong=False),
     }
     assert losing.times.count("dead") == losing.times.count("ill") == TRIES
+
+
+def test_a_pool_that_is_broken_says_what_to_do():
+    class Broken:
+        def submit(self, function, *args):
+            future = Future()
+            future.set_exception(BrokenExecutor("a child process terminated abruptly"))
+            return future
+
+    with pytest.raises(TrainingFailed, match="a process was killed, perhaps because memory is too small for 2 at once"):
+        list(run_jobs(Broken(), [1, 2, 3], lambda name, left: (abs, name), 2))
 
 
 def test_what_is_not_done_is_cancelled_when_the_caller_stops():

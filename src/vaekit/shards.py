@@ -15,7 +15,6 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,11 +26,10 @@ from vaekit.data.images import Images
 from vaekit.data.tables import as_text, load_pyarrow, write_table
 from vaekit.fitted import Fitted
 from vaekit.jobs.cluster import Cluster
-from vaekit.jobs.executors import Failed, cores, run_jobs, workers
+from vaekit.jobs.executors import Failed, cores, failure, run_jobs, workers
 from vaekit.messages import listed
 from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.training.checkpoint import digest
-from vaekit.training.guard import TrainingFailed
 from vaekit.training.progress import counting
 
 INDEX = "_index.json"
@@ -128,24 +126,15 @@ def write_shards(
             with counting(Path(out).name, "shards", done=layout.count - len(missing), total=layout.count) as report:
                 for number, found in _made(layout, work, facts, missing, at_once, cluster):
                     if isinstance(found, Failed):
-                        failed[number] = found
+                        failed[layout.place(number).name] = found
                         report.say(f"{layout.place(number).name} failed: {found.why}")
                     report.step()
         finally:
             _BEGUN.clear()
         if failed:
-            raise _none_of(layout, failed)
+            raise failure("shards", failed, len(missing))
         _write_index(layout, facts, finished=True)
     return layout
-
-
-def _none_of(layout: Layout, failed: dict[int, Failed]) -> Exception:
-    """What is raised where shards have failed."""
-    kind = ValueError if all(found.wrong for found in failed.values()) else TrainingFailed
-    which = listed([f"{layout.place(number).name} ({found.why})" for number, found in sorted(failed.items())])
-    return kind(
-        f"{len(failed)} of {layout.count} shards failed: {which}. The others are kept: the same command goes on"
-    )
 
 
 def _made(
@@ -157,14 +146,8 @@ def _made(
     if cluster is not None:
         yield from cluster.map(_make, (layout, work, facts), missing, at_once)
         return
-    try:
-        with workers(at_once) as hands:
-            yield from run_jobs(hands, missing, lambda number, _: (_make, layout, work, facts, number), at_once)
-    except BrokenExecutor:
-        raise TrainingFailed(
-            f"a process was killed, perhaps because memory is too small for {at_once} at once: run the same command again with "
-            "a smaller --jobs; it goes on where it was"
-        ) from None
+    with workers(at_once) as hands:
+        yield from run_jobs(hands, missing, lambda number, _: (_make, layout, work, facts, number), at_once)
 
 
 _BEGUN: dict[str, Begun] = {}  # what this process has loaded and opened, once

@@ -131,9 +131,8 @@ class Sample(Sharded):
         if self.label is not None and self.per_class:
             raise ValueError("give --label or --per-class, not both")
         if self.per_class:
-            return lambda start, stop, seed: filled(classes)[np.arange(start, stop) // self.n], len(
-                filled(classes)
-            ) * self.n
+            every = filled(classes)
+            return lambda start, stop, seed: every[np.arange(start, stop) // self.n], len(every) * self.n
         if self.label is not None:
             return lambda start, stop, seed: np.full(stop - start, self.label), self.n
         if classes is None:

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
-from vaekit.messages import first_line, in_words
+from vaekit.messages import first_line, in_words, listed
 from vaekit.training.guard import TrainingFailed
 
 T = TypeVar("T")
@@ -53,8 +53,8 @@ def run_jobs(
     """Each name and what its job came to, or `Failed`, in the order in which they end.
 
     make(name, left): the job's function and arguments, asked for when it is handed out, where `left` are to be so. At most
-    `at_once` are with the executor. A job whose worker is lost is handed out up to TRIES times; those of an executor that is
-    broken altogether (concurrent.futures' BrokenExecutor) raise what it raises.
+    `at_once` are with the executor. A job whose worker is lost is handed out up to TRIES times. Raises TrainingFailed where the
+    executor is broken altogether, as a pool of processes is when one of them is killed.
     """
     waiting, begun = deque((name, 1) for name in names), {}
     try:
@@ -75,9 +75,23 @@ def run_jobs(
                         continue
                     found = Failed(f"{_of_worker(error)}, {tries} times", wrong=False)
                 yield name, found
+    except BrokenExecutor:
+        raise TrainingFailed(
+            f"a process was killed, perhaps because memory is too small for {at_once} at once: run the same command again with "
+            "fewer (--jobs); it goes on where it was"
+        ) from None
     finally:
         for future in begun:
             future.cancel()
+
+
+def failure(what: str, failed: Mapping[str, Failed], of: int) -> Exception:
+    """What to raise where some of so many jobs have failed, what they are and why: ValueError where all were given something
+    wrong, else TrainingFailed.
+    """
+    kind = ValueError if all(found.wrong for found in failed.values()) else TrainingFailed
+    which = listed([f"{name} ({found.why})" for name, found in sorted(failed.items())])
+    return kind(f"{len(failed)} of {of} {what} failed: {which}. The others are kept: the same command goes on")
 
 
 def _of_worker(error: Exception) -> str:

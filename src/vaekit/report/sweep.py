@@ -10,7 +10,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from vaekit.data.splits import split_indices
 from vaekit.evaluation.generation import FEWEST, get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
-from vaekit.jobs.executors import Executor, Failed, cores, run_jobs, workers
+from vaekit.jobs.executors import Executor, Failed, cores, failure, run_jobs, workers
 from vaekit.messages import filled, in_rows
 from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.pictures import charts
@@ -33,7 +32,6 @@ from vaekit.pictures.style import save
 from vaekit.registry import MODELS
 from vaekit.report.advice import Advice, advise
 from vaekit.state import undisturbed
-from vaekit.training.guard import TrainingFailed
 from vaekit.training.plan import check_time_budget, start_clock
 from vaekit.world import pick_device
 
@@ -175,20 +173,15 @@ def _sweep(
     def job(point: Point, left: int) -> tuple:
         return _train_and_measure, grid, point, str(folder), shares.next(left)
 
-    try:
-        with workers(at_once) if executor is None else nullcontext(executor) as hands:
-            for point, found in run_jobs(hands, missing, job, at_once):
-                if isinstance(found, Failed):
-                    failed[point.folder] = found
-                    say(f"{point.folder} failed: {found.why}")
-                else:
-                    keep(point, *found)
-    except BrokenExecutor:
-        raise TrainingFailed(
-            "a process of the sweep was killed, perhaps because memory is too small for "
-            f"{at_once} at once: run the same command again with a smaller --jobs; it goes on where it was"
-        ) from None
-    _check_none_failed(failed, len(missing))
+    with workers(at_once) if executor is None else nullcontext(executor) as hands:
+        for point, found in run_jobs(hands, missing, job, at_once):
+            if isinstance(found, Failed):
+                failed[point.folder] = found
+                say(f"{point.folder} failed: {found.why}")
+            else:
+                keep(point, *found)
+    if failed:
+        raise failure("trainings", failed, len(missing))
     results = _write(folder / "sweep.json", grid, train, held, records, finished=True)
     chosen = results["advice"][0]
     picture = charts.sweep(
@@ -207,13 +200,6 @@ def _at_once(grid: Grid, missing: int, jobs: int | None, executor: Executor | No
     else:
         at_once = jobs or (min(cores(), 8) if pick_device(grid.device).type == "cpu" else 1)
     return max(1, min(at_once, missing))
-
-
-def _check_none_failed(failed: dict[str, Failed], of: int) -> None:
-    if failed:
-        kind = ValueError if all(found.wrong for found in failed.values()) else TrainingFailed
-        which = "; ".join(f"{name} ({found.why})" for name, found in failed.items())
-        raise kind(f"{len(failed)} of {of} trainings failed: {which}. The others are kept: the same command goes on")
 
 
 class Shares:

@@ -171,8 +171,8 @@ def _train_apart(
     alone.epochs = epochs
     if seconds:
         deadline = time.monotonic() + sum(seconds)
-        alone.budget, alone.budget_of_priors = (Budget(part, [1.0], deadline) for part in seconds)
-        alone.budget.left = training.share
+        alone.budget = Budget(seconds[0], [training.share], deadline)
+        alone.budget_of_priors = Budget(seconds[1], [1.0], deadline)
     fitted = alone.run(training)
     if fitted and training.share == 1:
         alone.fit_prior(training.folder, fitted, wanted=priors)
