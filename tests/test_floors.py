@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "vaekit"
 FLOORS = [
-    ["registry", "messages", "owned", "state", "tensors", "ranks", "world"],
+    ["forks", "registry", "messages", "owned", "state", "tensors", "ranks", "threads", "world"],
     [
         "parts.strided",
         "parts.whole_batch",

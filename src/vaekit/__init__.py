@@ -6,6 +6,7 @@ Public names load on first use, so that `import vaekit` stays quick: it imports 
 import importlib
 from typing import TYPE_CHECKING
 
+import vaekit.forks  # noqa: F401  (what a forked process needs)
 from vaekit.registry import MODELS
 
 if TYPE_CHECKING:  # for editors and type checkers, which run nothing

@@ -9,6 +9,7 @@ from sklearn.exceptions import NotFittedError
 from vaekit.data.format import index_labels
 from vaekit.data.given import as_array
 from vaekit.fitted import Fitted, check_choices
+from vaekit.threads import paced
 from vaekit.world import MOST, check_random_state, seeded
 
 
@@ -46,7 +47,7 @@ def complete(
     index = index_labels(y, len(x), fitted.sampling_classes())
     drawn = []
     with seeded(check_random_state(random_state)), torch.inference_mode():
-        for start in range(0, len(x), MOST):
+        for start in paced(range(0, len(x), MOST)):
             part = codes[start : start + MOST].to(fitted.device)
             labels = None if index is None else index[start : start + MOST].to(fitted.device)
             choices |= {"given": part, "known": kept}

@@ -25,6 +25,7 @@ from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import distortion_and_rate
 from vaekit.recorded import Record, config_of
 from vaekit.state import undisturbed
+from vaekit.threads import paced
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.plan import describe_place, steps_per_epoch
 from vaekit.world import FEWEST, MOST, check_random_state, samples_at_once, seeded
@@ -192,7 +193,7 @@ class Fitted:
         index = index_labels(y, n, self.sampling_classes(prior))
         with seeded(seed), torch.inference_mode():
             parts = []
-            for start in range(0, n, MOST):
+            for start in paced(range(0, n, MOST)):
                 stop = min(n, start + MOST)
                 labels = None if index is None else index[start:stop].to(self.device)
                 codes = module.prior.sample(stop - start, labels, temperature, **choices)
@@ -406,7 +407,7 @@ class Fitted:
         if not self.format.is_table and n > FEWEST:
             label = torch.zeros(1, dtype=torch.int64, device=self.device) if self.conditional else None
             size = samples_at_once(self.module, torch.zeros(1, *self.format.module_shape, device=self.device), label)
-        for start in range(0, n, size):
+        for start in paced(range(0, n, size)):
             stop = min(n, start + size)
             if self.format.is_table:
                 yield np.resize(np.arange(start, stop), -(-(stop - start) // ROWS) * ROWS), stop - start

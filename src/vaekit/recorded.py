@@ -60,7 +60,7 @@ def facts_of(images: Images, seed: int, device: torch.device, plan: Plan) -> dic
     return {
         "seed": seed,
         "device": str(device),
-        "threads": torch.get_num_threads(),
+        "threads": plan.threads or torch.get_num_threads(),
         "processes": size(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from vaekit.training.checkpoint import read_tensors, write_tensors
 from vaekit.training.loop import train
 from vaekit.training.plan import Plan, steps_per_epoch
 from vaekit.training.progress import Lines
+from vaekit.training.step import pick_threads
 from vaekit.world import derive_seed, seeded
 
 BATCH = 1000
@@ -209,6 +211,7 @@ def _train_judge(judge: Judge, images: Images, verbose: bool) -> None:
     title = f"judge of {images.name}"
     validation = part(held) if len(held) else None
     with apart():
+        plan = replace(plan, threads=pick_threads(judge, _cross_entropy, part(kept), plan))
         train(judge, _cross_entropy, part(kept), plan, validation=validation, title=title, verbose=verbose)
 
 

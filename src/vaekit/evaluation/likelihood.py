@@ -15,6 +15,7 @@ from vaekit.parts.latents import independent_noise
 from vaekit.parts.quantizers import usage
 from vaekit.state import undisturbed
 from vaekit.tensors import bits_per_dim, gaussian_kl
+from vaekit.threads import paced
 from vaekit.world import derive_seed, seeded
 
 ROWS = 2000  # images times draws that are decoded at once
@@ -40,7 +41,7 @@ def evaluate(model: Autoencoder, data: Data, *, draws: int = 8, seed: int = 0) -
     squared = distortion = rate = elbo_sum = elbo_squares = 0.0
     means, variances, kls, counts = [], [], torch.zeros(()), torch.zeros((), dtype=torch.int64)
     size = data.at_once(model)
-    for start in range(0, len(data), size):
+    for start in paced(range(0, len(data), size)):
         x, y = data.batch(slice(start, start + size))
         squared += (model.reconstruct(x, y) - x).square().flatten(1).sum(1).cpu().double().sum().item()
         with seeded(derive_seed(seed, start)), independent_noise(model):
@@ -141,7 +142,7 @@ def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0
     looks = sorted({1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, k} & set(range(k + 1)))
     batch = max(1, min(100, ROWS // min(k, 20), len(data)))
     found = []
-    for start in range(0, len(data), batch):
+    for start in paced(range(0, len(data), batch)):
         x, y = data.batch(slice(start, start + batch))
         with seeded(derive_seed(seed, "nll", start)), independent_noise(model):
             log_sum, at = torch.full((len(x),), -torch.inf, dtype=torch.float64, device=x.device), []
@@ -175,7 +176,7 @@ def posterior(model: Autoencoder, data: Data, *, seed: int = 0) -> tuple[Tensor,
     model.eval()
     means, draws = [], []
     size = data.at_once(model)
-    for start in range(0, len(data), size):
+    for start in paced(range(0, len(data), size)):
         x, y = data.batch(slice(start, start + size))
         with seeded(derive_seed(seed, "posterior", start)), independent_noise(model):
             draw = model.latent(model.encoder(x, y))

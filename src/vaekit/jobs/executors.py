@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 
 from vaekit.messages import first_line, in_words, listed
+from vaekit.threads import cores
 from vaekit.training.guard import TrainingFailed
 
 T = TypeVar("T")
@@ -40,11 +41,6 @@ class Failed(NamedTuple):
 
     why: str
     wrong: bool
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_jobs(

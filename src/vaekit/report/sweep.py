@@ -24,7 +24,7 @@ from vaekit.data.splits import split_indices
 from vaekit.evaluation.generation import FEWEST, get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.evaluation.representation import can_probe, measure_representation
-from vaekit.jobs.executors import Executor, Failed, cores, failure, run_jobs, workers
+from vaekit.jobs.executors import Executor, Failed, failure, run_jobs, workers
 from vaekit.messages import filled, in_rows
 from vaekit.owned import check_folder, locked, write_atomically
 from vaekit.pictures import charts
@@ -32,6 +32,7 @@ from vaekit.pictures.style import save
 from vaekit.registry import MODELS
 from vaekit.report.advice import Advice, advise
 from vaekit.state import undisturbed
+from vaekit.threads import cores
 from vaekit.training.plan import check_time_budget, start_clock
 from vaekit.world import pick_device
 

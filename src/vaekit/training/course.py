@@ -10,11 +10,12 @@ from torch import nn
 
 from vaekit.data.batches import Data
 from vaekit.ranks import from_first, is_first
+from vaekit.threads import using
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import train
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Lines
-from vaekit.training.step import Objective, affordable
+from vaekit.training.step import Objective, affordable, pick_threads
 from vaekit.world import derive_seed, seeded
 
 
@@ -45,10 +46,16 @@ class Course:
     def begin(self, steps: int) -> None:
         """A new training of `steps` steps, or of as many as the time is enough for."""
         self.objective, self.plan = self.make(steps)
-        fits = self._fitting(self.objective, self.plan, steps)
+        with seeded(derive_seed(self.seed, "threads")):
+            threads = pick_threads(self.module, self.objective, self.data, self.plan)
+        if threads is not None and threads < torch.get_num_threads():
+            self.say(f"{threads} of {torch.get_num_threads()} threads, which is faster here and now")
+        with using(threads):
+            fits = self._fitting(self.objective, self.plan, steps)
         if fits < steps:
             self.say(f"the time budget is enough for {fits:,} of {steps:,} steps")
             self.objective, self.plan = self.make(fits)
+        self.plan = replace(self.plan, threads=threads)
 
     def go_on(self, before: Plan, at: int, goal: int, *, finished: bool = False, anew: int | None = None) -> str | None:
         """A training by the plan `before` that is at the step `at` and is to end at `goal`: as it was planned, or from `at` on
@@ -60,7 +67,9 @@ class Course:
         self.objective, _ = self.make(goal)
         self.plan = before.towards(goal, at, anew=anew) if finished or goal != before.steps else before
         why, left = "", goal - at
-        if left and (fits := self._fitting(self.objective, self.plan, left)) < left:
+        with using(self.plan.threads):
+            fits = self._fitting(self.objective, self.plan, left) if left else left
+        if fits < left:
             self.plan = before.towards(at + fits, at, anew=anew)
             self.plan = replace(self.plan, compile=self.plan.compile and self.compiles(fits))
             why = f"the time budget is enough for {fits:,} of {left:,} steps"

@@ -18,6 +18,7 @@ from vaekit.data.batches import Data
 from vaekit.messages import filled
 from vaekit.ranks import alike, check_enough_images, greatest, is_first, parts_of_batch, summed
 from vaekit.tensors import Term
+from vaekit.threads import using
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.guard import CHECK_EVERY, ROLLBACKS, TrainingFailed, deferred_signals, enough_memory, find_failure
 from vaekit.training.plan import Plan, describe_place, out_of_patience, steps_per_epoch
@@ -57,6 +58,7 @@ def train(
     state = run.state
     with (
         stream,
+        using(plan.threads),
         reporting(
             title, steps=plan.steps, done=state.step, epochs=run.epochs, verbose=verbose and is_first()
         ) as report,

@@ -25,6 +25,7 @@ class Plan:
     schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
     gradient_clip: the largest norm of the whole gradient, or None.
     compile: whether the module's passes are compiled, which changes results by rounding alone.
+    threads: of the processor, no more than it gives; None is as many. They change results by rounding alone.
     first: steps done before this training, by an earlier one that it goes on with.
     patience: epochs without a better validation objective before an early stop, or None; epochs that end before the step
         `patience_from` don't count, since there the objective is not yet the one asked for.
@@ -44,6 +45,7 @@ class Plan:
     patience_from: int = 0
     precision: str = "float32"
     compile: bool = False
+    threads: int | None = None
     seed: int = 0
     first: int = 0
     turn: int = 0
@@ -120,6 +122,7 @@ def read_plan(found: dict) -> Plan:
             low = 0 if name in ("steps", "batch_size", "accumulate", "learning_rate") else None
             check_number(name, getattr(plan, name), whole=name not in ("learning_rate", "height"), above=low)
         check_number("patience", plan.patience, whole=True)
+        check_number("threads", plan.threads, whole=True, above=0)
         check_number("gradient_clip", plan.gradient_clip, above=0)
         if len(plan.betas) != 2 or not all(0 <= beta < 1 for beta in plan.betas):
             raise ValueError(f"betas {plan.betas!r:.40}")

@@ -16,6 +16,7 @@ from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import MixturePrior, Prior
 from vaekit.ranks import check_enough_images, gathered, parts_of_batch
 from vaekit.tensors import Term, gaussian_log_prob
+from vaekit.threads import paced
 from vaekit.world import drawn, seeded
 
 
@@ -38,7 +39,7 @@ def encode(model: Autoencoder, data: Data) -> Tensor:
     check_enough_images(len(data), 1)
     (part,) = parts_of_batch(len(data))
     with seeded(0):  # a latent draws, though only its moments are wanted
-        for start in range(part.start, part.stop, size):
+        for start in paced(range(part.start, part.stop, size)):
             x, y = data.batch(slice(start, min(start + size, part.stop)))
             draw = model.latent(model.encoder(x, y))
             if draw.moments is None and not model.latent.discrete:
@@ -128,7 +129,7 @@ def posterior_draw(moments: Tensor) -> tuple[Tensor, Tensor]:
 
 def mean_rate(rate: nn.Module, data: Codes) -> float:
     total, size = 0.0, data.at_once(rate)
-    for start in range(0, len(data), size):
+    for start in paced(range(0, len(data), size)):
         total += rate(*data.batch(slice(start, start + size))).double().sum().item()
     return total / len(data)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit import threads
 from vaekit.data.batches import Data
 from vaekit.ranks import Part, add_up, apart, size
 from vaekit.tensors import Term, total
@@ -21,6 +22,7 @@ from vaekit.training.plan import Plan
 from vaekit.world import autocast, derive_seed, drawing
 
 REHEARSAL_STEPS, REHEARSAL_SECONDS = 4, 2.0  # fewer steps where they take longer
+WORTH_TRYING = 15.0  # seconds of a training from which numbers of threads are tried
 
 Objective = Callable[[Any, int], dict[str, Term]]
 
@@ -105,25 +107,43 @@ def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, 
 
 
 def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
-    """Seconds per step, from a few steps on a copy that is thrown away, each of as many images as this rank has of a batch; the
-    module itself is left as it was.
+    """Seconds per step, from a few of `trial_step`."""
+    step, times = trial_step(module, objective, data, plan), []
+    for _ in range(REHEARSAL_STEPS):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+        if sum(times) > REHEARSAL_SECONDS:
+            break
+    return sorted(times)[len(times) // 2]
+
+
+def pick_threads(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> int | None:
+    """The plan's threads: those that a few steps are fastest on, where the processor does a training that takes long. None is
+    those that there are; so it is where ranks share the machine.
     """
+    if data.x.device.type != "cpu" or size() > 1 or len(threads.choices()) == 1:
+        return None
+    if rehearse(module, objective, data, plan) * (plan.steps - plan.first) < WORTH_TRYING:
+        return None
+    return threads.fastest(trial_step(module, objective, data, plan))
+
+
+def trial_step(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> Callable[[], None]:
+    """A step of a copy that is thrown away, on as many images as this rank has of a batch; the module is left as it was."""
     module, objective = copy.deepcopy(module).train(), copy.deepcopy(objective)
     optimizer = make_optimizer(module, replace(plan, learning_rate=0.0))
-    rounds, times = plan.accumulate, []
-    batch_size = math.ceil(min(plan.batch_size, len(data)) / (rounds * size()))
-    with apart():
-        for _ in range(REHEARSAL_STEPS):
-            started = time.perf_counter()
+    batch_size = math.ceil(min(plan.batch_size, len(data)) / (plan.accumulate * size()))
+
+    def step() -> None:
+        with apart():
             optimizer.zero_grad(set_to_none=True)
-            for _ in range(rounds):
+            for _ in range(plan.accumulate):
                 x, y = data.batch(torch.randint(len(data), (batch_size,), device=data.x.device))
                 with autocast(data.x.device, plan.precision):
                     loss = total(objective(module(x, y), 0))
                 loss.backward()
             optimizer.step()
             loss.item()
-            times.append(time.perf_counter() - started)
-            if sum(times) > REHEARSAL_SECONDS:
-                break
-    return sorted(times)[len(times) // 2]
+
+    return step

@@ -1,0 +1,101 @@
+"""How many threads a piece of work is given. More are faster only where the work is large and the machine is free: beside
+another program, those that wait for each other after every layer are several times slower than one. What takes long tries it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+ROUNDS = 3  # that a rehearsal takes the numbers in turn, so that a noisy machine is noisy for all of them
+ENOUGH = 2.0  # seconds of a rehearsal, after which there is no further round
+GAIN = 0.9  # fewer threads are taken where they need at most this share of the time
+FEWEST = 8  # pieces of work for each number, below which none is tried
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_at_first = torch.get_num_threads()
+
+
+def choices() -> list[int]:
+    """The numbers worth trying, from what torch has now down to 1, by halves. It is one number where somebody has said it: by
+    OMP_NUM_THREADS, or by torch.set_num_threads after vaekit was imported.
+    """
+    most = torch.get_num_threads()
+    if "OMP_NUM_THREADS" in os.environ or most != _at_first:
+        return [most]
+    return [most >> halvings for halvings in range(most.bit_length())]
+
+
+@contextmanager
+def using(count: int | None) -> Iterator[None]:
+    """A block on `count` threads, no more than there are; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if count is None or count >= before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def fastest(work: Callable[[], object]) -> int:
+    """Which of `choices` does `work`, a small piece of what is to come, in the least time; the most threads in doubt."""
+    numbers = choices()
+    if len(numbers) == 1:
+        return numbers[0]
+    seconds: dict[int, list[float]] = {count: [] for count in numbers}
+    began = time.perf_counter()
+    for round_ in range(1 + ROUNDS):
+        if round_ > 1 and time.perf_counter() - began > ENOUGH:
+            break
+        for count in numbers:
+            with using(count):
+                started = time.perf_counter()
+                work()
+                if round_:  # the first one is for caches and pools
+                    seconds[count].append(time.perf_counter() - started)
+    return _best(seconds)
+
+
+def paced(pieces: Sequence[T]) -> Iterator[T]:
+    """Each of `pieces`, of like size: what is done with the first of them is timed on each of `choices` in turn, and the rest
+    is done on the fastest. A few are done as they are.
+    """
+    numbers = choices()
+    if len(pieces) < FEWEST * len(numbers) or len(numbers) == 1:
+        yield from pieces
+        return
+    seconds: dict[int, list[float]] = {count: [] for count in numbers}
+    tried = (1 + ROUNDS) * len(numbers)
+    count = numbers[0]
+    for place, piece in enumerate(pieces):
+        if place < tried:
+            count = numbers[place % len(numbers)]
+        elif place == tried:
+            count = _best(seconds)
+        with using(count):
+            started = time.perf_counter()
+            yield piece
+        if len(numbers) <= place < tried:
+            seconds[count].append(time.perf_counter() - started)
+
+
+def _best(seconds: dict[int, list[float]]) -> int:
+    """The number whose times are least, or the first where none is well below its own."""
+    median = {count: statistics.median(found) for count, found in seconds.items()}
+    first, best = next(iter(median)), min(median, key=lambda count: median[count])
+    return best if median[best] <= GAIN * median[first] else first
