@@ -301,10 +301,11 @@ def test_gaussian_latents(mode):
     [
         GaussianLikelihood(),
         GaussianLikelihood(variance=0.1, bounded=False),
+        GaussianLikelihood(bounded=False, by_column=True).of((2, 4, 4)),
         BernoulliLikelihood(),
         DiscretizedLogisticLikelihood(),
     ],
-    ids=["learned", "fixed", "bernoulli", "logistic"],
+    ids=["learned", "fixed", "columns", "bernoulli", "logistic"],
 )
 def test_likelihoods(likelihood):
     x = torch.rand(BATCH, 2, 4, 4, generator=generator())

@@ -26,9 +26,10 @@ from vaekit.parts import (
     VectorQuantizer,
     make_networks,
 )
-from vaekit.parts.likelihoods import make_likelihood
+from vaekit.parts.likelihoods import SHARED, make_likelihood
 from vaekit.parts.networks import MLP, ResidualBlock
 from vaekit.parts.quantizers import CHUNK, kmeans, nearest_code, usage
+from vaekit.ranks import Part
 from vaekit.tensors import (
     Term,
     bits_per_dim,
@@ -38,6 +39,7 @@ from vaekit.tensors import (
     straight_through,
     total,
 )
+from vaekit.world import drawing
 
 close = torch.testing.assert_close
 
@@ -229,6 +231,44 @@ def test_a_learned_variance_starts_at_that_of_the_data_and_stays_above_zero():
         log_prob = likelihood.log_prob(torch.full((3, 1, 2, 2), 200.0), torch.ones(3, 1, 2, 2))
     assert likelihood.variance.item() == pytest.approx(1e-6, rel=1e-4), "and a perfect decoder an error of 0"
     assert log_prob.isfinite().all()
+
+
+def by_column(columns: int) -> GaussianLikelihood:
+    likelihood = GaussianLikelihood(bounded=False, by_column=True).of((1, 1, columns))
+    assert isinstance(likelihood, GaussianLikelihood) and likelihood.variance.shape == (columns,)
+    return likelihood.train()
+
+
+def test_a_variance_for_each_column_follows_its_own_error_and_a_little_that_of_all():
+    likelihood, spread = by_column(3), torch.tensor([0.1, 1.0, 4.0])
+    out, x = torch.zeros(64, 1, 1, 3), torch.randn(64, 1, 1, 3) * spread
+    error = x.square().mean((0, 1, 2))
+    for _ in range(800):
+        log_prob = likelihood.log_prob(out, x)
+    close(likelihood.variance, (1 - SHARED) * error + SHARED * error.mean(), rtol=1e-3, atol=0)
+    exact = Normal(0.0, likelihood.variance.sqrt()).log_prob(x).sum((1, 2, 3))
+    close(log_prob, exact, rtol=1e-3, atol=1e-3)
+    assert likelihood.usage()["sigma"] == pytest.approx(error.mean().sqrt().item(), rel=1e-3)
+
+
+def test_a_column_that_never_changes_is_not_taken_for_certain():
+    likelihood = by_column(2)
+    x = torch.stack([torch.zeros(50), torch.randn(50)], dim=1).view(50, 1, 1, 2)
+    likelihood.prime(x)
+    expected = x.var((0, 1, 2), unbiased=False)
+    close(likelihood.variance, expected.lerp(expected.mean(), SHARED))
+    assert likelihood.variance[0] > 0.005
+
+
+def test_a_variance_for_each_column_of_a_batch_in_parts_is_that_of_the_batch():
+    x, out = torch.randn(6, 1, 1, 2), torch.zeros(6, 1, 1, 2)
+    whole, parts = by_column(2), by_column(2)
+    whole.log_prob(out, x)
+    for part in (Part(0, 2, 6, (2, 4)), Part(2, 6, 6, (2, 4))):
+        with drawing(0, part):
+            parts.log_prob(out[part.start : part.stop], x[part.start : part.stop])
+    parts.settle()
+    close(parts.variance, whole.variance)
 
 
 def test_gradients_of_a_learned_variance_survive_a_second_batch():
@@ -835,7 +875,8 @@ def test_the_multiplier_is_saved_with_the_objective():
         (lambda: GaussianLikelihood(variance=math.nan), "variance must be > 0, got nan"),
         (
             lambda: make_likelihood("poisson"),
-            "likelihood must be one of gaussian, gaussian_fixed, bernoulli, discretized_logistic, got 'poisson'",
+            "likelihood must be one of gaussian, gaussian_columns, gaussian_fixed, bernoulli, discretized_logistic, "
+            "got 'poisson'",
         ),
         (lambda: Elbo(beta=-1.0), "beta must be a number >= 0, got -1.0"),
         (lambda: Elbo(beta=math.nan), "beta must be a number >= 0, got nan"),

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from scipy.stats import multivariate_normal
 from sklearn.datasets import load_iris, load_wine
 
 from vaekit import CVAE, VAE, load, open_data
@@ -149,6 +150,24 @@ def test_a_constant_column_does_not_matter_to_the_score_and_another_value_is_a_m
     assert 0.5 < np.median(fall) < 100
     assert (model.sample(5, random_state=0)[:, 2] == value).all()
     assert (model.reconstruct(other)[:, 2] == value).all()
+
+
+def test_a_table_learns_a_sigma_for_each_column():
+    rng = np.random.default_rng(0)
+    noise = np.array([0.1, 0.1, 1.0, 1.0])
+    x = rng.normal(size=(600, 1)) + noise * rng.normal(size=(600, 4))
+    ours, one = (tiny(epochs=60, latent_dim=1, likelihood=name).fit(x[:500]) for name in (None, "gaussian"))
+    assert ours.filled_in().likelihood == "gaussian_columns"
+    sigma = ours.fitted_.module.likelihood.variance.sqrt().numpy()
+    assert sigma == pytest.approx(noise / np.sqrt(1 + noise**2), abs=0.15)  # of standardised columns
+    exact = multivariate_normal(np.zeros(4), 1.0 + np.diag(noise**2)).logpdf(x[500:]).mean()
+    assert one.score(x[500:]) < ours.score(x[500:]) < exact
+    assert ours.score(x[500:]) > exact - 0.4
+
+
+def test_images_have_no_columns_of_their_own(digits):
+    with pytest.raises(ValueError, match="'gaussian_columns' is for tables; images need 'gaussian'"):
+        tiny(likelihood="gaussian_columns").fit(digits[0][:50])
 
 
 def test_values_out_of_all_bounds_have_finite_scores():

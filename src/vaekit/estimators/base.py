@@ -67,7 +67,7 @@ class Estimator(Fields, Face):
 
     def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
         """The untrained module for inputs of `shape` (C, H, W): every published model is a choice of parts here."""
-        likelihood = self.build_likelihood(images)
+        likelihood = self.build_likelihood(images).of(shape)
         latent = GaussianLatent(latent_dim=self.latent_dim)
         networks = make_networks(
             filled(self.architecture),
@@ -251,6 +251,8 @@ class Estimator(Fields, Face):
             raise ValueError(f"width={self.width} is the mlp's: it needs architecture 'mlp', got {self.architecture!r}")
         if images.is_table and self.likelihood is not None and not make_likelihood(self.likelihood).reals:
             raise ValueError(f"likelihood {self.likelihood!r} is for images; tables need 'gaussian'")
+        if not images.is_table and self.likelihood == "gaussian_columns":
+            raise ValueError(f"likelihood {self.likelihood!r} is for tables; images need 'gaussian'")
         classes = np.asarray(images.classes) if self.conditional else None
         format = Format(tuple(images.x.shape[1:]), classes=classes)
         with unwarned(), torch.device("meta"):
@@ -301,7 +303,7 @@ class Estimator(Fields, Face):
             "architecture": "mlp" if table else "conv",
             # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
             "width": (128 if table and n < 1000 else 512) if mlp else None,
-            "likelihood": "gaussian_fixed" if wang2023 else "gaussian",
+            "likelihood": "gaussian_fixed" if wang2023 else "gaussian_columns" if table else "gaussian",
             "epochs": epochs,
             "batch_size": batch_size,
             "optimizer": "adam",

@@ -19,8 +19,8 @@ class Fields:
     """Width of the mlp's wider hidden layer, the other has half of it; by default 512 for images, and for tables 128, or 512
     from 1,000 rows on."""
     likelihood: str | None = None
-    """gaussian (sigma learned), gaussian_fixed, bernoulli or discretized_logistic; by default gaussian, for wang2023
-    gaussian_fixed."""
+    """gaussian (sigma learned), gaussian_columns (a sigma for each column of a table), gaussian_fixed, bernoulli or
+    discretized_logistic; by default gaussian, for tables gaussian_columns, for wang2023 gaussian_fixed."""
     likelihood_variance: float = 0.098
     """Variance of gaussian_fixed, the report's lambda; intensities are in [0, 1]."""
     scaling: str = "standard"

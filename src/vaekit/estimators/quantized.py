@@ -55,7 +55,7 @@ class VQVAE(VQVAEFields, Estimator):
         return resolved
 
     def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
-        likelihood = self.build_likelihood(images)
+        likelihood = self.build_likelihood(images).of(shape)
         latent = VectorQuantizer(
             n_codes=filled(self.n_codes),
             code_dim=filled(self.code_dim),

@@ -89,9 +89,9 @@ RUNS = {  # name: (class, fields, data, whether fit is given y, the prior and it
     ),
     "iwae": ("IWAE", {"k": 2, "likelihood": "discretized_logistic"}, "colours", False, None),
     "btcvae": ("BetaTCVAE", {"likelihood": "bernoulli"}, "two", False, None),
-    "vae-table": ("VAE", {}, "wine", False, {"prior": "gmm", "components": 1}),
-    "cvae-table": ("CVAE", {"scaling": "auto"}, "iris", True, None),
-    "vqvae-table": ("VQVAE", {"n_codes": 4, "code_dim": 2}, "wine", False, None),
+    "vae-table": ("VAE", {"likelihood": "gaussian"}, "wine", False, {"prior": "gmm", "components": 1}),
+    "cvae-table": ("CVAE", {"scaling": "auto", "likelihood": "gaussian"}, "iris", True, None),
+    "vqvae-table": ("VQVAE", {"likelihood": "gaussian", "n_codes": 4, "code_dim": 2}, "wine", False, None),
 }
 
 
