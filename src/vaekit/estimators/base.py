@@ -297,8 +297,9 @@ class Estimator(Fields, Face):
         epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
         steps = steps or epochs * per_epoch
         mlp = table or self.architecture == "mlp"
-        few, muon = n < 5000, self.optimizer == "muon"
-        peak = (0.02 if few else 0.01) if muon else (0.002 if few else 0.004)
+        own = self.defaults(wang2023=wang2023, shape=format.shape)
+        few, muon = n < 5000, (self.optimizer or own.get("optimizer")) == "muon"
+        peak = 0.01 if muon else 0.002 if few else 0.004
         defaults = {
             "architecture": "mlp" if table else "conv",
             # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
@@ -313,7 +314,7 @@ class Estimator(Fields, Face):
             "warmup_steps": 0 if wang2023 else min(200, steps // 5),
             "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * steps, 500) / per_epoch,
             "compile": pays(self.architecture or ("mlp" if table else "conv"), steps),
-            **self.defaults(wang2023=wang2023, shape=format.shape),
+            **own,
         }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
 
