@@ -35,6 +35,7 @@ from vaekit.parts.networks import ARCHITECTURES
 from vaekit.registry import MODELS
 from vaekit.tensors import total
 from vaekit.training.checkpoint import RunFolder
+from vaekit.training.compiled import by_default
 from vaekit.training.kinds import resolve_settings
 from vaekit.training.settings import PriorSettings
 
@@ -377,3 +378,11 @@ def test_a_break_would_be_seen():
     layer = nn.Linear(2, 2)
     with pytest.raises(Exception, match=r"(?i)unsupported|graph break|data.dependent"):
         check(lambda x: layer(x) if x.sum().item() > 0 else -layer(x), layer, torch.ones(1, 2))
+
+
+def test_nothing_is_compiled_on_cuda_unless_that_is_asked_for(monkeypatch):
+    assert by_default("conv", 20_000, "cpu") and not by_default("conv", 19_999, "cpu")
+    assert not by_default("conv", 20_000, "cuda:1")
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert by_default("conv", 20_000, "auto") is not there

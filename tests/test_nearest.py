@@ -201,9 +201,18 @@ print(made.metadata.shared, "fma.rn.f32" in made.asm["ptx"], "tf32" in made.asm[
     assert int(shared) <= 48 * 1024, "what every GPU has"
 
 
+def test_nobody_gets_a_kernel_unasked(monkeypatch):
+    monkeypatch.delenv("VAEKIT_TRITON", raising=False)
+    quantizers._kernel.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert quantizers._kernel(torch.device("cuda")) is None
+
+
 @needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_where_the_kernel_does_not_run_the_plain_form_does_and_it_says_so():
+def test_where_the_kernel_does_not_run_the_plain_form_does_and_it_says_so(monkeypatch):
+    monkeypatch.setenv("VAEKIT_TRITON", "1")
     quantizers._kernel.cache_clear()
     with pytest.warns(UserWarning, match=r"without the Triton kernel, which fails on cuda: .+"):
         assert quantizers._kernel(torch.device("cuda")) is None
@@ -215,7 +224,11 @@ def test_where_the_kernel_does_not_run_the_plain_form_does_and_it_says_so():
 
 @needs_triton
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu_the_kernel_is_used_and_finds_the_same():
+def test_on_a_gpu_the_kernel_is_used_where_it_is_asked_for_and_finds_the_same(monkeypatch):
+    quantizers._kernel.cache_clear()
+    assert quantizers._kernel(torch.device("cuda")) is None
+    monkeypatch.setenv("VAEKIT_TRITON", "1")
+    quantizers._kernel.cache_clear()
     vectors, codebook = whole_numbers(5000, 300, 64)
     assert quantizers._kernel(torch.device("cuda")) is not None
     moved = vectors.cuda(), codebook.cuda()

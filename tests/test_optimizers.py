@@ -12,6 +12,7 @@ from torch import nn
 
 from vaekit import VAE, VQVAE
 from vaekit.data import open_data
+from vaekit.data.format import Format
 from vaekit.training.optimizers import PASSES, QUINTIC, Muon, make_optimizer, matrices_of, orthogonalised
 from vaekit.training.plan import Plan
 from vaekit.training.state import State
@@ -165,3 +166,27 @@ def test_it_is_pickled_between_passes(digits):
 def test_unknown_ones_are_refused():
     with pytest.raises(ValueError, match=r"optimizer must be one of adam, muon, got 'moun' .did you mean 'muon'"):
         VAE(optimizer="moun").fit(np.zeros((20, 4)))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "fields", "expected"),
+    [
+        (VAE, (32, 32, 3), {}, "muon"),
+        (VAE, (48, 31, 3), {}, "adam"),
+        (VAE, (64, 64, 1), {"architecture": "resnet"}, "muon"),
+        (VAE, (64, 64, 1), {"architecture": "mlp"}, "adam"),
+        (VAE, (64, 64, 1), {"architecture": "wang2023"}, "adam"),
+        (VAE, (64,), {}, "adam"),
+        (VAE, (28, 28, 1), {"optimizer": "muon"}, "muon"),
+        (VAE, (64, 64, 1), {"optimizer": "adam"}, "adam"),
+        (VQVAE, (28, 28, 1), {}, "muon"),
+        (VQVAE, (8, 8, 1), {}, "adam"),
+        (VQVAE, (28, 28, 1), {"architecture": "wang2023"}, "adam"),
+    ],
+)
+def test_pictures_that_are_not_small_are_learned_by_muon(model, shape, fields, expected):
+    estimator = model(**fields)
+    resolved = estimator.resolve(Format(shape), 3000)
+    rates = {"muon": 0.01, "adam": 0.005 if "wang2023" in fields.values() else 0.002}
+    assert resolved.get("optimizer", fields.get("optimizer")) == expected
+    assert resolved["learning_rate"] == rates[expected]

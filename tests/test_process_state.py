@@ -281,7 +281,17 @@ PURE = {
     "sampling_classes",
     "sampling_shares",
 }
-FOR_AUTHORS = {"build", "build_likelihood", "defaults", "elbo", "make_module", "make_objective", "make_plan", "resolve"}
+FOR_AUTHORS = {
+    "build",
+    "build_likelihood",
+    "defaults",
+    "elbo",
+    "make_module",
+    "make_objective",
+    "make_plan",
+    "optimizer_for",
+    "resolve",
+}
 
 
 def undecorated(owner) -> set[str]:

@@ -32,7 +32,7 @@ from vaekit.ranks import from_first, is_first
 from vaekit.second_stage import fit_prior_to
 from vaekit.state import undisturbed, unwarned
 from vaekit.training.checkpoint import RunFolder, by_first
-from vaekit.training.compiled import pays
+from vaekit.training.compiled import by_default
 from vaekit.training.events import LOGS, Events
 from vaekit.training.plan import OPTIMIZERS, SCHEDULES, Plan, check_time_budget, steps_per_epoch
 from vaekit.training.step import Objective
@@ -49,6 +49,7 @@ class Estimator(Fields, Face):
     conditional: ClassVar[bool] = False
     discrete: ClassVar[bool] = False  # whether codes are indices, and `latent_dim` has no part in them
     rate_weight: ClassVar[str | None] = None  # the field that weighs the rate
+    muon_from: ClassVar[int] = 32  # pixels of a picture's shorter side, from which that is the optimizer
     warms_rate: ClassVar[bool] = True  # whether the rate's weight can rise from 0
 
     # ---- what a named model says -------------------------------------------------------------------------------
@@ -297,8 +298,7 @@ class Estimator(Fields, Face):
         epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
         steps = steps or epochs * per_epoch
         mlp = table or self.architecture == "mlp"
-        own = self.defaults(wang2023=wang2023, shape=format.shape)
-        few, muon = n < 5000, (self.optimizer or own.get("optimizer")) == "muon"
+        few, muon = n < 5000, self.optimizer_for(format.shape) == "muon"
         peak = 0.01 if muon else 0.002 if few else 0.004
         defaults = {
             "architecture": "mlp" if table else "conv",
@@ -307,16 +307,23 @@ class Estimator(Fields, Face):
             "likelihood": "gaussian_fixed" if wang2023 else "gaussian_columns" if table else "gaussian",
             "epochs": epochs,
             "batch_size": batch_size,
-            "optimizer": "adam",
+            "optimizer": self.optimizer_for(format.shape),
             "learning_rate": 0.005 if wang2023 else peak,
             "schedule": "constant" if wang2023 else "cosine",
             # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
             "warmup_steps": 0 if wang2023 else min(200, steps // 5),
             "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * steps, 500) / per_epoch,
-            "compile": pays(self.architecture or ("mlp" if table else "conv"), steps),
-            **own,
+            "compile": by_default(self.architecture or ("mlp" if table else "conv"), steps, self.device),
+            **self.defaults(wang2023=wang2023, shape=format.shape),
         }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
+
+    def optimizer_for(self, shape: tuple[int, ...]) -> str:
+        """The optimizer for samples of `shape`. Muon learns pictures in less time, but for small ones, of which there is little
+        to learn; the mlp's wide matrices cost it more than it gains.
+        """
+        pictures = len(shape) == 3 and self.architecture in (None, "conv", "resnet")
+        return self.optimizer or ("muon" if pictures and min(shape[:2]) >= self.muon_from else "adam")
 
     def filled_in(self, resolved: dict | None = None):
         """A copy of this estimator whose fields are all filled in: by `resolved`, or after `fit` by what it filled in."""

@@ -35,8 +35,8 @@ class Fields:
     """Rounds in which the images of a step are looked at, which takes as many times less memory and comes to the same, but for
     a batch norm (wang2023) and a beta-TCVAE's estimate, which see a round at a time. With more than 1 nothing is compiled."""
     optimizer: str | None = None
-    """adam, or muon (Jordan et al. 2024), which moves layers by whole matrices and leaves the rest to adam; by default adam,
-    but muon for a VQ-VAE of pictures of 16x16 or more (not of wang2023 or an mlp)."""
+    """adam, or muon (Jordan et al. 2024), which moves layers by whole matrices and leaves the rest to adam; by default muon for
+    conv and resnet on pictures of 32x32 or more (a VQ-VAE's: 16x16), else adam."""
     learning_rate: float | None = None
     """Peak learning rate; by default 0.004, 0.002 below 5,000 images and for a VQ-VAE's adam (0.005 for wang2023). With muon
     0.01."""

@@ -26,6 +26,7 @@ class VQVAE(VQVAEFields, Estimator):
     """
 
     discrete: ClassVar[bool] = True
+    muon_from: ClassVar[int] = 16
 
     def check(self, images: Images) -> None:
         super().check(images)
@@ -39,12 +40,8 @@ class VQVAE(VQVAEFields, Estimator):
         if wang2023:
             return defaults | {"n_codes": 10, "code_dim": 2, "ema": 0.0, "codebook_init": "uniform", "revive": 0.0}
         defaults |= {"n_codes": 256, "code_dim": 16, "ema": 0.99, "codebook_init": "kmeans", "revive": 0.1}
-        # Muon learns the codes of pictures in half the time, but for tiny ones; of an mlp it costs more than it gains.
-        pictures = self.architecture != "mlp" and min(shape[:2]) >= 16 and len(shape) == 3
-        if (self.optimizer or ("muon" if pictures else "adam")) == "muon":
-            return defaults | {"optimizer": "muon"}
         # At twice this learning rate of Adam's the encoder outruns the moving averages and the codes collapse.
-        return defaults | {"learning_rate": 0.002}
+        return defaults if self.optimizer_for(shape) == "muon" else defaults | {"learning_rate": 0.002}
 
     def resolve(self, format: Format, n: int, *, steps: int | None = None) -> dict:
         """As for every model, and no more codes than there are training vectors."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,8 +26,9 @@ GROUP = 16  # codes whose scores are compared as one vector operation
 def nearest_code(vectors: Tensor, codebook: Tensor) -> Tensor:
     """(N, D) vectors and (K, D) codebook -> (N,) int64 index of the nearest code in Euclidean distance; of equals the lowest.
 
-    The argmin of `code_scores`, in chunks, so that memory does not grow with N * K; on a CUDA GPU with Triton one kernel that
-    keeps no scores at all. Autocast does not reach into it: vectors rounded to bfloat16 have other neighbours.
+    The argmin of `code_scores`, in chunks, so that memory does not grow with N * K; on a CUDA GPU, with
+    VAEKIT_TRITON=1, one Triton kernel that keeps no scores at all. Autocast does not reach into it: vectors rounded to bfloat16
+    have other neighbours.
     """
     return _nearest_code(vectors, codebook)
 
@@ -45,8 +47,10 @@ def _(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 @functools.cache
 def _kernel(device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The Triton kernel, where it runs on `device` and finds what the plain form finds; warns where a GPU's does not."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+    """The Triton kernel, where VAEKIT_TRITON=1 asks for it, it runs on `device`, and finds what the plain form finds; warns
+    where a GPU's does not.
+    """
+    if device.type != "cuda" or os.environ.get("VAEKIT_TRITON") != "1" or importlib.util.find_spec("triton") is None:
         return None
     try:
         from vaekit.parts.nearest import nearest_code_by_kernel

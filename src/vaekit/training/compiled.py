@@ -21,6 +21,14 @@ def pays(network: str, steps: int) -> bool:
     return steps >= PAYS_FROM.get(network, steps + 1)
 
 
+def by_default(network: str, steps: int, device: str) -> bool:
+    """Whether a training is compiled where nobody has said so. Not on CUDA, which "auto" may be: captured graphs have yet to be
+    measured there.
+    """
+    on_cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    return pays(network, steps) and not on_cuda
+
+
 def compiled(module: nn.Module, say: Callable[[str], None]) -> Callable[..., Any]:
     """`module(x, y)` for batches of one shape, compiled at the first call; on CUDA its kernels are captured as one graph. It
     draws the random numbers that the module itself would draw, so that the results differ by rounding alone.

@@ -14,7 +14,7 @@ from vaekit.messages import check_number, filled, nearest
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, start_alike
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, MixturePrior
-from vaekit.training.compiled import pays
+from vaekit.training.compiled import by_default
 from vaekit.training.mixture import fit_gmm
 from vaekit.training.plan import steps_per_epoch
 from vaekit.training.rates import CodeRate, LatentRate, Rate, VampRate, encode
@@ -208,7 +208,7 @@ def resolve_settings(
         "batch_size": batch_size,
         "learning_rate": kind.learning_rate,
         "precision": "bfloat16" if codes and not small and fast_bfloat16(device) else "float32",
-        "compile": pays(name, epochs * per_epoch),
+        "compile": by_default(name, epochs * per_epoch, device.type),
     }
     return replace(settings, **{key: value for key, value in defaults.items() if getattr(settings, key) is None})
 
