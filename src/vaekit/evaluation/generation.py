@@ -209,10 +209,11 @@ def _train_judge(judge: Judge, images: Images, verbose: bool) -> None:
         patience_from=min(JUDGE_FEWEST_EPOCHS * per_epoch, steps),
     )
     title = f"judge of {images.name}"
-    validation = part(held) if len(held) else None
+    data, validation = part(kept), part(held) if len(held) else None
     with apart():
-        plan = replace(plan, threads=pick_threads(judge, _cross_entropy, part(kept), plan))
-        train(judge, _cross_entropy, part(kept), plan, validation=validation, title=title, verbose=verbose)
+        with seeded(derive_seed(0, "threads")):
+            plan = replace(plan, threads=pick_threads(judge, _cross_entropy, data, plan))
+        train(judge, _cross_entropy, data, plan, validation=validation, title=title, verbose=verbose)
 
 
 @undisturbed
