@@ -141,7 +141,8 @@ def test_a_short_training_tries_no_numbers(four, monkeypatch, tmp_path):
     assert json.loads((tmp_path / "run" / "run.json").read_text())["plan"]["threads"] is None
 
 
-def test_priors_and_judges_choose_as_well(four, monkeypatch, digits):
+def test_priors_and_judges_choose_as_well(four, monkeypatch, digits, tmp_path):
+    monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path))  # where no judge is
     model = VAE(architecture="mlp", width=16, epochs=1, latent_dim=2, random_state=0).fit(digits[0][:200])
     monkeypatch.setattr(step, "WORTH_TRYING", 0.0)
     asked = []
