@@ -1,8 +1,8 @@
 """Muon learns people's pictures better than Adam in no more time: some 2,900 colour icons, of 48x48, by default models.
 
 The icons are those of 32, 48 and 64 pixels of Debian's package oxygen-icon-theme, without its links, in their ten folders, as
-`--resize 48 --fit pad --skip-bad` makes them; a tenth of them is measured. Adam has its default epochs, or those given; Muon as many as
-take it about as long. Seams are the mean step between neighbouring pixels across every fourth column and row of the
+`--resize 48 --fit pad --skip-bad` makes them; a tenth of them is measured. Adam has its default epochs, or those given; Muon
+as many as take it about as long. Seams are the mean step between neighbouring pixels across every fourth column and row of the
 reconstructions, over that elsewhere.
 """
 
