@@ -54,7 +54,10 @@ def run(argv):
         )
     folder = OUT / "icons" / "data"
     if not folder.exists():
-        gather(Path(asked.icons), folder)
+        whole = folder.with_name("data.tmp")
+        shutil.rmtree(whole, ignore_errors=True)
+        gather(Path(asked.icons), whole)
+        whole.rename(folder)
     train, test = (open_data(str(folder), split, resize=48, fit="pad", skip_bad=True) for split in ("train", "test"))
     found, rows = {}, []
     for name, epochs in EPOCHS.items():

@@ -251,13 +251,19 @@ def test_a_variance_for_each_column_follows_its_own_error_and_a_little_that_of_a
     assert likelihood.usage()["sigma"] == pytest.approx(error.mean().sqrt().item(), rel=1e-3)
 
 
-def test_a_column_that_never_changes_is_not_taken_for_certain():
-    likelihood = by_column(2)
-    x = torch.stack([torch.zeros(50), torch.randn(50)], dim=1).view(50, 1, 1, 2)
+def test_a_column_that_never_changes_is_as_uncertain_as_the_others_are_on_average():
+    likelihood = by_column(3)
+    x = torch.stack([torch.zeros(50), torch.randn(50), 3 * torch.randn(50)], dim=1).view(50, 1, 1, 3)
     likelihood.prime(x)
-    expected = x.var((0, 1, 2), unbiased=False)
-    close(likelihood.variance, expected.lerp(expected.mean(), SHARED))
-    assert likelihood.variance[0] > 0.005
+    own = x.var((0, 1, 2), unbiased=False)
+    mean = own[1:].mean()
+    expected = torch.stack([mean, *own[1:].lerp(mean, SHARED)])
+    close(likelihood.variance, expected)
+    for _ in range(800):
+        likelihood.log_prob(torch.zeros_like(x), x)
+    assert likelihood.variance[0] == pytest.approx(likelihood.variance[1:].mean().item(), rel=1e-5)
+    likelihood.prime(torch.zeros(5, 1, 1, 3))
+    assert likelihood.variance.tolist() == pytest.approx([1e-4] * 3), "where nothing changes"
 
 
 def test_a_variance_for_each_column_of_a_batch_in_parts_is_that_of_the_batch():

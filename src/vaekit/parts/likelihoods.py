@@ -81,7 +81,7 @@ def _logit(mean: Tensor) -> Tensor:
 
 
 # Of a column's variance, what is the mean of all columns'. A column that is the same in almost all rows that were seen would
-# else be taken to be the same in all others: on digits as a table that costs 400 nats.
+# else be taken to be the same in all others.
 SHARED = 0.02
 
 
@@ -92,12 +92,14 @@ class GaussianLikelihood(Likelihood):
     variance: the fixed value, > 0; None learns it as the running mean squared error of the training batches, which is
         its maximum-likelihood value (Rybkin, Daniilidis & Levine 2021, "sigma-VAE"). A gradient step would need
         thousands of steps to get there; the closed form follows the decoder at once.
-    by_column: a learned variance is (W,), of x (N, C, H, W), once `of` has told how many; a table's rows are (1, 1, W).
+    by_column: a learned variance is (W,), of x (N, C, H, W), once `of` has told how many; a table's rows are (1, 1, W). That of
+        a column which never changes, by `prime`, is the mean of the others': the data say nothing of it.
     bounded: a sigmoid keeps the mean in (0, 1), as images want; False leaves it free, as tables and the report do.
     """
 
     reals = True
     variance: Tensor
+    changes: Tensor
 
     def __init__(
         self, *, variance: float | None = None, bounded: bool = True, momentum: float = 0.02, by_column: bool = False
@@ -111,13 +113,18 @@ class GaussianLikelihood(Likelihood):
 
     def prime(self, x: Tensor) -> None:
         """Starts a learned variance at that of the data x (N, C, H, W), before the first step."""
-        if self.learned:
-            self.variance.copy_(self._mean((x - x.mean(0)).square()).clamp(min=1e-4))
+        if not self.learned:
+            return
+        squares = (x - x.mean(0)).square()
+        if self.by_column:
+            self.changes.copy_(squares.amax((0, 1, 2)) > 0)
+        self.variance.copy_(self._mean(squares).clamp(min=1e-4))
 
     def of(self, shape: tuple[int, int, int]) -> GaussianLikelihood:
         """As many variances as columns, where each has its own."""
         if self.by_column:
             self.variance = self.variance.new_ones(shape[2])
+            self.register_buffer("changes", torch.ones(shape[2]))  # 1 for a column that does, else 0
         return self
 
     def _mean(self, squares: Tensor) -> Tensor:
@@ -125,7 +132,8 @@ class GaussianLikelihood(Likelihood):
         if not self.by_column:
             return squares.mean()
         columns = squares.mean((0, 1, 2))
-        return columns.lerp(columns.mean(), SHARED)
+        shared = (columns * self.changes).sum() / self.changes.sum().clamp(min=1)
+        return columns.lerp(shared, SHARED) * self.changes + shared * (1 - self.changes)
 
     def start(self, x: Tensor) -> Tensor:
         """Images x (N, C, H, W) -> (C,), the decoder output whose mean is that of each channel."""

@@ -108,7 +108,11 @@ def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, 
 
 def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
     """Seconds per step, from a few of `trial_step`."""
-    step, times = trial_step(module, objective, data, plan), []
+    return _seconds(trial_step(module, objective, data, plan))
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    times = []
     for _ in range(REHEARSAL_STEPS):
         started = time.perf_counter()
         step()
@@ -124,9 +128,10 @@ def pick_threads(module: nn.Module, objective: Objective, data: Data, plan: Plan
     """
     if data.x.device.type != "cpu" or size() > 1 or len(threads.choices()) == 1:
         return None
-    if rehearse(module, objective, data, plan) * (plan.steps - plan.first) < WORTH_TRYING:
+    step = trial_step(module, objective, data, plan)
+    if _seconds(step) * (plan.steps - plan.first) < WORTH_TRYING:
         return None
-    return threads.fastest(trial_step(module, objective, data, plan))
+    return threads.fastest(step)
 
 
 def trial_step(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> Callable[[], None]:
