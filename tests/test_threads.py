@@ -74,18 +74,35 @@ def test_the_fastest_number_is_taken_and_in_doubt_the_most(four, clock):
         def work():
             clock.now += dict(zip((4, 2, 1), seconds, strict=True))[torch.get_num_threads()]
 
-        return threads.fastest(work)
+        return threads.fastest(work, 1000)
 
-    assert threads.fastest(clock.busy) == 1
+    assert threads.fastest(clock.busy, 1000) == 1
     assert takes(5, 3, 4) == 2
     assert takes(5, 9, 9) == 4
     assert takes(5, 4.6, 4.7) == 4
 
 
+def test_little_work_is_done_on_all_threads(four, clock):
+    clock.now = 0.0
+    assert threads.fastest(clock.busy, 3) is None, "12 seconds of it"
+    assert clock.now == 2 * (4 + 2 + 1), "and nothing is tried any further"
+    assert threads.fastest(clock.busy, 4) == 1, "16 seconds"
+
+
+def test_one_lucky_piece_does_not_decide(four, clock):
+    seconds = iter([9, 9, 9, 1, 5, 3, 9, 5, 3, 1, 5, 3])
+
+    def work():
+        clock.now += next(seconds)
+
+    assert threads.fastest(work, 1000) == 1
+
+
 def test_a_long_rehearsal_ends_early(four, monkeypatch):
     monkeypatch.setattr(threads, "ENOUGH", 0.0)
     calls = []
-    threads.fastest(lambda: calls.append(torch.get_num_threads()))
+    monkeypatch.setattr(threads, "WORTH_TRYING", 0.0)
+    threads.fastest(lambda: calls.append(torch.get_num_threads()), 1)
     assert calls == [4, 2, 1, 4, 2, 1]
 
 
@@ -112,8 +129,7 @@ def test_who_leaves_the_pieces_has_the_threads_back(four, clock):
 
 
 def test_a_training_is_recorded_with_its_threads_and_goes_on_with_them(four, monkeypatch, tmp_path):
-    monkeypatch.setattr(step, "WORTH_TRYING", 0.0)
-    monkeypatch.setattr(threads, "fastest", lambda work: work() or 2)
+    monkeypatch.setattr(step, "fastest", lambda work, times: work() or 2)
     seen = []
     before = step.Step.__call__
 
@@ -126,15 +142,14 @@ def test_a_training_is_recorded_with_its_threads_and_goes_on_with_them(four, mon
     VAE(**fields, epochs=1).fit_images(open_data("digits").take(range(200)), folder=tmp_path / "run")
     config = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (config["plan"]["threads"], config["threads"]) == (2, 2)
-    monkeypatch.setattr(threads, "fastest", lambda work: 1)
+    monkeypatch.setattr(step, "fastest", lambda work, times: 1)
     VAE(**fields, epochs=2).fit_images(open_data("digits").take(range(200)), folder=tmp_path / "run", resume=True)
     config = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (config["plan"]["threads"], config["threads"]) == (2, 2)
     assert set(seen) == {2} and torch.get_num_threads() == 4
 
 
-def test_a_short_training_tries_no_numbers(four, monkeypatch, tmp_path):
-    monkeypatch.setattr(threads, "fastest", lambda work: pytest.fail("a rehearsal"))
+def test_a_short_training_tells_no_numbers_apart(four, tmp_path):
     VAE(architecture="mlp", width=16, epochs=1, random_state=0).fit_images(
         open_data("digits").take(range(200)), folder=tmp_path / "run"
     )
@@ -144,9 +159,8 @@ def test_a_short_training_tries_no_numbers(four, monkeypatch, tmp_path):
 def test_priors_and_judges_choose_as_well(four, monkeypatch, digits, tmp_path):
     monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path))  # where no judge is
     model = VAE(architecture="mlp", width=16, epochs=1, latent_dim=2, random_state=0).fit(digits[0][:200])
-    monkeypatch.setattr(step, "WORTH_TRYING", 0.0)
     asked = []
-    monkeypatch.setattr(threads, "fastest", lambda work: asked.append(work) or 1)
+    monkeypatch.setattr(step, "fastest", lambda work, times: asked.append(times) or 1)
     model.fit_prior(digits[0][:200], prior="flow", epochs=1, layers=1, channels=4)
     assert len(asked) == 1
     images = open_data("digits", "train").take(range(100))

@@ -14,8 +14,9 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
-ROUNDS = 3  # that a rehearsal takes the numbers in turn, so that a noisy machine is noisy for all of them
-ENOUGH = 2.0  # seconds of a rehearsal, after which there is no further round
+ROUNDS = 3  # at most that the numbers are tried in turn, so that a noisy machine is noisy for all of them
+ENOUGH = 2.0  # seconds of trying, after which there is no further round
+WORTH_TRYING = 15.0  # seconds of work, below which the numbers are not told apart
 GAIN = 0.9  # fewer threads are taken where they need at most this share of the time
 FEWEST = 8  # pieces of work for each number, below which none is tried
 
@@ -52,11 +53,13 @@ def using(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fastest(work: Callable[[], object]) -> int:
-    """Which of `choices` does `work`, a small piece of what is to come, in the least time; the most threads in doubt."""
+def fastest(work: Callable[[], object], times: int) -> int | None:
+    """Which of `choices` does `work`, that is to be done so many times, in the least time; the most threads in doubt. None
+    where there is no choice, or all of it takes less than WORTH_TRYING.
+    """
     numbers = choices()
     if len(numbers) == 1:
-        return numbers[0]
+        return None
     seconds: dict[int, list[float]] = {count: [] for count in numbers}
     began = time.perf_counter()
     for round_ in range(1 + ROUNDS):
@@ -68,6 +71,8 @@ def fastest(work: Callable[[], object]) -> int:
                 work()
                 if round_:  # the first one is for caches and pools
                     seconds[count].append(time.perf_counter() - started)
+        if round_ == 1 and times * seconds[numbers[0]][0] < WORTH_TRYING:
+            return None
     return _best(seconds)
 
 
@@ -95,7 +100,9 @@ def paced(pieces: Sequence[T]) -> Iterator[T]:
 
 
 def _best(seconds: dict[int, list[float]]) -> int:
-    """The number whose times are least, or the first where none is well below its own."""
-    median = {count: statistics.median(found) for count, found in seconds.items()}
-    first, best = next(iter(median)), min(median, key=lambda count: median[count])
-    return best if median[best] <= GAIN * median[first] else first
+    """The number whose times are least, or the first where none is well below its own. By means, since what is to come is a
+    sum: beside other programs a piece is now and then lucky.
+    """
+    mean = {count: statistics.fmean(found) for count, found in seconds.items()}
+    first, best = next(iter(mean)), min(mean, key=lambda count: mean[count])
+    return best if mean[best] <= GAIN * mean[first] else first

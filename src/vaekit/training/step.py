@@ -12,17 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit import threads
 from vaekit.data.batches import Data
 from vaekit.ranks import Part, add_up, apart, size
 from vaekit.tensors import Term, total
+from vaekit.threads import choices, fastest
 from vaekit.training.compiled import compiled
 from vaekit.training.optimizers import make_optimizer
 from vaekit.training.plan import Plan
 from vaekit.world import autocast, derive_seed, drawing
 
 REHEARSAL_STEPS, REHEARSAL_SECONDS = 4, 2.0  # fewer steps where they take longer
-WORTH_TRYING = 15.0  # seconds of a training from which numbers of threads are tried
 
 Objective = Callable[[Any, int], dict[str, Term]]
 
@@ -108,11 +107,7 @@ def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, 
 
 def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
     """Seconds per step, from a few of `trial_step`."""
-    return _seconds(trial_step(module, objective, data, plan))
-
-
-def _seconds(step: Callable[[], None]) -> float:
-    times = []
+    step, times = trial_step(module, objective, data, plan), []
     for _ in range(REHEARSAL_STEPS):
         started = time.perf_counter()
         step()
@@ -126,12 +121,9 @@ def pick_threads(module: nn.Module, objective: Objective, data: Data, plan: Plan
     """The plan's threads: those that a few steps are fastest on, where the processor does a training that takes long. None is
     those that there are; so it is where ranks share the machine.
     """
-    if data.x.device.type != "cpu" or size() > 1 or len(threads.choices()) == 1:
+    if data.x.device.type != "cpu" or size() > 1 or len(choices()) == 1:
         return None
-    step = trial_step(module, objective, data, plan)
-    if _seconds(step) * (plan.steps - plan.first) < WORTH_TRYING:
-        return None
-    return threads.fastest(step)
+    return fastest(trial_step(module, objective, data, plan), plan.steps - plan.first)
 
 
 def trial_step(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> Callable[[], None]:
