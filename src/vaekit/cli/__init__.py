@@ -193,7 +193,7 @@ def _overview() -> str:
     return (
         "usage: vaekit COMMAND ...\n\nThe workbench for variational autoencoders: train, sample, represent, compare.\n\n"
         f"commands (each has --help):\n{_rows(COMMANDS)}\n\nmodels:\n{_rows(MODELS)}\n\n"
-        "data: digits, mnist, fashion-mnist, sprites, a folder of images (a sub-folder a class), .npy, .npz or idx files,\n"
-        "      tables in .csv, .tsv or .parquet files\n\n"
-        "start with:\n  vaekit compare --data digits --out report\n  vaekit train vae --data FOLDER --out runs/vae"
+        "data: digits, mnist-5k, mnist, fashion-mnist, sprites, a folder of images (a sub-folder a class), .npy, .npz or idx\n"
+        "      files, tables in .csv, .tsv or .parquet files\n\n"
+        "start with:\n  vaekit compare --data mnist-5k --out report\n  vaekit train vae --data FOLDER --out runs/vae"
     )

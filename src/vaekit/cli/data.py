@@ -20,7 +20,8 @@ class Data:
     """What is in a data set, and what is wrong with it."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx, .csv, .tsv or .parquet file, or a glob of images."""
+    """digits, mnist-5k, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx, .csv, .tsv or .parquet file, or a
+    glob of images."""
     resize: int | None = None
     """Side in pixels that images from files are brought to."""
     fit: Literal["crop", "pad"] = "crop"

@@ -19,8 +19,8 @@ class Source:
     """Which images a command works on."""
 
     data: str
-    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx, .csv, .tsv or .parquet file, shards of images
-    (.parquet, .tar) here or at an address such as s3://BUCKET/*.tar, hf:OWNER/NAME, or a glob of images."""
+    """digits, mnist-5k, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx, .csv, .tsv or .parquet file, shards of
+    images (.parquet, .tar) here or at an address such as s3://BUCKET/*.tar, hf:OWNER/NAME, or a glob of images."""
     split_seed: int | None = None
     """Seed of the 80/10/10 split of data without a test part; by default 0."""
     resize: int | None = None

@@ -27,8 +27,8 @@ class Train(Source):
     entry: ClassVar[Model]
     model: Fields
     data: str | None = None  # type: ignore[assignment]
-    """digits, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images (required,
-    except with --finish)."""
+    """digits, mnist-5k, mnist, fashion-mnist, sprites, a folder, a .npy, .npz, idx or .parquet file, or a glob of images
+    (required, except with --finish)."""
     out: str
     """The run folder to make."""
     resume: bool = False

