@@ -20,6 +20,7 @@ FLOORS = [
         "parts.nearest",
         "parts.quantizers",
         "parts.priors",
+        "parts.matching",
         "parts",
     ],
     ["models.autoencoder", "models.objectives", "models"],

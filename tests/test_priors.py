@@ -576,11 +576,12 @@ SETTINGS = {
     "gmm": {},
     "vamp": {"components": 20, "learning_rate": 0.05, "epochs": 30},
     "flow": {"layers": 4, "channels": 32, "epochs": 20},
+    "matching": {"layers": 1, "channels": 16, "epochs": 80, "learning_rate": 0.003},
     "pixelcnn": CODES,
     "transformer": CODES,
 }
 QUICK = {**SETTINGS, "vamp": {"components": 3, "epochs": 2}, "flow": {"layers": 2, "channels": 8, "epochs": 2}}
-QUICK |= {name: {"layers": 1, "channels": 8, "epochs": 2} for name in ("pixelcnn", "transformer")}
+QUICK |= {name: {"layers": 1, "channels": 8, "epochs": 2} for name in ("matching", "pixelcnn", "transformer")}
 GAUSSIAN, QUANTISED = ("gmm", "vamp", "flow"), ("pixelcnn", "transformer")
 
 
@@ -601,13 +602,19 @@ def quickly(kind: str, prior: str, labelled: bool = False):
 KINDS = [
     *(("vae", prior, labelled) for prior in GAUSSIAN for labelled in (False, True)),
     *(("cvae", prior, True) for prior in GAUSSIAN),
+    ("vae", "matching", True),
     ("vqvae", "pixelcnn", False),
     ("vqvae", "pixelcnn", True),
     ("vqvae", "transformer", True),
 ]
 every_kind = pytest.mark.parametrize(("kind", "prior", "labelled"), KINDS)
 SECOND_STAGES = [("vae", prior, prior == "flow") for prior in GAUSSIAN]
-SECOND_STAGES += [("cvae", "gmm", True), ("tiny", "pixelcnn", True), ("tiny", "transformer", False)]
+SECOND_STAGES += [
+    ("vae", "matching", True),
+    ("cvae", "gmm", True),
+    ("tiny", "pixelcnn", True),
+    ("tiny", "transformer", False),
+]
 every_second_stage = pytest.mark.parametrize(("kind", "prior", "labelled"), SECOND_STAGES)
 
 
@@ -951,7 +958,11 @@ def test_a_fit_that_is_refused_leaves_the_prior():
     [
         ("vae", {"prior": "flwo"}, r"prior must be one of gmm, vamp, .*got 'flwo' \(did you mean 'flow'\?\)"),
         ("vqvae", {"prior": "pixelcn"}, "did you mean 'pixelcnn'"),
-        ("vae", {"prior": "pixelcnn"}, "'pixelcnn' does not fit Gaussian latents; choose gmm or vamp or flow"),
+        (
+            "vae",
+            {"prior": "pixelcnn"},
+            "'pixelcnn' does not fit Gaussian latents; choose gmm or vamp or flow or matching",
+        ),
         ("vqvae", {"prior": "gmm"}, "'gmm' does not fit codes; choose pixelcnn or transformer"),
         ("vae", {"components": 0}, "components must be a whole number > 0, got 0"),
         ("vae", {"components": 2.5}, "components"),
@@ -1168,6 +1179,7 @@ def test_weights_are_no_prior(tmp_path):
 INTERRUPTED = [
     ("vae", "vamp", False),
     ("vae", "flow", True),
+    ("vae", "matching", True),
     ("tiny", "pixelcnn", True),
     ("tiny", "transformer", False),
 ]
@@ -1208,7 +1220,9 @@ def test_an_interrupted_prior_goes_on_to_the_weights_of_an_unbroken_one(monkeypa
     assert seen[0] > 1, "it began again"
     assert_same_prior(again, unbroken)
     assert again.prior_facts_ == unbroken.prior_facts_
-    assert [record["rate"] for record in again.prior_history_] == [record["rate"] for record in unbroken.prior_history_]
+    assert [record["objective"] for record in again.prior_history_] == [
+        record["objective"] for record in unbroken.prior_history_
+    ]
     assert not (run / "prior").exists()
     assert_same_prior(load(run), unbroken)
 

@@ -36,10 +36,11 @@ QUICK = {
     "gmm": {},
     "vamp": {"epochs": 1, "batch_size": 32},
     "flow": {"epochs": 1, "layers": 2, "channels": 8},
+    "matching": {"epochs": 1, "layers": 1, "channels": 8},
     "pixelcnn": {"epochs": 1, "layers": 1, "channels": 8},
     "transformer": {"epochs": 1, "layers": 1, "channels": 8},
 }
-KINDS = {"gmm": "vae", "vamp": "vae", "flow": "vae", "pixelcnn": "vqvae", "transformer": "vqvae"}
+KINDS = {"gmm": "vae", "vamp": "vae", "flow": "vae", "matching": "vae", "pixelcnn": "vqvae", "transformer": "vqvae"}
 
 
 @functools.cache

@@ -171,6 +171,7 @@ class Fitted:
         random_state=None,
         prior: str | None = None,
         clip: bool = False,
+        guidance: float | None = None,
     ):
         """n new images: decoded draws from the prior, in the layout and dtype family of fit's X: see `Estimator.sample`."""
         if prior is None and not self.can_sample:
@@ -184,7 +185,7 @@ class Fitted:
         if prior is None and y is not None and by_class:
             prior = "fitted"
         module = self.with_prior(prior)
-        choices = check_choices(module.prior, temperature, top_k, top_p)
+        choices = check_choices(module.prior, temperature, top_k, top_p, guidance)
         if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
             raise ValueError(f"n must be a whole number >= 1, got {n!r}")
         seed = check_random_state(random_state)
@@ -246,7 +247,7 @@ class Fitted:
         z = self._as_codes(codes) if self.discrete else self._check_latents(codes)
         index = index_labels(y, len(z), self.sampling_classes("fitted"))
         prior = self.with_prior("fitted" if self.has_prior else None).prior
-        with torch.inference_mode():
+        with seeded(SCORE_SEED), torch.inference_mode():
             parts = [
                 prior.log_prob(
                     z[start : start + MOST].to(self.device),
@@ -455,12 +456,16 @@ class Fitted:
         return np.concatenate(parts)
 
 
-def check_choices(prior, temperature: float, top_k, top_p) -> dict:
+def check_choices(prior, temperature: float, top_k, top_p, guidance=None) -> dict:
     """What `prior.sample` is given besides. Raises ValueError for what has no meaning, or none for this prior."""
     if not temperature > 0:
         raise ValueError(f"temperature must be > 0, got {temperature}")
+    if guidance is not None:
+        check_number("guidance", guidance)
+        if "guidance" not in prior.choices or not prior.n_classes:
+            raise ValueError("guidance needs a class-conditional prior by flow matching; this model's prior is none")
     if top_k is None and top_p is None:
-        return {}
+        return {} if guidance is None else {"guidance": guidance}
     if not {"top_k", "top_p"} <= set(prior.choices):
         raise ValueError("top_k and top_p need an autoregressive prior over codes; this model's prior has none")
     check_number("top_k", top_k, whole=True, above=0)

@@ -49,6 +49,9 @@ class Sample(Sharded):
     """Of each code, only the k likeliest values; for priors over codes."""
     top_p: float | None = None
     """Of each code, only the likeliest values that together have this probability; for priors over codes."""
+    guidance: float | None = None
+    """How far samples lean to their class, 0 or more; for class-conditional priors by flow matching. By default 1; 2 makes them
+    surer and less diverse."""
     plain_prior: bool = False
     """Sample from the prior the model was trained with, not from the fitted one. That is so already, for images of no class in
     particular, where the fitted one was found far worse on held-out images."""
@@ -104,7 +107,7 @@ class Sample(Sharded):
             return Made(*_array_and_columns(model, samples), origin)
 
         make(0, 1)  # what can't be sampled is said before a shard is tried
-        names = ("label", "per_class", "temperature", "top_k", "top_p", "clip", "random_state")
+        names = ("label", "per_class", "temperature", "top_k", "top_p", "guidance", "clip", "random_state")
         asked = {name: getattr(self, name) for name in names}
         return begun_with(model, n, make, {"command": "sample", "run": self.run_folder, "prior": prior, **asked})
 
@@ -150,6 +153,7 @@ class Sample(Sharded):
             random_state=seed,
             prior=prior,
             clip=self.clip,
+            guidance=self.guidance,
         )
 
 

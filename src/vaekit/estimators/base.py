@@ -26,7 +26,7 @@ from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import Elbo
 from vaekit.parts.latents import GaussianLatent
 from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
-from vaekit.parts.networks import ARCHITECTURES, make_networks
+from vaekit.parts.networks import ARCHITECTURES, PICTURE, grid_of, make_networks
 from vaekit.parts.priors import StandardNormalPrior
 from vaekit.ranks import from_first, is_first
 from vaekit.second_stage import fit_prior_to
@@ -37,6 +37,8 @@ from vaekit.training.events import LOGS, Events
 from vaekit.training.plan import OPTIMIZERS, SCHEDULES, Plan, check_time_budget, steps_per_epoch
 from vaekit.training.step import Objective
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, seeded
+
+GRID_WIDTH = 4  # latents of a cell
 
 
 class Estimator(Fields, Face):
@@ -49,7 +51,7 @@ class Estimator(Fields, Face):
     conditional: ClassVar[bool] = False
     discrete: ClassVar[bool] = False  # whether codes are indices, and `latent_dim` has no part in them
     rate_weight: ClassVar[str | None] = None  # the field that weighs the rate
-    muon_from: ClassVar[int] = 32  # pixels of a picture's shorter side, from which that is the optimizer
+    muon_from: ClassVar[int] = PICTURE  # pixels of a picture's shorter side, from which that is the optimizer
     warms_rate: ClassVar[bool] = True  # whether the rate's weight can rise from 0
 
     # ---- what a named model says -------------------------------------------------------------------------------
@@ -68,26 +70,31 @@ class Estimator(Fields, Face):
 
     def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
         """The untrained module for inputs of `shape` (C, H, W): every published model is a choice of parts here."""
-        likelihood = self.build_likelihood(images).of(shape)
-        latent = GaussianLatent(latent_dim=self.latent_dim)
+        likelihood, latent_dim = self.build_likelihood(images).of(shape), filled(self.latent_dim)
+        width = latent_dim // self.cells(shape)
         networks = make_networks(
             filled(self.architecture),
             shape,
-            features=latent.features,
-            latent_dim=self.latent_dim,
+            features=2 * width,
+            latent_dim=width,
             out_channels=likelihood.channels(shape[0]),
+            spatial=self.grid,
             n_classes=n_classes,
             hidden=self.hidden,
         )
         return Autoencoder(
             encoder=networks.encoder,
-            latent=latent,
+            latent=GaussianLatent(latent_dim=latent_dim, grid=networks.grid),
             decoder=networks.decoder,
-            prior=StandardNormalPrior(latent_dim=self.latent_dim),
+            prior=StandardNormalPrior(latent_dim=latent_dim),
             likelihood=likelihood,
             n_classes=n_classes,
             images=images,
         )
+
+    def cells(self, shape: tuple[int, int, int]) -> int:
+        """How many vectors z is of for inputs of `shape` (C, H, W): one, or those of a grid."""
+        return math.prod(grid_of(self.architecture or "conv", shape)) if self.grid else 1
 
     @property
     def hidden(self) -> tuple[int, int]:
@@ -246,6 +253,8 @@ class Estimator(Fields, Face):
             )
         if images.is_table and self.architecture not in (None, "mlp"):
             raise ValueError(f"architecture {self.architecture!r} is for images; tables need 'mlp'")
+        if self.grid:
+            self._check_grid(images)
         if self.scaling != "standard" and not images.is_table:
             raise ValueError(f"scaling {self.scaling!r} is for the columns of tables; images need 'standard'")
         if self.width is not None and self.architecture != "mlp" and not images.is_table:
@@ -258,6 +267,18 @@ class Estimator(Fields, Face):
         format = Format(tuple(images.x.shape[1:]), classes=classes)
         with unwarned(), torch.device("meta"):
             self.filled_in(self.resolve(format, len(images))).make_module(format, 0)
+
+    def _check_grid(self, images: Images) -> None:
+        if self.discrete:
+            raise ValueError("grid is for Gaussian latents; a VQ-VAE's codes are a grid anyway")
+        if images.is_table or self.architecture not in (None, "conv", "resnet"):
+            what = "tables" if images.is_table else f"architecture {self.architecture!r}"
+            raise ValueError(f"grid is for pictures and the architectures conv and resnet; got {what}")
+        cells = self.cells(Format(images.image_shape).module_shape)
+        if self.latent_dim is not None and self.latent_dim % cells:
+            raise ValueError(
+                f"latent_dim must be a multiple of the {cells} cells of the grid for images of this size, got {self.latent_dim}"
+            )
 
     def _check_values(self) -> None:
         if self.random_state is not None:  # which draws from numpy's global state: once, where the seed is needed
@@ -301,6 +322,7 @@ class Estimator(Fields, Face):
         few, muon = n < 5000, self.optimizer_for(format.shape) == "muon"
         peak = 0.01 if muon else 0.002 if few else 0.004
         defaults = {
+            "latent_dim": self._latent_dim(format),
             "architecture": "mlp" if table else "conv",
             # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
             "width": (128 if table and n < 1000 else 512) if mlp else None,
@@ -317,6 +339,14 @@ class Estimator(Fields, Face):
             **self.defaults(wang2023=wang2023, shape=format.shape),
         }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
+
+    def _latent_dim(self, format: Format) -> int:
+        """What pictures hold grows with their size; digits and tables, of which a person asks for few numbers, get few."""
+        if self.grid:
+            return GRID_WIDTH * self.cells(format.module_shape)
+        if format.is_table or min(format.shape[:2]) < PICTURE:
+            return 10
+        return 2 ** round(math.log2(min(256, max(16, math.prod(format.shape) / 48))))
 
     def optimizer_for(self, shape: tuple[int, ...]) -> str:
         """The optimizer for samples of `shape`. Muon learns pictures in less time, but for small ones, of which there is little

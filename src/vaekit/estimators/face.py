@@ -116,6 +116,7 @@ class Face(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         random_state=None,
         prior: str | None = None,
         clip: bool = False,
+        guidance: float | None = None,
     ):
         """n new images: decoded draws from the prior, in the layout and dtype family of fit's X. A model of a table gives rows,
         in a data frame of the same library and column names where fit's X was one, else in an array. Columns of integers are
@@ -127,9 +128,10 @@ class Face(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         prior: None is the fitted one where there is one; one that is far worse on held-out images than the one the model was
             trained with (`prior_is_worse`) only where y asks for its classes. "plain" and "fitted" ask for one or the other.
         clip: brings the values of each column of a table into the range seen in training.
+        guidance: for a class-conditional prior by flow matching, >= 0; above 1 samples are surer of their class, less diverse.
         Raises NotFittedError for a VQ-VAE that has no fitted prior, ValueError for what doesn't fit.
         """
-        return self._ready().sample(n, y, temperature, top_k, top_p, random_state, prior, clip)
+        return self._ready().sample(n, y, temperature, top_k, top_p, random_state, prior, clip, guidance)
 
     @undisturbed
     def score_samples(self, X, y=None, n_draws: int = 8) -> np.ndarray:

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 class Fields:
     """What every model shares."""
 
-    latent_dim: int = 10
-    """Width of the latent vector z."""
+    latent_dim: int | None = None
+    """Width of the latent vector z; by default 10, for pictures of 32x32 or more a 48th of their values, as a power of 2 from
+    16 to 256, and 4 for each cell of a grid."""
+    grid: bool = False
+    """Latents of places: z is a grid of vectors, each of a part of the picture. It keeps far more of a picture than one vector,
+    and has good samples only once a flow is fitted to it (`vaekit fit-prior --prior matching`)."""
     architecture: str | None = None
     """conv, resnet, mlp or wang2023 (the report's networks); by default conv for images and mlp for tables."""
     width: int | None = None

@@ -3,6 +3,7 @@
 from vaekit.parts.causal import CausalTransformer, GatedPixelCNN
 from vaekit.parts.latents import Draw, GaussianLatent, Trace
 from vaekit.parts.likelihoods import BernoulliLikelihood, DiscretizedLogisticLikelihood, GaussianLikelihood
+from vaekit.parts.matching import MatchingPrior
 from vaekit.parts.networks import Condition, make_networks
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, MixturePrior, StandardNormalPrior, UniformPrior
 from vaekit.parts.quantizers import VectorQuantizer
@@ -18,6 +19,7 @@ __all__ = [
     "GatedPixelCNN",
     "GaussianLatent",
     "GaussianLikelihood",
+    "MatchingPrior",
     "MixturePrior",
     "StandardNormalPrior",
     "Trace",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,18 +98,21 @@ class GaussianLatent(Latent):
     In training mode every image has noise of its own. In eval mode one noise vector per draw serves all images, so
     that under a fixed seed the result is a function of the image, whatever stands beside it in a batch; an average over
     images then shares the error of that one vector, which `independent_noise` avoids.
+
+    grid: (h, w) of latents that are each of a place; the vector is then a grid (C, h, w) made flat.
     """
 
-    def __init__(self, *, latent_dim: int):
+    def __init__(self, *, latent_dim: int, grid: tuple[int, int] | None = None):
         super().__init__()
         if latent_dim < 1:
             raise ValueError(f"latent_dim must be >= 1, got {latent_dim}")
         self.latent_dim = self.width = latent_dim
+        self.shape = (latent_dim,) if grid is None else (latent_dim // math.prod(grid), *grid)
         self.features = 2 * latent_dim
 
     def forward(self, h: Tensor, samples: int = 1) -> Draw:
-        """h (B, 2D), mean and log-variance side by side -> Draw of `samples` draws."""
-        mean, log_var = widened(h).chunk(2, dim=1)
+        """h (B, 2D), mean and log-variance side by side, or a grid of them (B, 2C, h, w) -> Draw of `samples` draws."""
+        mean, log_var = widened(h).flatten(1).chunk(2, dim=1)
         # Beyond these the posterior is a point or a plane to float32; the clamp keeps exp() finite.
         log_var = log_var.clamp(-20.0, 10.0)
 
@@ -123,12 +127,12 @@ class GaussianLatent(Latent):
 
 @contextmanager
 def independent_noise(model: nn.Module) -> Iterator[None]:
-    """Inside the block the latents of `model` give every image noise of its own in eval mode too."""
-    latents = [part for part in model.modules() if isinstance(part, Latent)]
-    for latent in latents:
-        latent.independent = True
+    """Inside the block what draws noise in `model` gives every image noise of its own in eval mode too."""
+    noisy: list[Any] = [part for part in model.modules() if hasattr(part, "independent")]
+    for part in noisy:
+        part.independent = True
     try:
         yield
     finally:
-        for latent in latents:
-            latent.independent = False
+        for part in noisy:
+            part.independent = False

@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.messages import filled
 from vaekit.parts.strided import block, suits
 from vaekit.parts.whole_batch import BatchNorm2d
 from vaekit.ranks import size
 
 ARCHITECTURES = ("conv", "resnet", "mlp", "wang2023")
 SMALLEST_SIDE = 8
+PICTURE = 32  # pixels of the shorter side, from which an image is a picture: what is below is a digit or a sign
 DENSE = 208  # width of the one dense layer between a convolutional stack and a Gaussian latent
 
 
@@ -135,12 +137,22 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Depth to space: each cell becomes `factor` x `factor` pixels, cropped to `size`. The mirror of `Down`."""
+    """Depth to space: each cell becomes `factor` x `factor` pixels, cropped to `size`. The mirror of `Down`.
 
-    def __init__(self, in_channels: int, out_channels: int, factor: int, size: tuple[int, int]):
+    seamless: a cell's pixels come of the cells around it, too, and start alike (Aitken et al. 2017), so that no grid of cells
+    shows in the image.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, factor: int, size: tuple[int, int], *, seamless: bool = False
+    ):
         super().__init__()
         self.factor, self.size = factor, size
-        self.mix = nn.Conv2d(in_channels, out_channels * factor**2, 1)
+        self.mix = nn.Conv2d(in_channels, out_channels * factor**2, 3 if seamless else 1, padding=int(seamless))
+        if seamless:
+            with torch.no_grad():
+                for values in (self.mix.weight, filled(self.mix.bias)):
+                    values.copy_(values[:: factor**2].repeat_interleave(factor**2, dim=0))
 
     def forward(self, h: Tensor) -> Tensor:
         h = F.pixel_shuffle(self.mix(h), self.factor)
@@ -199,7 +211,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The encoder's stages in reverse, from latents (N, D) or grids (N, D, h, w) to images (N, C, H, W)."""
+    """The encoder's stages in reverse, from latents (N, D) or grids (N, D, h, w), flat or not, to images (N, C, H, W)."""
 
     def __init__(
         self,
@@ -211,6 +223,7 @@ class ConvDecoder(nn.Module):
         spatial: bool,
         n_classes: int,
         norm: bool,
+        seamless: bool,
     ):
         super().__init__()
         out_channels, *size = out_shape
@@ -230,7 +243,8 @@ class ConvDecoder(nn.Module):
                 ResidualBlock(channels=stage.channels, n_classes=n_classes, norm=norm, branches=depth)
                 for _ in range(stage.depth)
             ]
-            layers += [nn.SiLU(), Up(stage.channels, channels, stage.factor, target)]
+            last = seamless and target == sizes[0]
+            layers += [nn.SiLU(), Up(stage.channels, channels, stage.factor, target, seamless=last)]
         self.layers = nn.ModuleList(layers)
 
     def prime(self, out: Tensor) -> None:
@@ -240,11 +254,23 @@ class ConvDecoder(nn.Module):
         last.mix.bias.data.copy_(out.repeat_interleave(last.factor**2))
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        h = self.stem(z) if self.spatial else self.stem(z, y).view(-1, *self.start)
+        if self.spatial:
+            h = self.stem(z.view(len(z), -1, *self.start[1:]))  # a grid of Gaussians comes as a vector
+        else:
+            h = self.stem(z, y).view(-1, *self.start)
         h = h.contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
             h = layer(h, y) if isinstance(layer, ResidualBlock) else layer(h)
         return h
+
+
+def grid_of(architecture: str, shape: tuple[int, int, int]) -> tuple[int, int]:
+    """The grid (h, w) between the `spatial` networks called "conv" or "resnet" for images of `shape` (C, H, W)."""
+    return _sizes(shape[1:], _stages(architecture, *shape[1:], spatial=True))[-1]
+
+
+def _stages(architecture: str, height: int, width: int, *, spatial: bool) -> tuple[Stage, ...]:
+    return (_resnet_stages if architecture == "resnet" else _conv_stages)(height, width, spatial=spatial)
 
 
 def _conv_stages(height: int, width: int, *, spatial: bool) -> tuple[Stage, ...]:
@@ -409,8 +435,9 @@ def make_networks(
             f"architecture {architecture!r} needs images of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}, "
             f"got {height}x{width}; use architecture='mlp'"
         )
-    norm = architecture == "resnet"
-    stages = (_resnet_stages if norm else _conv_stages)(height, width, spatial=spatial)
+    picture = min(height, width) >= PICTURE
+    norm = picture or architecture == "resnet"
+    stages = _stages(architecture, height, width, spatial=spatial)
     encoder = ConvEncoder(
         shape=shape, stages=stages, dense=DENSE, features=features, spatial=spatial, n_classes=n_classes, norm=norm
     )
@@ -422,6 +449,7 @@ def make_networks(
         spatial=spatial,
         n_classes=n_classes,
         norm=norm,
+        seamless=picture,
     )
     return Networks(encoder, decoder, _sizes((height, width), stages)[-1] if spatial else None)
 

@@ -13,11 +13,23 @@ from vaekit.data.batches import Data
 from vaekit.messages import check_number, filled, nearest
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, start_alike
+from vaekit.parts.latents import GaussianLatent
+from vaekit.parts.matching import MatchingPrior
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, MixturePrior
+from vaekit.tensors import Term
 from vaekit.training.compiled import by_default
 from vaekit.training.mixture import fit_gmm
 from vaekit.training.plan import steps_per_epoch
-from vaekit.training.rates import CodeRate, LatentRate, Rate, VampRate, encode
+from vaekit.training.rates import (
+    CodeRate,
+    LatentRate,
+    MatchingRate,
+    Rate,
+    VampRate,
+    encode,
+    matching_term,
+    rate_term,
+)
 from vaekit.training.settings import PriorSettings
 from vaekit.world import PRECISIONS, derive_seed, fast_bfloat16
 
@@ -25,7 +37,8 @@ from vaekit.world import PRECISIONS, derive_seed, fast_bfloat16
 class Kind(NamedTuple):
     """A kind of prior that can be fitted: by the loop, which minimises what `rate` makes, or by `fit` at once.
 
-    of_codes: for codes, or for Gaussian latents. make: the unfitted prior, of resolved settings, for a trained model.
+    of_codes: for codes, or for Gaussian latents. make: the unfitted prior, of resolved settings, for a trained model. term: the
+    objective that is made of what `rate` gives.
     The rest is what is filled in for settings that are None. steps, epochs: about so many steps, in so many epochs at most.
     layers: from 5,000 images on, and below. components: of (images in a class, latent_dim, whether there are classes).
     """
@@ -34,6 +47,7 @@ class Kind(NamedTuple):
     of_codes: bool
     make: Callable[[PriorSettings, Autoencoder, int], LearnedPrior]
     rate: Callable[[LearnedPrior, Stage], Rate] = lambda prior, stage: LatentRate(prior)
+    term: Callable[[Tensor, int], dict[str, Term]] = rate_term
     fit: Callable[..., None] | None = None
     steps: int = 7000
     epochs: int = 20
@@ -65,6 +79,12 @@ def _make_flow(settings: PriorSettings, model: Autoencoder, n_classes: int) -> F
     return FlowPrior(latent_dim=model.latent.width, layers=layers, channels=channels, n_classes=n_classes)
 
 
+def _make_matching(settings: PriorSettings, model: Autoencoder, n_classes: int) -> MatchingPrior:
+    layers, channels = filled(settings.layers), filled(settings.channels)
+    assert isinstance(model.latent, GaussianLatent)
+    return MatchingPrior(shape=model.latent.shape, layers=layers, channels=channels, n_classes=n_classes)
+
+
 def _make_autoregressive(network: type) -> Callable[[PriorSettings, Autoencoder, int], AutoregressivePrior]:
     def make(settings: PriorSettings, model: Autoencoder, n_classes: int) -> AutoregressivePrior:
         return AutoregressivePrior(
@@ -87,15 +107,15 @@ def _code_rate(prior: LearnedPrior, stage: Stage) -> CodeRate:
     return CodeRate(prior)
 
 
-def _flow_rate(prior: LearnedPrior, stage: Stage) -> LatentRate:
+def _flow_rate(prior: LearnedPrior, stage: Stage) -> Rate:
     """A flow starts from the moments of the latents."""
-    assert isinstance(prior, FlowPrior)
+    assert isinstance(prior, FlowPrior | MatchingPrior)
     data, kept = stage.data, stage.kept
     moments = encode(stage.model, replace(data, x=data.x[kept], y=None if data.y is None else data.y[kept]))
     mean, log_var = moments.chunk(2, dim=1)
     prior.location.copy_(mean.mean(0))
     prior.scale.copy_((mean.var(0, unbiased=False) + log_var.exp().mean(0)).sqrt())
-    return LatentRate(prior)
+    return MatchingRate(prior) if isinstance(prior, MatchingPrior) else LatentRate(prior)
 
 
 def _vamp_rate(prior: LearnedPrior, stage: Stage) -> VampRate:
@@ -140,6 +160,18 @@ KINDS = {
         components=lambda images, latent_dim, classes: min(images, 50 if classes else 200),
     ),
     "flow": Kind("flow", False, _make_flow, _flow_rate, steps=4000, epochs=100, layers=(8, 8), channels=64),
+    "matching": Kind(
+        "flow matching",
+        False,
+        _make_matching,
+        _flow_rate,
+        matching_term,
+        steps=2000,
+        epochs=100,
+        learning_rate=0.001,
+        layers=(2, 2),
+        channels=64,
+    ),
     "pixelcnn": Kind(
         "PixelCNN",
         True,
@@ -185,12 +217,21 @@ def check_settings(settings: PriorSettings) -> None:
 
 
 def resolve_settings(
-    settings: PriorSettings, *, codes: bool, n: int, latent_dim: int, n_classes: int, device: torch.device
+    settings: PriorSettings,
+    *,
+    codes: bool,
+    n: int,
+    latent_dim: int,
+    n_classes: int,
+    device: torch.device,
+    grid: bool = False,
 ) -> PriorSettings:
-    """`settings` with every None filled in, for `n` images. Raises ValueError for what can't be."""
+    """`settings` with every None filled in, for `n` images. grid: whether Gaussian latents are of places. Raises ValueError for
+    what can't be.
+    """
     check_settings(settings)
     fitting = [name for name, kind in KINDS.items() if kind.of_codes == codes]
-    name = settings.prior or ("pixelcnn" if codes else "gmm")
+    name = settings.prior or ("pixelcnn" if codes else "matching" if grid else "gmm")
     if name not in fitting:
         what = "codes" if codes else "Gaussian latents"
         raise ValueError(f"prior {name!r} does not fit {what}; choose {' or '.join(fitting)}")

@@ -17,6 +17,7 @@ from vaekit.data.batches import Data
 from vaekit.data.splits import hold_out
 from vaekit.messages import filled
 from vaekit.models.autoencoder import Autoencoder
+from vaekit.parts.latents import independent_noise
 from vaekit.parts.priors import LearnedPrior
 from vaekit.ranks import from_first
 from vaekit.training.checkpoint import RunFolder
@@ -24,7 +25,7 @@ from vaekit.training.compiled import pays
 from vaekit.training.course import Course
 from vaekit.training.kinds import KINDS, Stage, make_prior
 from vaekit.training.plan import Plan, read_plan, steps_per_epoch
-from vaekit.training.rates import CodeRate, Codes, LatentRate, Rate, encode, mean_rate, rate_term, simpler_rates
+from vaekit.training.rates import CodeRate, Codes, LatentRate, Rate, encode, mean_rate, simpler_rates
 from vaekit.training.settings import PriorSettings
 from vaekit.training.step import Objective
 from vaekit.world import derive_seed, seeded
@@ -110,7 +111,8 @@ def fit_prior(
     prior.eval()
     with seeded(derive_seed(seed, "held out")), torch.no_grad():
         held_rate = (CodeRate(prior) if kind.of_codes else LatentRate(prior)).eval()
-        found = {"validation_images": len(held_part), "validation_rate": mean_rate(held_rate, held_part)}
+        with independent_noise(held_rate):
+            found = {"validation_images": len(held_part), "validation_rate": mean_rate(held_rate, held_part)}
         found |= simpler_rates(model, train_part, held_part)
         if kind.fit:
             rates = {"rate": mean_rate(held_rate, train_part), "validation_rate": found["validation_rate"]}
@@ -146,7 +148,7 @@ def _course(
             compile=filled(settings.compile) and (steps == whole or pays(name, steps)),
             seed=seed,
         )
-        return rate_term, plan
+        return KINDS[name].term, plan
 
     course = Course(
         module=rate,

@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from vaekit.data.batches import Data
 from vaekit.models.autoencoder import Autoencoder
+from vaekit.parts.matching import MatchingPrior
 from vaekit.parts.priors import MixturePrior, Prior
 from vaekit.ranks import check_enough_images, gathered, parts_of_batch
 from vaekit.tensors import Term, gaussian_log_prob
 from vaekit.threads import paced
 from vaekit.world import drawn, seeded
+
+AVERAGED = 0.998  # of the average of a velocity field that each step leaves as it is
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ def encode(model: Autoencoder, data: Data) -> Tensor:
 def rate_term(nats: Tensor, step: int) -> dict[str, Term]:
     """The objective of the second stage."""
     return {"rate": Term(nats)}
+
+
+def matching_term(errors: Tensor, step: int) -> dict[str, Term]:
+    """The objective of a second stage that learns velocities: a squared error, not nats."""
+    return {"matching": Term(errors, unit="sq")}
 
 
 class Rate(nn.Module):
@@ -117,6 +125,37 @@ class VampRate(Rate):
             means, log_vars = self._components()
         self.prior.means.copy_(means)
         self.prior.precision_cholesky.copy_(torch.diag_embed(torch.exp(-0.5 * log_vars)))
+
+
+class MatchingRate(Rate):
+    """Moments (B, 2D) -> (B,) squared errors of a velocity field at draws z ~ q(z|x), not nats. The field that learns stands
+    here; that of the prior, which samples and by which an epoch is chosen, is its moving average.
+    """
+
+    prior: MatchingPrior
+    steps: Tensor
+
+    def __init__(self, prior: MatchingPrior):
+        super().__init__(prior)
+        self.field = copy.deepcopy(prior.field)
+        prior.field.requires_grad_(False)
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, moments: Tensor, y: Tensor | None = None) -> Tensor:
+        z, _ = posterior_draw(moments)
+        return self.prior.error(self.field if self.training else self.prior.field, z, y)
+
+    def unsettled(self) -> list[Tensor]:
+        """Nothing: see `Autoencoder.unsettled`."""
+        return []
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Moves the average, over a tenth of the steps so far and over 1 / (1 - AVERAGED) of them at most."""
+        share = (9 / (10 + self.steps)).clamp(min=1 - AVERAGED)
+        for average, now in zip(self.prior.field.parameters(), self.field.parameters(), strict=True):
+            average.lerp_(now, share)
+        self.steps += 1
 
 
 def posterior_draw(moments: Tensor) -> tuple[Tensor, Tensor]:
