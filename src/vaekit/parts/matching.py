@@ -155,9 +155,9 @@ class MatchingPrior(LearnedPrior):
         return (z - e - found).square().sum(1)
 
     def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor:
-        """(N, D), y (N,) or None -> (N,) nats: an estimate, by a few looks at the field, of a lower bound of log p(code|y), or without
-        y of log p(code) under the field that knows no class. It is a diffusion's variational bound (Kingma et al. 2021,
-        equation 13), whose signal-to-noise ratio is here (t / (1 - t))^2.
+        """(N, D), y (N,) or None -> (N,) nats: an estimate, by a few looks at the field, of a lower bound of log p(code|y), or
+        without y of log p(code) under the field that knows no class. It is a diffusion's variational bound (Kingma et al.
+        2021, equation 13), whose signal-to-noise ratio is here (t / (1 - t))^2.
         """
         parts = code.split(AT_ONCE)
         labels = [None] * len(parts) if y is None or not self.n_classes else y.split(AT_ONCE)
