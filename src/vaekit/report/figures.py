@@ -34,7 +34,7 @@ from vaekit.report.entry import (
     gaussian,
     label_of,
 )
-from vaekit.report.living import MOST_CLASSES, traverse
+from vaekit.report.living import MOST_CLASSES, TRAVERSED, traverse
 from vaekit.report.measure import LABEL_GIVEN, label_names, pick
 from vaekit.report.page import Picture, joined
 
@@ -228,10 +228,12 @@ def draw_traversals(compared: Compared, models: Mapping[str, Fitted]) -> Drawn |
             kl.setdefault(entry["name"], entry["kl_per_latent"])
     if not kl:
         return None
+    most = max(map(len, kl.values()))
     return Drawn(
         sheets.traversals({label_of(name): traverse(models[name], compared.test, kl[name], 11) for name in kl}),
         "One test image with one latent moved at a time, rows ordered by how much each latent tells (KL): look for rows "
-        "that change one thing smoothly, and for rows of little KL in which nothing moves.",
+        "that change one thing smoothly, and for rows of little KL in which nothing moves"
+        + (f"; of {most} latents the {TRAVERSED} that tell most." if most > TRAVERSED else "."),
         "Rows of images, each row moving one latent from -2.5 to 2.5.",
     )
 

@@ -36,6 +36,7 @@ SIDE, SMALL_SIDE = 64, 32  # pixels: no image is larger, and none of the many in
 ROOM = 1_200_000  # bytes of pixels in a sprite
 RUNS = 24  # of which the page holds samples, reconstructions and traversals
 INPUTS, SAMPLES, POINTS = 20, 64, 1500
+TRAVERSED = 16  # latents of a model that are shown one by one
 REACH, STEPS = 2.5, 21  # a traversal's range in standard deviations of the prior, and its images
 GRID = 24  # decoded images along a side of a map
 MOST_CLASSES = len(CLASSES) * len(MARKERS)  # that a scatter plot can tell apart
@@ -108,9 +109,9 @@ def traverse(
     model: Fitted, test: Images, kl: Sequence[float], steps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The first test image with one latent moved at a time: images (D, steps, H, W, C), nats (D,), latents (D,) from 0,
-    their values (steps,); the latent of the largest KL first.
+    their values (steps,); the latent of the largest KL first, and at most TRAVERSED of them.
     """
-    order = np.argsort(-np.asarray(kl))
+    order = np.argsort(-np.asarray(kl))[:TRAVERSED]
     values = np.linspace(-REACH, REACH, steps)
     first = test.take(np.arange(1))
     names = label_names(model, first)

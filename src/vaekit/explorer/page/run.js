@@ -2,6 +2,8 @@
 
 // ---- one trained model -----------------------------------------------------------------------------------------------
 
+const MOST_SLIDERS = 24;  // that stand open; those of latents that tell less are folded away
+
 class Run {
   constructor(index, facts, page) {
     Object.assign(this, { index, facts, page, code: null, point: null, label: null, cell: null, seed: 0, ends: { a: null, b: null } });
@@ -276,10 +278,13 @@ class Run {
     };
     const used = latents.filter((latent) => latent.active).map(row);
     const unused = latents.filter((latent) => !latent.active).map(row);
-    const sliders = make("div", { className: "sliders" }, ...used);
-    if (unused.length) {
-      const words = `${unused.length} latent${unused.length > 1 ? "s" : ""} that carry nothing of the image`;
-      sliders.append(make("details", {}, make("summary", { textContent: words }), ...unused));
+    const sliders = make("div", { className: "sliders" }, ...used.slice(0, MOST_SLIDERS));
+    const further = used.slice(MOST_SLIDERS);
+    const folded = [[further, "more that carry less"], [unused, "that carry nothing of the image"]];
+    for (const [rows, words] of folded) {
+      if (!rows.length) continue;
+      const summary = make("summary", { textContent: `${rows.length} latent${rows.length > 1 ? "s" : ""} ${words}` });
+      sliders.append(make("details", {}, summary, ...rows));
     }
     const reset = make("button", { type: "button", textContent: "To the middle" });
     reset.addEventListener("click", () => this.show("decode", { code: this.middle() }));
