@@ -244,3 +244,14 @@ def test_a_seamless_layer_starts_without_a_grid():
     assert (h[..., :4] - h[..., :1]).abs().max() < 1e-6
     rough = Up(5, 3, 4, (48, 48))(ramp)
     assert (rough[..., 1:4] - rough[..., :1]).abs().max() > 0.01
+
+
+def test_a_prior_is_learned_by_muon_where_that_is_asked_for():
+    adam, muon, again = (
+        copy.deepcopy(fitted()).fit_prior(patches(), prior="flow", optimizer=optimizer, **QUICK)
+        for optimizer in (None, "muon", "muon")
+    )
+    weights = [model.with_prior("fitted").prior.couplings[0].head.weight for model in (adam, muon, again)]
+    assert not torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
+    with pytest.raises(ValueError, match="optimizer must be one of adam, muon, got 'sgd'"):
+        fitted().fit_prior(patches(), optimizer="sgd")

@@ -19,7 +19,7 @@ from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, Mi
 from vaekit.tensors import Term
 from vaekit.training.compiled import by_default
 from vaekit.training.mixture import fit_gmm
-from vaekit.training.plan import steps_per_epoch
+from vaekit.training.plan import OPTIMIZERS, steps_per_epoch
 from vaekit.training.rates import (
     CodeRate,
     LatentRate,
@@ -206,6 +206,8 @@ def check_settings(settings: PriorSettings) -> None:
     for field in ("components", "layers", "channels", "epochs", "batch_size", "accumulate"):
         check_number(field, getattr(settings, field), whole=True, above=0)
     check_number("learning_rate", settings.learning_rate, above=0)
+    if settings.optimizer is not None and settings.optimizer not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {settings.optimizer!r}")
     for field in ("dropout", "validation_fraction"):
         value = getattr(settings, field)
         if value is not None and not 0 <= value < 1:
@@ -247,6 +249,7 @@ def resolve_settings(
         "dropout": (0.5 if small else 0.0) if codes else None,
         "epochs": epochs,
         "batch_size": batch_size,
+        "optimizer": "adam",
         "learning_rate": kind.learning_rate,
         "precision": "bfloat16" if codes and not small and fast_bfloat16(device) else "float32",
         "compile": by_default(name, epochs * per_epoch, device.type),

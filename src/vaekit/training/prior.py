@@ -138,6 +138,7 @@ def _course(
         plan = Plan(
             steps=steps,
             batch_size=batch_size,
+            optimizer=settings.optimizer or "adam",
             learning_rate=filled(settings.learning_rate),
             accumulate=settings.accumulate,
             warmup=min(100, steps // 5),

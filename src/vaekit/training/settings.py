@@ -31,8 +31,10 @@ class PriorSettings:
     """Images per step; by default 64 for codes, 128 for latents."""
     accumulate: int = 1
     """Rounds in which the images of a step are looked at, which takes as many times less memory."""
+    optimizer: str | None = None
+    """adam or muon; by default adam."""
     learning_rate: float | None = None
-    """Adam's peak learning rate, cosine to zero; by default 0.003 (pixelcnn), 0.002 (transformer, flow), 0.001
+    """Peak learning rate, cosine to zero; by default 0.003 (pixelcnn), 0.002 (transformer, flow), 0.001
     (matching) or 0.01 (vamp)."""
     validation_fraction: float = 0.05
     """Share of the images held out, of each class alike, whose rate chooses the epoch that is kept and is reported. With 0, or
