@@ -291,7 +291,7 @@ def test_tail_shares_by_hand():
 
 
 def test_scores_of_the_runs_own_data_are_of_its_test_part(runs, photos, tmp_path):
-    shown = done("score", runs["vae"], "--data", photos, "--share", 0.2, "--out", tmp_path / "s.csv")
+    shown = done("score", runs["vae"], "--data", photos, "--score", "elbo", "--share", 0.2, "--out", tmp_path / "s.csv")
     images, model, rows = open_data(photos, "test"), load(runs["vae"]), table(tmp_path / "s.csv")
     assert list(rows[0]) == ["file", "label", "split", "elbo", "tail_share", "anomaly"]
     assert [row["file"] for row in rows] == [written(name) for name in images.names]
@@ -317,9 +317,9 @@ def test_what_is_no_digit_stands_out(digits, tmp_path):
     np.save(tmp_path / "new.npy", new)
     shown = done("score", tmp_path / "run", "--data", tmp_path / "new.npy", "--out", tmp_path / "s.csv")
     rows = table(tmp_path / "s.csv")
-    assert len(rows) == 40 and list(rows[0]) == ["row", "split", "elbo", "tail_share", "anomaly"]
+    assert len(rows) == 40 and list(rows[0]) == ["row", "split", "combined", "tail_share", "anomaly"]
     assert [int(row["row"]) for row in rows if row["anomaly"] == "True"] == strange
-    assert sorted(rows, key=lambda row: float(row["elbo"]))[0]["row"] in {"4", "17", "30"}
+    assert sorted(rows, key=lambda row: float(row["combined"]))[0]["row"] in {"4", "17", "30"}
     assert f"3 are lower than all but 1 % of the reference, 100 of {tmp_path / 'digits.npz'} (validation)" in " ".join(
         shown.out.split()
     )
@@ -327,13 +327,14 @@ def test_what_is_no_digit_stands_out(digits, tmp_path):
 
 def test_a_conditional_model_scores_by_the_label_where_it_knows_it(runs, npz, digits, tmp_path):
     model, images = load(runs["cvae"]), open_data(npz, "test")
-    done("score", runs["cvae"], "--data", npz, "--out", tmp_path / "known.csv")
+    done("score", runs["cvae"], "--data", npz, "--score", "elbo", "--out", tmp_path / "known.csv")
     names = np.asarray(images.classes)[images.y]
     found = [float(row["elbo"]) for row in table(tmp_path / "known.csv")]
     assert np.array_equal(found, model.score_samples(images.x, names))
     for name, arrays in {"none": {}, "others": {"y": np.array(["new", "old"] * 10)}}.items():
         np.savez(tmp_path / f"{name}.npz", x=digits[0][:20], **arrays)
-        done("score", runs["cvae"], "--data", tmp_path / f"{name}.npz", "--out", tmp_path / f"{name}.csv")
+        new = ("--data", tmp_path / f"{name}.npz", "--out", tmp_path / f"{name}.csv")
+        done("score", runs["cvae"], "--score", "elbo", *new)
         found = [float(row["elbo"]) for row in table(tmp_path / f"{name}.csv")]
         assert np.array_equal(found, model.score_samples(digits[0][:20]))
 
@@ -388,6 +389,7 @@ def test_wrong_asking_is_refused_before_any_work(runs, npz, photos, tmp_path):
     assert_refused(run(*score, "--out", tmp_path / "s.txt"), "--out", ".csv", ".parquet")
     for share in (0, 1, -0.5, "nan"):
         assert_refused(run(*score, "--share", share, "--out", tmp_path / "s.csv"), "share")
+    assert_refused(run(*score, "--score", "best", "--out", tmp_path / "s.csv"), "--score", "combined")
     assert_refused(run("score", runs["cvae"], "--data", tmp_path / "none", "--out", tmp_path / "s.csv"), "none")
     (tmp_path / "s.csv").write_text("mine")
     assert_refused(run(*score, "--out", tmp_path / "s.csv"), "s.csv")

@@ -12,6 +12,7 @@ from vaekit.registry import MODELS
 if TYPE_CHECKING:  # for editors and type checkers, which run nothing
     from vaekit.data import Images as Images
     from vaekit.data import open_data as open_data
+    from vaekit.estimators.anomalies import AnomalyDetector as AnomalyDetector
     from vaekit.estimators.conditional import CVAE as CVAE
     from vaekit.estimators.gaussian import IWAE as IWAE
     from vaekit.estimators.gaussian import VAE as VAE
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     **{model.name: model.home for model in MODELS.values()},
+    "AnomalyDetector": "vaekit.estimators.anomalies",
     "load": "vaekit.files",
     "open_data": "vaekit.data",
     "Images": "vaekit.data",

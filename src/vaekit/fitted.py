@@ -22,9 +22,10 @@ from vaekit.data.images import Images
 from vaekit.fitted_prior import FittedPrior, own_weights
 from vaekit.messages import check_number, filled
 from vaekit.models.autoencoder import Autoencoder
-from vaekit.models.objectives import distortion_and_rate
+from vaekit.models.objectives import distortion_and_rate, log_weights
 from vaekit.recorded import Record, config_of
 from vaekit.state import undisturbed
+from vaekit.tensors import log_mean_exp
 from vaekit.threads import paced
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.plan import describe_place, steps_per_epoch
@@ -222,12 +223,24 @@ class Fitted:
     # ---- densities -------------------------------------------------------------------------------------------------
 
     @undisturbed
-    def score_samples(self, X, y=None, n_draws: int = 8) -> np.ndarray:
-        """(N,) ELBO in nats per sample: see `Estimator.score_samples`."""
+    def score_samples(self, X, y=None, n_draws: int = 8, weighted: bool = False) -> np.ndarray:
+        """(N,) ELBO in nats per sample: see `Estimator.score_samples`. weighted: the tighter bound of importance-weighted draws
+        (Burda, Grosse & Salakhutdinov 2016).
+        """
         x = self.format.check(X, self.name)
         if self.conditional and y is None:
-            return np.logaddexp.reduce(self._class_joint(x, n_draws), axis=1)
-        return self._elbo(x, y, n_draws)
+            return np.logaddexp.reduce(self._class_joint(x, n_draws, weighted), axis=1)
+        return self._bound(x, y, n_draws, weighted)
+
+    @undisturbed
+    def squared_errors(self, X, y=None) -> np.ndarray:
+        """(N,) squared error of each reconstruction, summed over pixels in [0, 1], or over standardised columns."""
+        x = self.format.check(X, self.name)
+
+        def error(x: Tensor, labels: Tensor | None) -> Tensor:
+            return (self.module.reconstruct(x, labels) - x).square().flatten(1).sum(1)
+
+        return self._map(error, x, self._labels_or_inferred(x, y)).astype(np.float64)
 
     @undisturbed
     def predict_proba(self, X, n_draws: int = 4) -> np.ndarray:
@@ -370,22 +383,24 @@ class Fitted:
         probabilities = np.exp(joint)
         return probabilities / probabilities.sum(1, keepdims=True)
 
-    def _class_joint(self, x: np.ndarray, n_draws: int) -> np.ndarray:
-        """(N, n_classes) the ELBO of log p(x, y) in nats for each class y."""
-        elbos = np.stack([self._elbo(x, label, n_draws) for label in filled(self.format.classes)], axis=1)
-        return elbos + np.log(np.maximum(filled(self.format.shares), 1e-300))
+    def _class_joint(self, x: np.ndarray, n_draws: int, weighted: bool = False) -> np.ndarray:
+        """(N, n_classes) the bound of log p(x, y) in nats for each class y."""
+        bounds = [self._bound(x, label, n_draws, weighted) for label in filled(self.format.classes)]
+        return np.stack(bounds, axis=1) + np.log(np.maximum(filled(self.format.shares), 1e-300))
 
-    def _elbo(self, x: np.ndarray, y, n_draws: int) -> np.ndarray:
+    def _bound(self, x: np.ndarray, y, n_draws: int, weighted: bool) -> np.ndarray:
         model = self.module
         n_draws = 1 if self.discrete else n_draws  # of a quantizer all are the same
 
-        def elbo(x: Tensor, labels: Tensor | None) -> Tensor:
+        def bound(x: Tensor, labels: Tensor | None) -> Tensor:
             with seeded(SCORE_SEED):
                 h = model.encoder(x, labels)
-                draws = [torch.stack(distortion_and_rate(model.trace(h, x, labels))).sum(0) for _ in range(n_draws)]
-            return -torch.stack(draws).mean(0)
+                traces = (model.trace(h, x, labels) for _ in range(n_draws))
+                if weighted:
+                    return log_mean_exp(torch.cat([log_weights(trace) for trace in traces]))
+                return -torch.stack([torch.stack(distortion_and_rate(trace)).sum(0) for trace in traces]).mean(0)
 
-        return self._map(elbo, x, y).astype(np.float64) - self.format.log_det(x)
+        return self._map(bound, x, y).astype(np.float64) - self.format.log_det(x)
 
     def _map(self, function: Callable[[Tensor, Tensor | None], Tensor], x: np.ndarray, y) -> np.ndarray:
         """function(x, y) over batches of checked samples on the device, in eval mode -> numpy, concatenated."""

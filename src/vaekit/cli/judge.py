@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vaekit.cli.flags import Run
 from vaekit.cli.sharded import Sharded
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vaekit.data import Images
+    from vaekit.evaluation.anomalies import AnomalyScore
     from vaekit.shards import Begun
 
 MOST_REFERENCE = 10_000  # samples whose scores others are held against
@@ -24,19 +25,23 @@ MOST_REFERENCE = 10_000  # samples whose scores others are held against
 
 @dataclass(kw_only=True)
 class Score(RunSource, Sharded):
-    """The ELBO of each sample of a data set in nats, which is low for what is unlike the training data, and which of them stand
-    out: a table in data order, and the ten lowest on the terminal.
+    """How like the training data each sample of a data set is, by one of several scores, all of them low for what is unlike it,
+    and which samples stand out: a table in data order, and the ten lowest on the terminal.
     """
 
     run_folder: Run
     """The trained run."""
     out: str
-    """scores.csv, .tsv or .parquet, with columns file (or row), label, split, elbo, tail_share and anomaly; with --shards a
-    folder for these."""
+    """scores.csv, .tsv or .parquet, with columns file (or row), label, split, one called as the score, tail_share and
+    anomaly; with --shards a folder for these."""
     overwrite: bool = False
     """Replace the file --out where it exists."""
     split: Split | None = None
     """Which part of the data; by default the test part of what the model was trained on, and all of other data."""
+    score: Literal["combined", "latent", "reconstruction", "elbo", "importance_weighted"] | None = None
+    """combined (latents and reconstruction error together under a mixture of Gaussians), latent (latents alone), reconstruction
+    (minus the squared error), elbo or importance_weighted (log p(x) by 50 draws), both in nats; by default combined, and elbo
+    for a VQ-VAE."""
     share: float = 0.01
     """tail_share is the share of the reference's scores that are as low or lower, and anomaly says whether it is below this."""
     reference: str | None = None
@@ -49,8 +54,8 @@ class Score(RunSource, Sharded):
         from vaekit.cli import output
         from vaekit.data.opening import inputs_of
         from vaekit.data.tables import TABLE_SUFFIXES
+        from vaekit.evaluation.anomalies import AnomalyScore
         from vaekit.files import load
-        from vaekit.report.measure import pick
 
         sharded = self.wants_shards()
         if not sharded and not self.out.endswith(TABLE_SUFFIXES):
@@ -59,6 +64,7 @@ class Score(RunSource, Sharded):
         if self.share >= 1:
             raise ValueError(f"share must be below 1, got {self.share}")
         model = load(self.run_folder).fitted_
+        score = AnomalyScore(model, self.score)
         read = [*self.inputs(), *inputs_of(self.reference or model.facts["data"]["name"])]
         if sharded:
             check_folder(self.out, "set of shards", inputs=read)
@@ -66,7 +72,7 @@ class Score(RunSource, Sharded):
             output.check_table(self.out)
             check_file(self.out, inputs=read, overwrite=self.overwrite)
         images = self.open_for(model, "all")
-        home = self._reference(model, images)
+        home, learned_from = self._reference(model, images)
         images = self._scored(model, images)
         for part in (images, home):
             if part.x.shape[1:] != model.format.shape:
@@ -77,9 +83,8 @@ class Score(RunSource, Sharded):
         known = classes is not None and all(
             part.y is not None and set(part.classes) <= set(map(str, classes)) for part in (images, home)
         )
-        some = home.take(pick(len(home), MOST_REFERENCE))
-        normal = model.score_samples(some.x, label_names(some) if known else None)
-        scoring = Scoring(self, normal, known)
+        normal = _normal(score, model, home, learned_from, known)
+        scoring = Scoring(self, score, normal, known)
         whose = f"{len(normal):,} of {home.name} ({home.split})"
         if sharded:
             self.write_shards(scoring, read)
@@ -87,8 +92,8 @@ class Score(RunSource, Sharded):
             return
         columns = images.origin() | scoring.columns(model, images)
         output.write_columns(self.out, columns)
-        print(f"the lowest of {len(images):,} scores: ELBO in nats, a bound of log p({'x|label' if known else 'x'})")
-        output.print_lowest(columns, "elbo")
+        print(f"the lowest of {len(images):,} scores: {score.words}{', by label' if known else ''}")
+        output.print_lowest(columns, score.name)
         low = np.count_nonzero(columns["anomaly"])
         print(f"{low:,} are lower than all but {100 * self.share:g} % of the reference, {whose}")
         print(f"{len(images):,} scores are in {self.out}")
@@ -100,8 +105,8 @@ class Score(RunSource, Sharded):
             return self.open_for(model, self.split or "test")
         return images
 
-    def _reference(self, model, images: Images) -> Images:
-        """What scores are held against."""
+    def _reference(self, model, images: Images) -> tuple[Images, Images | None]:
+        """What scores are held against, and what a score may learn from besides, where that is something else."""
         import numpy as np
 
         from vaekit.data.images import PARTS
@@ -131,17 +136,34 @@ class Score(RunSource, Sharded):
                     f"{name} has changed since {self.run_folder} was trained on it; say with --reference which data is as it "
                     "should be"
                 )
-            return home
+            return home, None
         if trained_on["split"] == "all":
-            return home
-        held = np.count_nonzero(home.part_of == PARTS.index("validation"))
-        return source.open_for(model, "validation" if held * self.share >= 1 else "train")
+            return home, None
+        train = source.open_for(model, "train")
+        if np.count_nonzero(home.part_of == PARTS.index("validation")) * self.share < 1:
+            return train, None
+        return source.open_for(model, "validation"), train
+
+
+def _normal(score: AnomalyScore, model, home: Images, learned_from: Images | None, known: bool) -> np.ndarray:
+    """The scores of normal samples, `home`, none of which `score` has learned from. known: by their labels."""
+    from vaekit.report.measure import pick
+
+    def some(images: Images) -> tuple:
+        images = images.take(pick(len(images), MOST_REFERENCE))
+        return images.x, label_names(images) if known else None
+
+    if learned_from is None or not score.learns:
+        return score.fit(model, *some(home))
+    score.fit(model, *some(learned_from))
+    return score(model, *some(home))
 
 
 class Scoring(NamedTuple):
-    """What `score` asks of a sample: its ELBO, held against the `normal` ones. known: whether by the sample's label."""
+    """What `vaekit score` asks of a sample: its score, held against the `normal` ones. known: whether by its label."""
 
     asked: Score
+    score: AnomalyScore
     normal: np.ndarray
     known: bool
 
@@ -149,9 +171,9 @@ class Scoring(NamedTuple):
         """Columns of some samples."""
         from vaekit.evaluation.likelihood import tail_shares
 
-        found = model.score_samples(part.x, label_names(part) if self.known else None)
+        found = self.score(model, part.x, label_names(part) if self.known else None)
         shares = tail_shares(found, self.normal)
-        return {"elbo": found, "tail_share": shares, "anomaly": shares < self.asked.share}
+        return {self.score.name: found, "tail_share": shares, "anomaly": shares < self.asked.share}
 
     def begin(self) -> Begun:
         """The work of a worker that makes shards."""
@@ -162,10 +184,11 @@ class Scoring(NamedTuple):
 
         def make(part: Images) -> tuple[np.ndarray, dict]:
             columns = self.columns(model, part)
-            return columns["elbo"], columns
+            return columns[self.score.name], columns
 
         (reference,) = fingerprints(self.normal[None])
-        facts = {"command": "score", "run": self.asked.run_folder, "share": self.asked.share, "reference": reference}
+        facts = {"command": "score", "run": self.asked.run_folder, "score": self.score.name}
+        facts |= {"share": self.asked.share, "reference": reference}
         return map_images(self.asked._scored(model), model, make, facts)
 
 

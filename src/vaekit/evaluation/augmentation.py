@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vaekit.data.batches import Data, to_input
 from vaekit.data.checks import check_array, check_arrays, label_column
 from vaekit.data.images import Images
+from vaekit.evaluation.measures import interval
 from vaekit.messages import check_number, filled
 from vaekit.ranks import apart
 from vaekit.state import undisturbed
@@ -31,7 +32,6 @@ STEPS, BATCH_SIZE, LEARNING_RATE = 600, 64, 2e-3
 BATCH = 1000  # images at once outside training
 SHIFT, ROTATION, SCALING = 0.1, 15.0, 0.1  # of the side, in degrees, of the size
 REAL = "real"
-CONFIDENCE = 0.95
 
 Labelled = tuple[np.ndarray, np.ndarray]  # images (N, H, W, C) and their labels (N,), indices of classes
 FitAndSample = Callable[[np.ndarray, np.ndarray, int], Labelled]  # labelled images and a seed -> labelled samples
@@ -304,25 +304,12 @@ def summarise(records: Iterable[Mapping], *, baseline: str = REAL) -> list[Gain]
                 arm,
                 number,
                 len(accuracies),
-                *_interval(list(accuracies.values())),
+                *interval(list(accuracies.values())),
                 len(differences),
-                *_interval(differences),
+                *interval(differences),
             )
         )
     return rows
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of independent values, and the ends of its interval by Student's t."""
-    if not values:
-        return math.nan, math.nan, math.nan
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    from scipy.stats import t
-
-    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return mean, mean - half, mean + half
 
 
 def _check_labelled(pair: Labelled, name: str) -> _InMemory:
