@@ -389,7 +389,6 @@ def test_wrong_asking_is_refused_before_any_work(runs, npz, photos, tmp_path):
     assert_refused(run(*score, "--out", tmp_path / "s.txt"), "--out", ".csv", ".parquet")
     for share in (0, 1, -0.5, "nan"):
         assert_refused(run(*score, "--share", share, "--out", tmp_path / "s.csv"), "share")
-    assert_refused(run(*score, "--score", "best", "--out", tmp_path / "s.csv"), "--score", "combined")
     assert_refused(run("score", runs["cvae"], "--data", tmp_path / "none", "--out", tmp_path / "s.csv"), "none")
     (tmp_path / "s.csv").write_text("mine")
     assert_refused(run(*score, "--out", tmp_path / "s.csv"), "s.csv")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which run nothing
     from vaekit.data import open_data as open_data
     from vaekit.estimators.anomalies import AnomalyDetector as AnomalyDetector
     from vaekit.estimators.conditional import CVAE as CVAE
+    from vaekit.estimators.few_labels import FewLabelsClassifier as FewLabelsClassifier
     from vaekit.estimators.gaussian import IWAE as IWAE
     from vaekit.estimators.gaussian import VAE as VAE
     from vaekit.estimators.gaussian import BetaTCVAE as BetaTCVAE
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOME = {
     **{model.name: model.home for model in MODELS.values()},
     "AnomalyDetector": "vaekit.estimators.anomalies",
+    "FewLabelsClassifier": "vaekit.estimators.few_labels",
     "load": "vaekit.files",
     "open_data": "vaekit.data",
     "Images": "vaekit.data",

@@ -33,13 +33,14 @@ _UNMARKED = {  # what tells a folder that a vaekit without marks made, or that w
     "report": ("results.json", ("data", "protocol", "models")),
     "sweep": ("sweep.json", ("vaekit", "grid", "points")),
     "set of shards": ("_index.json", ("vaekit", "command", "shards")),
+    "classifier": ("classifier.json", ("vaekit", "classes", "shape")),
 }
 _MOST_LOOKED_AT = 2**26  # bytes of a file that may tell it
 
 
 def kind_of(folder: str | os.PathLike) -> str | None:
-    """Of what kind a folder of ours is ("run", "prior", "report", "sweep", "set of shards", "cache"); None of one that carries
-    no mark.
+    """Of what kind a folder of ours is ("run", "prior", "report", "sweep", "set of shards", "classifier", "cache"); None of one
+    that carries no mark.
     """
     folder = Path(folder)
     with contextlib.suppress(OSError, UnicodeDecodeError):

@@ -34,6 +34,7 @@ COMMANDS = {
     "decode": Command("generate", "images from latents or codes"),
     "reconstruct": Command("generate", "a data set through encoder and decoder"),
     "score": Command("judge", "the ELBO of each image or row, and which of them stand out"),
+    "few-labels": Command("few_labels", "a classifier from few labelled images and many others"),
     "evaluate": Command("judge", "a trained model's numbers on held-out data"),
     "export": Command("share", "encoder, decoder, code lookup and fitted prior as ONNX files"),
     "push": Command("share", "upload a trained model to the Hugging Face Hub: vaekit push RUN user/name"),

@@ -17,7 +17,7 @@ Command = TypeVar("Command")
 Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 TOPICS = {  # a flag is about the same thing in every command
-    "data": "data split_seed resize fit background colour white labels drop skip_bad binarize split reference",
+    "data": "data split_seed resize fit background colour white labels drop skip_bad binarize split reference unlabelled",
     "model": "models architecture latent_dim beta likelihood",
     "prior": "prior",
     "training": "epochs batch_size accumulate optimizer learning_rate schedule warmup_steps rate_warmup_epochs gradient_clip "

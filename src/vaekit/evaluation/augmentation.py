@@ -51,30 +51,35 @@ def shift_rotate_scale(x: Tensor) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-class _Classifier(nn.Module):
-    """Images (B, C, H, W) in [0, 1]: two convolutions, each at half the resolution before, and a dense layer of 128.
+def small_network(shape: tuple[int, int, int], n_classes: int) -> nn.Sequential:
+    """Images (B, C, H, W) of `shape` (C, H, W), in [0, 1] -> logits (B, n_classes): two convolutions, each at half the
+    resolution before, and a dense layer of 128.
 
     No batch normalisation: its statistics would be those of real images and samples mixed, and the test images are real.
-    `forward(x, y)` is the cross-entropy (B,) in nats.
     """
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 5, padding=2),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(32 * -(-height // 4) * -(-width // 4), 128),
+        nn.ReLU(),
+        nn.Linear(128, n_classes),
+    )
+
+
+class Classifier(nn.Module):
+    """`small_network`; `forward(x, y)` is the cross-entropy (B,) in nats."""
 
     def __init__(self, *, shape: tuple[int, int, int], n_classes: int, augment: Augment | None):
         super().__init__()
-        channels, height, width = shape
         self.augment = augment
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, 16, 5, padding=2),
-            nn.MaxPool2d(2, ceil_mode=True),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),
-            nn.MaxPool2d(2, ceil_mode=True),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Dropout(0.3),
-            nn.Linear(32 * -(-height // 4) * -(-width // 4), 128),
-            nn.ReLU(),
-            nn.Linear(128, n_classes),
-        )
+        self.body = small_network(shape, n_classes)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         if self.augment is not None:
@@ -84,24 +89,34 @@ class _Classifier(nn.Module):
     @torch.inference_mode()
     def classify(self, x: Tensor) -> Tensor:
         """(N, H, W, C) stored images -> (N,) int64 class indices."""
-        return torch.cat([self.body(to_input(part)).argmax(1) for part in x.split(BATCH)])
+        return self.probabilities(x).argmax(1)
+
+    @torch.inference_mode()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) stored images -> (N, n_classes), which sum to 1."""
+        return torch.cat([self.body(to_input(part)).softmax(1) for part in x.split(BATCH)])
+
+    @torch.inference_mode()
+    def features(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) stored images -> (N, 128), what the logits are made of, of length 1."""
+        return torch.cat([F.normalize(self.body[:-1](to_input(part)), dim=1) for part in x.split(BATCH)])
 
 
 @dataclass(frozen=True)
-class _InMemory(Data):
+class InMemory(Data):
     """Images on the CPU, and their labels."""
 
     x: Tensor
 
 
 @dataclass(frozen=True)
-class _Mixed(_InMemory):
+class _Mixed(InMemory):
     """Batches of half real images, half samples, or of real images alone, each drawn with replacement.
 
     Its length is that of the whole training, so that all kinds of data get the same number of steps.
     """
 
-    samples: _InMemory | None = None
+    samples: InMemory | None = None
     length: int = STEPS * BATCH_SIZE
 
     def __len__(self) -> int:
@@ -116,7 +131,7 @@ class _Mixed(_InMemory):
         return torch.cat(x), torch.cat(y)
 
 
-def _drawn(data: _InMemory, n: int) -> tuple[Tensor, Tensor]:
+def _drawn(data: InMemory, n: int) -> tuple[Tensor, Tensor]:
     chosen = torch.randint(len(data.x), (n,))  # the loop has seeded this step
     return to_input(data.x[chosen]), filled(data.y)[chosen]
 
@@ -156,16 +171,33 @@ def classifier_accuracy(
     missing = sorted(set(filled(pairs["test"].y).tolist()) - known)
     if missing:
         raise ValueError(f"class {missing[0]} is in test, but in no image to train on")
-    height, width, channels = pairs["test"].x.shape[1:]
-    with seeded(derive_seed(seed, "classifier")):
-        classifier = _Classifier(shape=(channels, height, width), n_classes=max(known) + 1, augment=augment)
-    classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch declares no such form)
-    real = pairs["labelled"]
-    mixed = _Mixed(real.x, real.y, samples=pairs.get("samples"), length=steps * BATCH_SIZE)
-    plan = Plan(steps=steps, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, warmup=min(50, steps), seed=seed)
-    with apart():
-        train(classifier, _cross_entropy, mixed, plan, title="classifier")
+    classifier = train_classifier(
+        pairs["labelled"], pairs.get("samples"), n_classes=max(known) + 1, augment=augment, seed=seed, steps=steps
+    )
     return (classifier.classify(pairs["test"].x) == pairs["test"].y).double().mean().item()
+
+
+def train_classifier(
+    labelled: InMemory,
+    samples: InMemory | None,
+    *,
+    n_classes: int,
+    augment: Augment | None,
+    seed: int,
+    steps: int,
+    batch_size: int = BATCH_SIZE,
+    verbose: bool = False,
+) -> Classifier:
+    """The fixed classifier, trained as `classifier_accuracy` says."""
+    height, width, channels = labelled.x.shape[1:]
+    with seeded(derive_seed(seed, "classifier")):
+        classifier = Classifier(shape=(channels, height, width), n_classes=n_classes, augment=augment)
+    classifier.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  (torch declares no such form)
+    mixed = _Mixed(labelled.x, labelled.y, samples=samples, length=steps * batch_size)
+    plan = Plan(steps=steps, batch_size=batch_size, learning_rate=LEARNING_RATE, warmup=min(50, steps), seed=seed)
+    with apart():
+        train(classifier, _cross_entropy, mixed, plan, title="classifier", verbose=verbose)
+    return classifier
 
 
 @undisturbed
@@ -312,7 +344,7 @@ def summarise(records: Iterable[Mapping], *, baseline: str = REAL) -> list[Gain]
     return rows
 
 
-def _check_labelled(pair: Labelled, name: str) -> _InMemory:
+def _check_labelled(pair: Labelled, name: str) -> InMemory:
     x, y = pair
     x = check_array(x, name, white=255)
     if x.ndim != 4:
@@ -320,4 +352,4 @@ def _check_labelled(pair: Labelled, name: str) -> _InMemory:
     y = label_column(y, len(x), f"labels of {name}")
     if y.dtype.kind not in "iu" or y.min() < 0:
         raise ValueError(f"labels of {name} must be whole numbers from 0, got {y.dtype} from {y.min()}")
-    return _InMemory(torch.from_numpy(np.require(x, requirements=("C", "W"))), torch.from_numpy(y.astype(np.int64)))
+    return InMemory(torch.from_numpy(np.require(x, requirements=("C", "W"))), torch.from_numpy(y.astype(np.int64)))
