@@ -21,7 +21,8 @@ from vaekit.training.propagation import propagate
 @pytest.fixture(scope="module")
 def few(digits):
     """1,200 digits of which 3 of each class are labelled, and the others to be tested on."""
-    x, y = digits
+    order = np.random.default_rng(1).permutation(len(digits[0]))  # they come writer by writer
+    x, y = (part[order] for part in digits)
     labels = np.full(1200, -1)
     for digit in range(10):
         labels[np.flatnonzero(y[:1200] == digit)[:3]] = digit

@@ -27,11 +27,8 @@ from vaekit.training.propagation import propagate
 from vaekit.world import check_random_state, derive_seed
 
 MOST = 20_000  # images that are looked at: all labelled ones, and of the others as many as are left, by chance
-ROUNDS = (
-    (300, 0.9),
-    (400, 0.95),
-    (700, 1.0),
-)  # steps, and the share of a class, the surest, whose labels are learned from
+# Of each round, steps of the network, and the share of a class, the surest, whose labels it learns from.
+ROUNDS = ((300, 0.9), (400, 0.95), (500, 0.95), (1000, 1.0))
 BATCH_SIZE = 128
 KIND, FACTS, WEIGHTS = "classifier", "classifier.json", "weights.safetensors"
 
