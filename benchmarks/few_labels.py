@@ -118,7 +118,8 @@ def run(argv):
     for data in asked.data:
         whole, test = open_data(data, "train"), open_data(data, "test")
         train = whole.take(np.sort(np.random.default_rng(0).permutation(len(whole))[:IMAGES]))
-        vae = trained(f"few_labels/{data}", "vae", train, latent_dim=20, architecture="mlp", random_state=0)
+        how = {"latent_dim": 20, "architecture": "mlp", "epochs": few_labels.PASSES // IMAGES, "random_state": 0}
+        vae = trained(f"few_labels/{data}", "vae", train, **how)
         for draw in range(asked.draws):
             for per_class in asked.per_class:
                 case = Case(train, test, vae, per_class, draw)
