@@ -24,7 +24,7 @@ LEAST_ERROR = 1e-8
 
 
 def _latents(fitted: Fitted, x, y) -> np.ndarray:
-    return fitted.encode(x, y).astype(np.float64)
+    return fitted.transform(x, y).astype(np.float64)
 
 
 def _latents_and_error(fitted: Fitted, x, y) -> np.ndarray:
@@ -88,11 +88,9 @@ class AnomalyScore:
         features = DENSITIES[self.name](fitted, x, y)
         if len(features) < 2:
             raise ValueError(f"score {self.name!r} learns from at least 2 normal samples, got {len(features)}")
-        # The error's unit becomes its deviation; latents have theirs.
         self.shift, self.scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
-        for column in range(fitted.code_shape[0], features.shape[1]):
-            self.shift[column] = features[:, column].mean()
-            self.scale[column] = features[:, column].std() or 1.0
+        if self.name == "combined":  # the error's unit becomes its deviation; latents have theirs
+            self.shift[-1], self.scale[-1] = features[:, -1].mean(), features[:, -1].std() or 1.0
         features = (features - self.shift) / self.scale
         seed = derive_seed(seed, "anomalies") % 2**31
         self.mixture = _mixture(features, seed)
