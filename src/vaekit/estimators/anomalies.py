@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.exceptions import NotFittedError
@@ -40,7 +42,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if not 0 < self.contamination <= 0.5:
             raise ValueError(f"contamination must be in (0, 0.5], got {self.contamination!r}")
         model = VAE(latent_dim=20, random_state=self.random_state) if self.model is None else self.model
-        self.model_ = model if model.__sklearn_is_fitted__() else clone(model).fit(X, y)
+        self.model_ = model if model.__sklearn_is_fitted__() else cast(Estimator, clone(model)).fit(X, y)
         self.score_ = AnomalyScore(self.model_.fitted_, self.score)
         scores = self.score_.fit(self.model_.fitted_, X, y, seed=self.random_state or 0)
         self.offset_ = float(np.quantile(scores, self.contamination))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class FewLabelsClassifier(ClassifierMixin, BaseEstimator):
             epochs = min(100, max(10, PASSES // len(x)))
             how = {"epochs": epochs, "random_state": seed % 2**31, "verbose": self.verbose}
             default = VAE(latent_dim=20, architecture="mlp", **how)
-            self.model_ = (default if self.model is None else clone(self.model)).fit(x)
+            self.model_ = (default if self.model is None else cast(Estimator, clone(self.model))).fit(x)
         pixels, latents = torch.from_numpy(np.require(x, requirements=("C", "W"))), self.model_.transform(x)
         latents = latents / max(float(np.linalg.norm(latents, axis=1).mean()), 1e-12)
         features = latents
