@@ -49,7 +49,7 @@ def run(argv):
     for seed in range(asked.seeds):
         for held_out in range(10):
             others = images.x[images.y != held_out]
-            train, normal = train_test_split(others, test_size=0.25, random_state=seed)
+            train, normal = map(np.asarray, train_test_split(others, test_size=0.25, random_state=seed))
             test = np.concatenate([normal, images.x[images.y == held_out]])
             anomalous = np.arange(len(test)) >= len(normal)
             for name, scores in scores_of(train, test, seed).items():
