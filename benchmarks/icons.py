@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import OUT, Findings, mean_std, progress, trained
-from vaekit.data import open_data
+from vaekit.data import Images, open_data
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.registry import MODELS
 
+PLACE = "/usr/share/icons/oxygen/base"
 SIZES = ("32x32", "48x48", "64x64")
 EPOCHS = {"vae": {"adam": 50, "muon": 36}, "vqvae": {"adam": 12, "muon": 12}}
 PATCH = 4  # the side of what the last layer makes by itself
@@ -33,6 +34,20 @@ def gather(source: Path, folder: Path) -> None:
                 shutil.copyfile(file, place)
 
 
+def open_icons(source: str) -> tuple[Images, Images]:
+    """The icons of the package's folder of sizes to train on, and those held out."""
+    if not Path(source, SIZES[0]).is_dir():
+        raise ValueError(f"--icons {source} has no folder {SIZES[0]}: install oxygen-icon-theme, or say where it is")
+    folder = OUT / "icons" / "data"
+    if not folder.exists():
+        whole = folder.with_name("data.tmp")
+        shutil.rmtree(whole, ignore_errors=True)
+        gather(Path(source), whole)
+        whole.rename(folder)
+    train, test = (open_data(str(folder), split, resize=48, fit="pad", skip_bad=True) for split in ("train", "test"))
+    return train, test
+
+
 def seams(images: np.ndarray) -> float:
     """(N, H, W, C) -> the mean step across the borders of patches over that elsewhere: 1 where there are none."""
     x, ratios = images.astype(float), []
@@ -45,20 +60,10 @@ def seams(images: np.ndarray) -> float:
 
 def run(argv):
     parser = argparse.ArgumentParser(prog="python -m benchmarks icons")
-    parser.add_argument("--icons", default="/usr/share/icons/oxygen/base", help="the package's folder of sizes")
+    parser.add_argument("--icons", default=PLACE, help="the package's folder of sizes")
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args(argv)
-    if not Path(asked.icons, SIZES[0]).is_dir():
-        raise ValueError(
-            f"--icons {asked.icons} has no folder {SIZES[0]}: install oxygen-icon-theme, or say where it is"
-        )
-    folder = OUT / "icons" / "data"
-    if not folder.exists():
-        whole = folder.with_name("data.tmp")
-        shutil.rmtree(whole, ignore_errors=True)
-        gather(Path(asked.icons), whole)
-        whole.rename(folder)
-    train, test = (open_data(str(folder), split, resize=48, fit="pad", skip_bad=True) for split in ("train", "test"))
+    train, test = open_icons(asked.icons)
     found, rows = {}, []
     for name, epochs in EPOCHS.items():
         for seed in range(asked.seeds):

@@ -316,7 +316,9 @@ class Estimator(Fields, Face):
         table = format.is_table
         batch_size = self.batch_size or (100 if wang2023 else 128 if n >= 5000 else 64)
         per_epoch = steps_per_epoch(n, batch_size)
-        epochs = self.epochs or (50 if wang2023 else max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch)))
+        passes = max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch))
+        # What is local repeats within a picture: a grid has learned it in a third of the passes.
+        epochs = self.epochs or (50 if wang2023 else max(4, passes // 3) if self.grid else passes)
         steps = steps or epochs * per_epoch
         mlp = table or self.architecture == "mlp"
         few, muon = n < 5000, self.optimizer_for(format.shape) == "muon"

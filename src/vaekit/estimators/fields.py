@@ -32,7 +32,7 @@ class Fields:
     (first median and quartiles, with the tails drawn in) or auto (log or robust for columns that need it)."""
     epochs: int | None = None
     """Passes over the data; by default about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
-    (50 for wang2023)."""
+    (50 for wang2023); a third of these for a grid."""
     batch_size: int | None = None
     """Images per step; by default 128, or 64 below 5,000 images (100 for wang2023)."""
     accumulate: int = 1

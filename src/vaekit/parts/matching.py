@@ -58,7 +58,7 @@ class _Block(nn.Module):
         super().__init__()
         self.before, self.between = _norm(channels), _norm(out)
         self.spread, self.gather, self.about = make(channels, out), make(out, out), nn.Linear(about, 2 * out)
-        self.skip = nn.Identity() if channels == out else make(channels, out)
+        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
         with torch.no_grad():
             for values in self.gather.parameters():
                 values.zero_()

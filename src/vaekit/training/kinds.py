@@ -166,7 +166,7 @@ KINDS = {
         _make_matching,
         _flow_rate,
         matching_term,
-        steps=2000,
+        steps=1500,
         epochs=100,
         learning_rate=0.001,
         layers=(2, 2),
@@ -238,7 +238,7 @@ def resolve_settings(
         what = "codes" if codes else "Gaussian latents"
         raise ValueError(f"prior {name!r} does not fit {what}; choose {' or '.join(fitting)}")
     kind, small = KINDS[name], n < 5000
-    batch_size = min(settings.batch_size or (64 if codes else 128), n)
+    batch_size = min(settings.batch_size or (64 if codes or grid else 128), n)
     per_epoch = steps_per_epoch(n, batch_size)
     epochs = settings.epochs or max(1, min(kind.epochs, kind.steps // per_epoch))
     defaults = {

@@ -25,10 +25,10 @@ class PriorSettings:
     dropout: float | None = None
     """Of a pixelcnn or transformer; by default 0, or 0.5 below 5,000 images."""
     epochs: int | None = None
-    """Passes over the images; by default about 7,000 steps, at most 20 epochs (flow: 4,000, 100; matching: 2,000,
+    """Passes over the images; by default about 7,000 steps, at most 20 epochs (flow: 4,000, 100; matching: 1,500,
     100; vamp: 400, 20)."""
     batch_size: int | None = None
-    """Images per step; by default 64 for codes, 128 for latents."""
+    """Images per step; by default 64 for codes and grids, 128 for latents."""
     accumulate: int = 1
     """Rounds in which the images of a step are looked at, which takes as many times less memory."""
     optimizer: str | None = None
