@@ -7,7 +7,7 @@ ARGS ?=
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install report test test-slow test-browser lint clean
+.PHONY: install report test test-slow test-browser lint docs dist clean
 
 install: $(STAMP)
 
@@ -47,6 +47,11 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The site, in docs/_build/html: the gallery's scripts run once and again when they change. A core a picture, no warnings.
+docs: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)
+	@echo "the site: docs/_build/html/index.html"
 
 clean:
 	rm -rf .venv

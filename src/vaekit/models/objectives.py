@@ -65,6 +65,7 @@ class ConstrainedElbo(nn.Module):
         self.seen = torch.zeros(())  # of the mean rate of a batch, in the parts so far
 
     def forward(self, trace: Trace, step: int) -> dict[str, Term]:
+        """The terms of a trace, the rate weighted by beta; in training mode beta then takes its step."""
         distortion, rate = distortion_and_rate(trace)
         beta, part = self.beta, current_part()
         if self.training and part is None:

@@ -39,6 +39,7 @@ class Condition(nn.Module):
             nn.init.normal_(self.table.weight, std=0.1)
 
     def forward(self, h: Tensor, y: Tensor | None) -> Tensor:
+        """h (N, C, ...), y (N,) -> h, scaled and shifted; as it is without classes."""
         factors = self.factors(y)
         if factors is None:
             return h
