@@ -53,5 +53,13 @@ docs: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html $(ARGS)
 	@echo "the site: docs/_build/html/index.html"
 
+# Wheel and sdist; the wheel is then installed in a fresh environment without extras, and tried from another folder.
+dist: $(STAMP)
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist .
+	@$(PYTHON) -m venv --clear .venv/tried
+	@.venv/tried/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	@.ci/try-dist "$(CURDIR)/.venv/tried/bin" dist
+
 clean:
 	rm -rf .venv

@@ -28,7 +28,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_ext", "_templates", "gallery/GALLERY_HEADER.md"]
+exclude_patterns = ["_build", "_ext", "_templates", "gallery/GALLERY_HEADER.rst"]
 suppress_warnings = ["config.cache"]  # the gallery's settings hold functions, which Sphinx can't compare between builds
 nitpicky = False
 

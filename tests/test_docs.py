@@ -1,7 +1,8 @@
-"""README and site: every snippet runs on small data, every link leads somewhere, and what is made of the code is made of all of it.
+"""README and site: every snippet runs on small data, every link leads somewhere, and what is made of the code is made of all
+of it.
 
-A line of a shell snippet, or a Python snippet, with a comment that begins with "needs" is only compiled: Python as such, a command
-of ours as flags.
+A line of a shell snippet, or a Python snippet, with a comment that begins with "needs" is only compiled: Python as such, a
+command of ours as flags.
 """
 
 import contextlib
@@ -122,7 +123,7 @@ def run_command(words: list[str], *, compiled: bool) -> None:
         assert compiled and rest[0] == "install"
     elif program == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert [word for word in rest if "=" not in word][0] in targets
+        assert next(word for word in rest if "=" not in word) in targets
     elif program == "python":
         script = rest[1] if rest[0] == "-m" else rest[0]
         assert script == "benchmarks" or (ROOT / script).is_file() or Path(script).is_file(), script

@@ -123,8 +123,9 @@ def draw_way() -> str:
     height = 2 * TOP + (len(way) - 1) * STEP + BOX
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">\n'
-        "<style>rect,path{fill:none;stroke:#4a5568;stroke-width:1.3} rect{fill:#f5f7fa} text{font-family:sans-serif;fill:#1a202c}"
-        " .name{font:600 15px monospace} .place{font-size:12px;fill:#4a5568} .what{font-size:13px;fill:#2b6cb0}</style>\n"
+        "<style>rect,path{fill:none;stroke:#4a5568;stroke-width:1.3} rect{fill:#f5f7fa}"
+        " text{font-family:sans-serif;fill:#1a202c} .name{font:600 15px monospace}"
+        " .place{font-size:12px;fill:#4a5568} .what{font-size:13px;fill:#2b6cb0}</style>\n"
         '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 L8 4 L0 8 z" style="fill:#4a5568"/></marker></defs>\n' + "\n".join(parts) + "\n</svg>\n"
     )

@@ -1,5 +1,5 @@
-"""The package's docstrings for Sphinx. They are written to be read in an editor: plain sentences, and paragraphs that begin with
-`name: what it is`. Here each becomes reStructuredText in which nothing but backticks means anything.
+"""The package's docstrings for Sphinx. They are written to be read in an editor: plain sentences, and paragraphs that begin
+with `name: what it is`. Here each becomes reStructuredText in which nothing but backticks means anything.
 """
 
 import re

@@ -42,8 +42,8 @@ class Record(SphinxDirective):
 
 
 class Source(SphinxDirective):
-    """Lines of the source, as they stand there: ```{source} vaekit.tensors.gaussian_kl, and in the content where they begin and,
-    after a line of dots, end. Without content it is the whole.
+    """Lines of the source, as they stand there: ```{source} vaekit.tensors.gaussian_kl, and in the content a text of the first
+    and of the last of them. Without content it is the whole.
     """
 
     required_arguments = 1

@@ -37,7 +37,7 @@ def lines_of(name: str, wanted: list[str]) -> tuple[str, int]:
     text wanted[0] to the first after it that holds wanted[-1]; all of them where nothing is wanted.
     """
     source, first = inspect.getsourcelines(found(name))
-    wanted = [line.strip() for line in wanted if line.strip() and set(line.strip()) != {"."}]
+    wanted = [line.strip() for line in wanted if line.strip()]
     if not wanted:
         return textwrap.dedent("".join(source)).rstrip(), first
     start = _line_with(source, wanted[0], 0, name)

@@ -2,8 +2,8 @@
 A map of a data set
 ===================
 
-With two latents, a VAE draws a map: every image gets a place, and every place on the map can be decoded. Classes were not told to
-the model; the colours are added afterwards.
+With two latents, a VAE draws a map: every image gets a place, and every place on the map can be decoded. Classes were not
+told to the model; the colours are added afterwards.
 """
 
 import numpy as np

@@ -2,8 +2,8 @@
 Latents, one at a time
 ======================
 
-What does a latent stand for? Take one image, move one latent and hold the others. Rows are ordered by how much each latent tells,
-its KL in nats: the last rows, which tell nothing, change nothing.
+What does a latent stand for? Take one image, move one latent and hold the others. Rows are ordered by how much each latent
+tells, its KL in nats: the last rows, which tell nothing, change nothing.
 """
 
 from vaekit import VAE, BetaVAE, open_data

@@ -2,8 +2,9 @@
 A classifier from few labels
 ============================
 
-Labels are dear and images are cheap. A VAE learns from all images, without their labels; a linear classifier on its latents then
-needs a few labels per class. Beside it the same classifier on pixels, and on the principal components of the same images.
+Labels are dear and images are cheap. A VAE learns from all images, without their labels; a linear classifier on its latents
+then needs a few labels per class. Beside it the same classifier on pixels, and on the principal components of the same
+images.
 """
 
 import matplotlib.pyplot as plt

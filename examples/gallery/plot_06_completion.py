@@ -2,8 +2,8 @@
 The other half of an image
 ==========================
 
-A VQ-VAE's prior draws codes one after the other, each knowing those before it. Given the codes of the upper half of an image it
-draws the lower half anew, as often as you like.
+A VQ-VAE's prior draws codes one after the other, each knowing those before it. Given the codes of the upper half of an
+image it draws the lower half anew, as often as you like.
 """
 
 import numpy as np

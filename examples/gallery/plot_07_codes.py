@@ -2,8 +2,8 @@
 Codes, edited
 =============
 
-A VQ-VAE's image is a grid of code numbers. Change one of them and decode: the image changes where the code stands, and a little
-around it.
+A VQ-VAE's image is a grid of code numbers. Change one of them and decode: the image changes where the code stands, and a
+little around it.
 """
 
 import numpy as np

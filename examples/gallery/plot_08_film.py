@@ -2,10 +2,11 @@
 A film from one image to another
 ================================
 
-Between the latents of two images there is a way, and every place on it decodes to an image. Here it goes through ten digits and
-back to the first, as an animated GIF.
+Between the latents of two images there is a way, and every place on it decodes to an image. Here it goes through ten digits
+and back to the first, as an animated GIF.
 """
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,5 +25,5 @@ for here, there in zip(stops, np.roll(stops, -1, axis=0), strict=True):
 pictures = np.rint(model.inverse_transform(np.stack(way)) * 255).astype(np.uint8)
 
 frames = [Image.fromarray(picture).resize((240, 240), Image.Resampling.BICUBIC) for picture in pictures]
-film = Path("film.gif")
+film = Path(tempfile.mkdtemp()) / "film.gif"
 frames[0].save(film, save_all=True, append_images=frames[1:], duration=90, loop=0)

@@ -2,11 +2,11 @@
 More images for a training set
 ==============================
 
-New images of each class, in a folder with a sub-folder per class: the layout that torchvision's `ImageFolder` reads, so that they
-are added to a training set in one line.
+New images of each class, in a folder with a sub-folder per class: the layout that torchvision's `ImageFolder` reads, so
+that they are added to a training set in one line.
 
-Whether they help is another question, which has been measured: with few labels a little, less than moving and turning the images
-does. See :doc:`the guide </guides/generate>`.
+Whether they help is another question, which has been measured: with few labels a little, less than moving and turning the
+images does. See :doc:`the guide </guides/generate>`.
 """
 
 import tempfile

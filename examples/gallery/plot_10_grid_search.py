@@ -2,8 +2,8 @@
 A model in a pipeline, chosen by grid search
 ============================================
 
-Models are scikit-learn estimators. Here a VAE makes features for a classifier, and a grid search over the whole pipeline finds how
-many latents the classifier wants.
+Models are scikit-learn estimators. Here a VAE makes features for a classifier, and a grid search over the whole pipeline
+finds how many latents the classifier wants.
 """
 
 import matplotlib.pyplot as plt

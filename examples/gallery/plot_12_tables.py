@@ -2,8 +2,8 @@
 New rows for a table
 ====================
 
-A table of numbers is learned as it is: columns are scaled inside and come back in their own units. New rows are plausible together,
-not only column by column.
+A table of numbers is learned as it is: columns are scaled inside and come back in their own units. New rows are plausible
+together, not only column by column.
 """
 
 import matplotlib.pyplot as plt

@@ -2,10 +2,10 @@
 All figures of Wang's report
 ============================
 
-Figures 1 to 16 of Yinjie Wang's report "Variational Autoencoder" (2023) and its table, drawn anew with its networks, losses and
-settings: ``architecture="wang2023"``. As it stands it takes a small part of scikit-learn's digits, enlarged to 28x28, and a few
-epochs, so that the pictures show what is drawn and not yet what comes out; ``python plot_13_report.py mnist 50`` is the report's own
-protocol. :doc:`Chapter by chapter </report/index>` says what came out of that.
+Figures 1 to 16 of Yinjie Wang's report "Variational Autoencoder" (2023) and its table, drawn anew with its networks, losses
+and settings: ``architecture="wang2023"``. As it stands it takes a small part of scikit-learn's digits, enlarged to 28x28,
+and a few epochs, so that the pictures show what is drawn and not yet what comes out; ``python plot_13_report.py mnist 50``
+is the report's own protocol. :doc:`Chapter by chapter </report/index>` says what came out of that.
 """
 
 import sys
