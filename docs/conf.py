@@ -28,7 +28,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_ext", "_templates", "gallery/GALLERY_HEADER.rst"]
+exclude_patterns = ["_build", "_ext", "_templates"]
 suppress_warnings = ["config.cache"]  # the gallery's settings hold functions, which Sphinx can't compare between builds
 nitpicky = False
 
@@ -65,7 +65,7 @@ html_copy_source = False
 html_theme_options = {
     "show_prev_next": False,
     "navbar_align": "left",
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 8,
     "navbar_end": ["theme-switcher"],
     "footer_start": ["copyright"],
     "footer_end": [],

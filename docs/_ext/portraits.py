@@ -29,6 +29,7 @@ def draw_portrait(key: str, picture: Path, runs: Path) -> None:
     rows = {
         "test images": some.x,
         MODELS[key].label: model.reconstruct(some.x, names),
-        "new images": model.sample(ROWS * COLUMNS, random_state=0),
     }
+    new = model.sample(ROWS * COLUMNS, random_state=0)
+    rows |= {f"new images, {row + 1}": new[row::ROWS] for row in range(ROWS)}
     save(labelled_rows(rows), picture)

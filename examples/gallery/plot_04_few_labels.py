@@ -2,9 +2,10 @@
 A classifier from few labels
 ============================
 
-Labels are dear and images are cheap. A VAE learns from all images, without their labels; a linear classifier on its latents
-then needs a few labels per class. Beside it the same classifier on pixels, and on the principal components of the same
-images.
+Labels are dear and images are cheap. A VAE learns from all images, without their labels; a linear classifier is then trained
+on the latents of a few labelled ones. Does it pay? Beside it stand the same classifier on pixels, and on the principal
+components of the same images, and on images as small as these they are no worse: look at this picture for your own data before
+you believe in latents.
 """
 
 import matplotlib.pyplot as plt
@@ -13,8 +14,6 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from vaekit import VAE
 
@@ -39,7 +38,7 @@ def accuracies(features: np.ndarray, test: np.ndarray, per_class: int) -> list[f
         chosen = np.concatenate(
             [rng.choice(np.flatnonzero(y == label), per_class, replace=False) for label in range(10)]
         )
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        classifier = LogisticRegression(max_iter=2000)
         found.append(classifier.fit(features[chosen], y[chosen]).score(test, y_test))
     return found
 
