@@ -328,7 +328,7 @@ def test_every_model_has_its_page():
 
 
 @pytest.mark.parametrize("command", pages.commands())
-def test_every_flag_is_on_the_page_of_its_command(command):
+def test_every_flag_has_words_and_is_on_the_page_of_its_command(command):
     text = MADE[f"command-line/{command.replace(' ', '-')}.md"]
     words = command.split()
     home = importlib.import_module(f"vaekit.cli.{COMMANDS[words[0]].home}")
@@ -338,6 +338,7 @@ def test_every_flag_is_on_the_page_of_its_command(command):
         inner = dataclasses.is_dataclass(field.type) or field.name in ("model", "prior", "run_folder", "run_folders")
         positional = field.name in ("repo_id",) or (command == "data" and field.name == "data")
         assert inner or positional or f"--{flag}" in text, f"vaekit {command} --{flag}"
+        assert field.name in ("model", "prior") or pages.described(kind).get(field.name), f"--{flag} has no words"
 
 
 def test_datas_way_has_no_gap():
