@@ -71,11 +71,12 @@ def workspace(tmp_path_factory) -> Path:
 
 
 def _shape(rng: np.random.Generator, *, disc: bool) -> np.ndarray:
-    """(12, 16) uint8: a bright square or disc somewhere on noise."""
-    rows, columns = np.mgrid[:12, :16]
-    down, across = np.abs(rows - rng.uniform(4, 8)), np.abs(columns - rng.uniform(5, 11))
+    """(H, W) uint8, of another size each: a bright square or disc somewhere on noise."""
+    height, width = rng.integers(12, 18, 2)
+    rows, columns = np.mgrid[:height, :width]
+    down, across = np.abs(rows - rng.uniform(4, height - 4)), np.abs(columns - rng.uniform(4, width - 4))
     inside = np.hypot(down, across) < 4 if disc else np.maximum(down, across) < 3.5
-    return (rng.integers(0, 60, (12, 16)) + 180 * inside).astype(np.uint8)
+    return (rng.integers(0, 60, (height, width)) + 180 * inside).astype(np.uint8)
 
 
 @pytest.fixture
