@@ -225,7 +225,7 @@ def write(docs: Path) -> None:
         _write_changed(docs / place, text)
     _write_changed(docs / "house" / "data-way.svg", draw_way())
     for key in MODELS:
-        draw_portrait(key, docs / "models" / f"{key}.png", docs / "_build" / "runs")
+        draw_portrait(key, docs / "models" / f"{key}.png")
 
 
 def _write_changed(path: Path, text: str) -> None:

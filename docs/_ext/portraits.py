@@ -15,15 +15,13 @@ MLP = {"architecture": "mlp", "epochs": 40}
 FIELDS = {"vqvae": {"n_codes": 64, "epochs": 20}}  # whose codes need places, and so convolutions
 
 
-def draw_portrait(key: str, picture: Path, runs: Path) -> None:
-    """Writes the picture of the model of this key, unless it is there: the run is trained in runs/KEY, once."""
+def draw_portrait(key: str, picture: Path) -> None:
+    """Writes the picture of the model of this key, unless it is there."""
     if picture.is_file():
         return
     train, test = open_data("digits"), open_data("digits", "test")
-    folder, estimator = str(runs / key), MODELS[key].estimator()
-    model = estimator(**FIELDS.get(key, MLP), random_state=0).fit_images(train, folder=folder, resume=True)
-    if not model.has_prior:
-        model.fit_prior_images(train, PriorSettings(epochs=10), folder=folder)
+    model = MODELS[key].estimator()(**FIELDS.get(key, MLP), random_state=0).fit_images(train)
+    model.fit_prior_images(train, PriorSettings(epochs=10))
     some = test.take(np.concatenate([np.flatnonzero(test.y == label)[:2] for label in range(10)])[:COLUMNS])
     names = np.asarray(test.classes)[some.y] if model.conditional else None
     rows = {
