@@ -20,8 +20,11 @@ from vaekit.pictures.planes import latent_space
 from vaekit.pictures.sheets import by_class, image_grid, reconstructions, traversals
 from vaekit.report.living import traverse
 
-name, epochs = (sys.argv[1], int(sys.argv[2])) if len(sys.argv) == 3 else ("digits", 4)
-few = max(1, epochs // 2)  # for the curves of many trainings
+name, epochs = (sys.argv[1], int(sys.argv[2])) if len(sys.argv) == 3 else ("digits", 8)
+few = max(2, epochs // 5)  # for the curves of many trainings
+smaller = (
+    {"batch_size": 25} if name == "digits" else {}
+)  # of few images, for more steps than the report's 100 would make
 
 
 def enlarged(part: Images) -> Images:
@@ -38,7 +41,7 @@ labels = np.asarray(test.classes)[test.y]
 
 def fitted(model, passes: int = epochs, **fields):
     """A model of the report's, trained."""
-    return model(architecture="wang2023", random_state=0, epochs=passes, **fields).fit_images(train).fitted_
+    return model(architecture="wang2023", random_state=0, epochs=passes, **smaller, **fields).fit_images(train).fitted_
 
 
 def measured(model) -> dict:
