@@ -300,7 +300,7 @@ def test_a_formula_stands_beside_the_line_that_is_it(name):
 @pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if "{figure}" in text or "{record}" in text])
 def test_every_number_is_of_a_record(name):
     for path in re.findall(r"\{figure\}`([^`]+)`", TEXTS[name]):
-        if path != "record | row | column":
+        if path != "record :: row :: column":
             assert pages.figure(path)
     for record, content in re.findall(r"^```\{record\} (\w+)\n(.*?)^```", TEXTS[name], re.DOTALL | re.MULTILINE):
         chosen = [line.strip() for line in content.splitlines() if line.strip() and not line.startswith(":")]
@@ -311,9 +311,9 @@ def test_every_number_is_of_a_record(name):
 
 def test_a_number_that_no_record_has_is_refused():
     with pytest.raises(ValueError, match="names 0 rows"):
-        pages.figure("nll | nobody | NLL, test")
+        pages.figure("nll :: nobody :: NLL, test")
     with pytest.raises(ValueError, match="no record 'none'"):
-        pages.figure("none | a | b")
+        pages.figure("none :: a :: b")
 
 
 def test_the_readme_has_the_numbers_of_the_records():

@@ -43,10 +43,12 @@ def shown(value) -> str:
 
 
 def figure(path: str) -> str:
-    """One number of a record: "record | row | column". The row is named by a value that stands in it, or by two, "a & b", and
+    """One number of a record: "record :: row :: column". The row is named by a value that stands in it, or by two, "a & b", and
     by none where the record has one row.
     """
-    name, row, column = (part.strip() for part in path.split("|"))
+    if path.count("::") != 2:
+        raise ValueError(f"a number of a record is named by record :: row :: column, not {path!r}")
+    name, row, column = (part.strip() for part in path.split("::"))
     wanted = {part.strip() for part in row.split("&") if part.strip()}
     rows = [found for found in record(name)["figures"] if wanted <= {shown(value) for value in found.values()}]
     if len(rows) != 1 or column not in rows[0]:
@@ -70,19 +72,19 @@ README_ROWS = (
     (
         "time until a VAE is as good as pythae's after 20 epochs of the report's network",
         "{} times less",
-        ["quality | | times faster"],
+        ["quality :: :: times faster"],
     ),
-    ("the same of a VQ-VAE", "{} times less", ["quality_codes | | times faster"]),
-    ("training steps of the report's VAE a second", "{} times pythae's", ["training | vaekit | times pythae"]),
+    ("the same of a VQ-VAE", "{} times less", ["quality_codes :: :: times faster"]),
+    ("training steps of the report's VAE a second", "{} times pythae's", ["training :: vaekit :: times pythae"]),
     (
         "squared error of a VAE on MNIST, per pixel",
         "{}; the report's network: {}",
-        ["defaults | VAE, sigma learned | MSE per pixel", "defaults | wang2023 VAE, lambda 0.098 | MSE per pixel"],
+        ["defaults :: VAE, sigma learned :: MSE per pixel", "defaults :: wang2023 VAE, lambda 0.098 :: MSE per pixel"],
     ),
     (
         "images of a CVAE that are the digit asked for",
         "{} %; the report's network: {} %",
-        ["conditional | default CVAE | all", "conditional | wang2023 CVAE (scalar condition) | all"],
+        ["conditional :: default CVAE :: all", "conditional :: wang2023 CVAE (scalar condition) :: all"],
     ),
 )
 
@@ -91,7 +93,7 @@ def readme_numbers() -> str:
     """The README's table of numbers."""
     rows = []
     for what, words, paths in README_ROWS:
-        name = paths[0].split("|")[0].strip()
+        name = paths[0].split("::")[0].strip()
         found = words.format(*map(figure, paths))
         rows.append({"measured": what, "found": found, "record": f"[`{name}`](benchmarks/results/{name}.json)"})
     return table(rows)

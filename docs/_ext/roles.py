@@ -13,7 +13,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 
 class Figure(SphinxRole):
-    """{figure}`record | row | column`: one number of a record."""
+    """{figure}`record :: row :: column`: one number of a record."""
 
     def run(self):
         try:
