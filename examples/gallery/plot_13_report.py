@@ -95,7 +95,8 @@ figure_12 = latent_space({"Figure 12: CVAE, d=2": (plane.transform(test, labels)
 # Chapter 4, the VQ-VAE: the training curve, vectors before they are quantised, and reconstructions.
 models["VQ-VAE"] = fitted(VQVAE)
 figure_13 = training_curves({"VQ-VAE": models["VQ-VAE"].history})
-vectors = models["VQ-VAE"].transform(test).reshape(len(test), 49, 2)[:, ::7]  # each seventh place, of two numbers each
+vectors = models["VQ-VAE"].transform(test).reshape(len(test), 7, 7, 2)
+vectors = vectors[:, 2:5, 2:5].reshape(len(test), 9, 2)  # the nine places in the middle, of two numbers each
 rng = np.random.default_rng(0)
 spread = vectors.reshape(-1, 2) + rng.normal(
     0, 0.02 * vectors.std(), (vectors.size // 2, 2)
