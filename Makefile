@@ -1,7 +1,7 @@
 # `make report` trains and compares the four models; `make test` and `make lint` check the project.
 # Each makes .venv first, once, from the pinned versions in constraints.txt.
 PYTHON ?= python3
-DATA ?= digits
+DATA ?= mnist-5k
 OUT ?= report
 ARGS ?=
 BIN := .venv/bin

@@ -273,10 +273,15 @@ def test_data_says_what_is_in_the_digits():
     shown = done("data", "digits").out
     for word in ("1797", "uint8", "gaussian", "nothing wrong"):
         assert word in shown
+    (times,) = (line for line in shown.splitlines() if line.startswith("to train each model takes here, about: "))
+    assert all(re.search(rf"\b{name} \d+ (s|min)", times) for name in MODELS) and "for its prior" in times
+    quick, best = shown[shown.index("to see new images in a minute:") :].split("for the best new images, about ")
+    assert "train cvae --data digits --time-budget 60 " in quick and "sample runs/quick --per-class" in quick
+    assert all(f"vaekit {command} " in best for command in ("train cvae", "fit-prior runs/best", "sample runs/best"))
 
 
 def test_data_as_json_is_only_json():
-    facts = json.loads(done("data", "digits", "--json").out)
+    facts = json.loads(done("data", "digits", "--json", "--no-times").out)
     assert facts["count"] == 1797 and facts["shape"] == [8, 8, 1] and facts["problems"] == []
     assert facts["classes"]["0"] == 178 and len(facts["classes"]) == 10
 
@@ -285,16 +290,16 @@ def test_data_of_a_folder_counts_its_classes_and_says_what_is_wrong(photos, tmp_
     folder = shutil.copytree(photos, tmp_path / "photos")
     shutil.copy(folder / "one" / "020.png", folder / "one" / "copy.png")
     (folder / "notes.txt").write_text("not an image")
-    facts = json.loads(done("data", folder, "--json").out)
+    facts = json.loads(done("data", folder, "--json", "--no-times").out)
     assert facts["classes"] == {"one": PER_CLASS + 1, "two": PER_CLASS, "zero": PER_CLASS} and facts["duplicates"] == 1
-    shown = done("data", folder).out
+    shown = done("data", folder, "--no-times").out
     assert "duplicate" in shown and "passed over: 1" in shown and "only 61" in shown
 
 
 def test_data_of_mixed_sizes_can_be_resized(photos, tmp_path):
     folder = shutil.copytree(photos, tmp_path / "photos")
     Image.new("L", (20, 30)).save(folder / "one" / "large.png")
-    facts = json.loads(done("data", folder, "--json", "--resize", 12).out)
+    facts = json.loads(done("data", folder, "--json", "--no-times", "--resize", 12).out)
     assert facts["shape"] == [12, 12, 1] and facts["count"] == 3 * PER_CLASS + 1
 
 
@@ -381,9 +386,9 @@ def test_data_that_can_not_be_used_is_refused_in_one_line(kind, tmp_path):
     make, word = BAD_DATA[kind]
     path = make(tmp_path / "data")
     if kind in ("an unreadable image", "a truncated image"):  # told, and left out of the description
-        assert word in done("data", path).out
+        assert word in done("data", path, "--no-times").out
     else:
-        assert_refused(run("data", path), word)
+        assert_refused(run("data", path, "--no-times"), word)
     assert_refused(run("train", "vae", "--data", path, "--out", tmp_path / "run", *QUICK), word)
     assert not (tmp_path / "run").exists()
 
@@ -678,7 +683,7 @@ def test_samples_per_class_are_a_labelled_folder_to_train_on(runs, photos, tmp_p
     assert np.array_equal(made.x, expected)
     for folder in photos.iterdir():  # real and new images together
         shutil.copytree(folder, more / folder.name, dirs_exist_ok=True)
-    facts = json.loads(done("data", more, "--json").out)
+    facts = json.loads(done("data", more, "--json", "--no-times").out)
     assert facts["classes"] == dict.fromkeys(CLASSES, PER_CLASS + 7)
     done("train", "cvae", "--data", more, "--out", tmp_path / "run", *QUICK)
     assert load(tmp_path / "run").classes_.tolist() == list(CLASSES)
@@ -866,8 +871,10 @@ def own(runs, tmp_path) -> dict[str, Path]:
 def test_evaluating_prints_what_it_writes(own, photos, name):
     shown = done("evaluate", own[name], "--data", photos).out
     found = evaluation(own[name])
-    for key in ("mse", "distortion", "rate", "elbo", "parameters"):
-        assert re.search(rf"\b{key} .*{re.escape(f'{found[key]:.6g}')}", shown), key
+    for key in ("mse", "distortion", "rate", "elbo"):
+        number = f"{found[key]:.6g}".replace("-", "\N{MINUS SIGN}")
+        assert re.search(rf"\b{key} .*{re.escape(number)}", shown), key
+    assert f"{found['parameters']:,}" in shown and f"all numbers are in {own[name]}/evaluation.json" in shown
     assert found["elbo"] == pytest.approx(-(found["distortion"] + found["rate"]), rel=1e-9)
     assert found["images"] == 6 and found["split"] == "test" and found["parameters"] == load(own[name]).n_parameters_
     assert ("class_consistency" in found) == (name == "cvae")

@@ -102,8 +102,10 @@ FLOORS = [
     ],
     [
         "report.measure",
+        "report.verdict",
         "report.doctor",
         "report.page",
+        "report.times",
         "report.living",
         "report.entry",
         "report.figures",

@@ -270,46 +270,49 @@ def test_data_is_described_the_same_in_pieces_of_any_size(n, chunk, dtype):
 def test_data_tells_of_a_folder_before_training(classes, tmp_path, capsys):
     (classes / "cat" / "01copy.png").write_bytes((classes / "cat" / "02.png").read_bytes())
     sheet = tmp_path / "new" / "sheet.png"
-    main(["data", str(classes), "--json", "--resize", "6", "--picture", str(sheet)])
+    main(["data", str(classes), "--json", "--no-times", "--resize", "6", "--picture", str(sheet)])
     facts = json.loads(capsys.readouterr().out)
     assert [name.split()[0] for name in facts["unreadable"]] == ["cat/00bad.png", "dog/00bad.png"]
     assert (facts["sizes"], facts["modes"], facts["shape"]) == ({"8x8": 41}, {"L": 41}, [6, 6, 1])
     assert sum(part["count"] for part in facts["parts"].values()) == facts["count"] == 41
     assert facts["duplicates"] == 1
-    assert facts["suggestion"].startswith("vaekit train cvae --data") and "--skip-bad --resize 6" in facts["suggestion"]
+    first = facts["suggestions"][0]["commands"][0]
+    assert first.startswith("vaekit train cvae --data") and "--skip-bad --resize 6" in first
     with Image.open(sheet) as picture:
         brightness = np.asarray(picture.convert("L"))
     assert brightness.shape[1] > brightness.shape[0] > 100  # two rows of ten
-    main(["data", str(classes)])
+    main(["data", str(classes), "--no-times"])
     shown = capsys.readouterr().out
     for word in (
         "2 files can't be read: cat/00bad.png",
         "train part",
         "validation part",
         "test part",
-        "to begin with:",
+        "to see new images in a minute:",
     ):
         assert word in shown
 
 
 def test_the_suggested_command_works(classes, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    main(["data", "photos", "--json", "--fit", "pad", "--resize", "9", "--background", "black"])
-    command = shlex.split(json.loads(capsys.readouterr().out)["suggestion"])
-    assert command[:2] == ["vaekit", "train"]
-    main([*command[1:], "--epochs", "1"])
-    model = load("runs/cvae")
+    main(["data", "photos", "--json", "--no-times", "--fit", "pad", "--resize", "9", "--background", "black"])
+    commands = [shlex.split(line) for line in json.loads(capsys.readouterr().out)["suggestions"][0]["commands"]]
+    assert [command[:2] for command in commands] == [["vaekit", "train"], ["vaekit", "sample"]]
+    main([*commands[0][1:], "--epochs", "1"])
+    main(commands[1][1:])
+    assert Path("runs/quick.png").exists()
+    model = load("runs/quick")
     assert model.image_shape_ == (9, 9, 1)
     assert model.facts_["data"]["decoding"] == {"resize": 9, "fit": "pad", "background": "black"}
     # What was done to the images then is done again without being said.
-    main(["encode", "runs/cvae", "--data", "photos", "--skip-bad", "--split", "all", "--out", "z.npy"])
+    main(["encode", "runs/quick", "--data", "photos", "--skip-bad", "--split", "all", "--out", "z.npy"])
     whole, _ = open_whole("photos", Decoding(9, "pad", "black"), skip_bad=True)
     np.testing.assert_allclose(np.load("z.npy"), model.encode(whole.x, np.asarray(whole.classes)[whole.y]), atol=1e-5)
 
 
 def test_contact_sheets_of_unlabelled_images_and_of_tables(tmp_path, capsys):
     np.save(tmp_path / "x.npy", grey(30, 300, 200))
-    main(["data", str(tmp_path / "x.npy"), "--picture", str(tmp_path / "sheet.png")])
+    main(["data", str(tmp_path / "x.npy"), "--no-times", "--picture", str(tmp_path / "sheet.png")])
     assert f"the contact sheet: {tmp_path / 'sheet.png'}" in capsys.readouterr().out
     assert max(Image.open(tmp_path / "sheet.png").size) < 2000
     np.save(tmp_path / "table.npy", np.zeros((30, 4)))

@@ -250,7 +250,7 @@ def test_12_bits_in_16_have_one_white_for_all(tmp_path, capsys, kind, dtype):
     assert whole.x.max() == round(4000 / 257) and whole.white in (None, 65535)
     cut = open_data(path, "all", white=1023)
     assert (cut.x[..., 0] == np.rint(np.minimum(x, 1023) * (255 / 1023))).all() and "cut to it" in cut.notes[0]
-    run("data", path)
+    run("data", path, "--no-times")
     assert "4095 is taken for white" in capsys.readouterr().out.replace("\n", " ")
 
 
@@ -369,7 +369,7 @@ def test_what_is_passed_over_is_named(tmp_path, capsys, monkeypatch):
         "1 .mp4 (a video)",
     ):
         assert words in note
-    run("data", tmp_path)
+    run("data", tmp_path, "--no-times")
     assert "passed over: 11" in capsys.readouterr().out
     kinds._told_by_content.cache_clear()
 

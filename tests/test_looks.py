@@ -214,14 +214,16 @@ def test_few_examples_of_many_classes_are_from_the_first_to_the_last():
 def test_a_contact_sheet_counts_what_it_leaves_out(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("vaekit.pictures.style.save", lambda figure, path: drawn.append(figure))
+    output.write_contact_sheet("sheet.png", labelled({f"class {i:03}": 2 for i in range(157)}))
     output.write_contact_sheet("sheet.png", labelled({f"class {i:02}": 2 for i in range(57)}))
     output.write_contact_sheet("sheet.png", labelled({"a": 2, "b": 30}))
     output.write_contact_sheet(
         "sheet.png", Images(x=np.zeros((1000, 4, 4, 1), np.uint8), y=None, classes=(), name="plain")
     )
-    many, few, plain = map(words, drawn)
-    assert "40 of 57 classes" in many and "class 00" in many and "class 56" in many
-    assert "all classes, up to 10 images of each" in few and "64 of 1,000 images" in plain
+    many, all_of_many, few, plain = map(words, drawn)
+    assert "100 of 157 classes, 57 left out" in many and "class 000" in many and "class 156" in many
+    assert "all 57 classes" in all_of_many and all(f"class {i:02}" in all_of_many for i in range(57))
+    assert "all 2 classes; up to 10 images of each" in few and "64 of 1,000 images" in plain
 
 
 def test_a_list_on_a_terminal_counts_what_it_leaves_out(capsys):

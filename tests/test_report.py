@@ -37,8 +37,8 @@ COMPARED = [MODELS[name].label for name in NAMES]
 
 QUICK = ("--epochs", "1", "--architecture", "mlp")
 LATENT_DIMS, BETAS = (2, 3), (1.0, 2.0)
-FIGURES = ("training", "rate_distortion", "latent_dim", "beta", "samples", "latent_space", "manifold", "traversals", "by_class",
-           "reconstructions", "codes", "priors", "by_class_vqvae", "temperature")  # fmt: skip
+FIGURES = ("overview", "training", "rate_distortion", "latent_dim", "beta", "samples", "latent_space", "manifold",
+           "traversals", "by_class", "reconstructions", "codes", "priors", "by_class_vqvae", "temperature")  # fmt: skip
 MEASURED = (
     "parameters",
     "seconds",

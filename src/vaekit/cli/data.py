@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from vaekit.messages import check_number
 from vaekit.owned import check_file
+from vaekit.registry import MODELS
+
+if TYPE_CHECKING:
+    from vaekit.data import Images
 
 MOST_COLUMNS = 30  # of a table, that are printed
 
@@ -39,6 +44,8 @@ class Data:
     """Columns of a table to leave out, separated by commas."""
     split_seed: int = 0
     """Seed of the 80/10/10 split of data without a test part."""
+    times: bool = True
+    """Try a few steps of each model, and say how long it takes here."""
     picture: str | None = None
     """A contact sheet to write, such as sheet.png: images of each class."""
     overwrite: bool = False
@@ -63,24 +70,66 @@ class Data:
         if parts is None and len(whole) >= 10:
             parts = split_indices(whole.y, len(whole), self.split_seed)
         facts = describe(whole, parts)
-        model, flags = facts.pop("suggested_model"), facts.pop("suggested_flags")
         how = {"labels": self.labels, "split_seed": self.split_seed, **({"drop": self.drop} if self.drop else {})}
-        flags += opening_flags({**decoding._asdict(), **how})
-        facts["suggestion"] = shlex.join(
-            ["vaekit", "train", model, "--data", self.data, *flags, "--out", f"runs/{model}"]
-        )
+        opening = opening_flags({**decoding._asdict(), **how})
+        for suggestion in facts["suggestions"]:
+            suggestion["commands"] = _commands(suggestion, self.data, opening, whole.is_table)
+        if self.times:
+            _add_times(facts, whole, facts["parts"]["train"]["count"] if parts else len(whole))
         if self.picture is not None:
             output.write_contact_sheet(self.picture, whole)
         if self.json:
             print(json.dumps(facts, indent=1))
             return
-        problems, suggestion = facts.pop("problems"), facts.pop("suggestion")
-        for part, found in facts.pop("parts", {}).items():
-            facts[f"{part} part"] = {"count": found["count"], **found.get("classes", {})}
-        for name, words in list(facts.pop("columns", {}).items())[:MOST_COLUMNS]:
-            facts[f"column {name}"] = words
-        output.print_table(f"data {self.data}", output.worded(facts))
-        print("\n".join(f"! {problem}" for problem in problems) or "nothing wrong was found")
-        print(f"to begin with: {suggestion}")
+        _print(self.data, facts)
         if self.picture is not None:
             print(f"the contact sheet: {self.picture}")
+
+
+def _commands(suggestion: dict, data: str, opening: list[str], table: bool) -> list[str]:
+    """What to type for a suggestion, from the training to the samples."""
+    run = suggestion["run"]
+    commands = [["train", suggestion["model"], "--data", data, *suggestion["flags"], *opening, "--out", run]]
+    if suggestion["prior"]:
+        commands.append(["fit-prior", run, "--data", data])
+    how_many = ["-n", "1000"] if table else ["--per-class", "-n", "8"] if suggestion["by_class"] else []
+    commands.append(["sample", run, *how_many, "--out", f"{run}.{'csv' if table else 'png'}"])
+    return [shlex.join(["vaekit", *words]) for words in commands]
+
+
+def _add_times(facts: dict, whole: Images, n: int) -> None:
+    """The seconds that each model takes on `n` such samples, and those of suggestions that have no time of their own."""
+    from vaekit.report.times import times
+
+    facts["seconds"] = {}
+    for name in MODELS:
+        with suppress(ValueError):  # what can't be trained on them
+            facts["seconds"][name] = times(name, whole, n)._asdict()
+    for suggestion in facts["suggestions"]:
+        if suggestion["time_budget"] is None:
+            with suppress(ValueError):
+                suggestion["seconds"] = sum(times(suggestion["model"], whole, n, suggestion["fields"]))
+
+
+def _print(data: str, facts: dict) -> None:
+    from vaekit.cli import output
+    from vaekit.training.progress import roughly
+
+    problems, suggestions, seconds = facts.pop("problems"), facts.pop("suggestions"), facts.pop("seconds", {})
+    for part, found in facts.pop("parts", {}).items():
+        facts[f"{part} part"] = {"count": found["count"], **found.get("classes", {})}
+    for name, words in list(facts.pop("columns", {}).items())[:MOST_COLUMNS]:
+        facts[f"column {name}"] = words
+    output.print_table(f"data {data}", output.worded(facts))
+    print("\n".join(f"! {problem}" for problem in problems) or "nothing wrong was found")
+    if seconds:
+        told = [
+            f"{name} {roughly(one['training'])}"
+            + (f" and {roughly(one['prior'])} for its prior" if one["prior"] else "")
+            for name, one in seconds.items()
+        ]
+        print(f"to train each model takes here, about: {', '.join(told)}")
+    for suggestion in suggestions:
+        long = f", about {roughly(suggestion['seconds'])}" if "seconds" in suggestion else ""
+        print(f"{suggestion['goal']}{long}:")
+        print("\n".join(f"  {command}" for command in suggestion["commands"]))

@@ -194,8 +194,8 @@ class Scoring(NamedTuple):
 
 @dataclass(kw_only=True)
 class Evaluate(RunSource):
-    """A trained model's numbers on held-out data; also written to RUN/evaluation.json, unless RUN is on the Hub, or not
-    finished.
+    """A trained model's numbers on held-out data, and what is good or bad about them; all are written to RUN/evaluation.json,
+    unless RUN is on the Hub, or not finished.
     """
 
     run_folder: Run
@@ -214,6 +214,7 @@ class Evaluate(RunSource):
         from vaekit.files import load
         from vaekit.hub import is_address
         from vaekit.report.measure import check_history, measure_run
+        from vaekit.report.verdict import verdict
 
         model = load(self.run_folder).fitted_.in_pixels()
         images, train = self.open_for(model, self.split), self.open_for(model, "train")
@@ -225,8 +226,12 @@ class Evaluate(RunSource):
         folder = None if is_address(self.run_folder) or model.record.unfinished else Path(self.run_folder)
         entry = measure_run(model, train, images, folder, judge=judge, judge_accuracy=accuracy, full=self.full)
         rows = images.is_table
-        title = in_rows(f"{images.split}, nats per image", rows)
-        output.print_table(f"{self.run_folder} on {self.data} ({title})", output.worded(entry, rows=rows))
+        title = in_rows(
+            f"{self.run_folder} on {len(images):,} {images.split} images of {self.data}, in nats per image", rows
+        )
+        output.print_verdict(title, verdict(entry), rows=rows)
+        if folder is not None:
+            print(f"all numbers are in {folder / 'evaluation.json'}")
 
 
 @dataclass(kw_only=True)

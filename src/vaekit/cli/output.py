@@ -23,8 +23,10 @@ from vaekit.evaluation.measures import QUALITY_COLUMNS
 from vaekit.messages import in_rows
 from vaekit.owned import check_file, check_new_folder, write_atomically
 from vaekit.report.page import findings, quality, summarise, used_columns
+from vaekit.report.verdict import Group
 
 LISTED = 20  # words of a list on a terminal
+SHEET_CLASSES, SHEET_SIDE = 100, 96  # of a contact sheet: classes, and pixels of an image's side, at most
 SAMPLE_SUFFIXES = (".png", ".npy", ".npz", *TABLE_SUFFIXES)
 Origin = Mapping[str, np.ndarray]  # what samples were: columns `file` or `row`, `split`, ...
 
@@ -39,12 +41,29 @@ def print_table(title: str, rows: dict) -> None:
     Console().print(table)
 
 
-def worded(facts: dict, *, rows: bool = False) -> dict:
-    """Facts by the words of their keys; rows: those of a table, which has no images."""
-    return {
-        in_rows(key.replace("_", " "), rows): in_rows(value, rows) if isinstance(value, str) else value
-        for key, value in facts.items()
-    }
+def worded(facts: dict) -> dict:
+    """Facts by the words of their keys."""
+    return {key.replace("_", " "): value for key, value in facts.items()}
+
+
+def print_verdict(title: str, groups: Sequence[Group], *, rows: bool = False) -> None:
+    """What an evaluation says, group after group: its headline, + what is good about it and ! what is bad, and its numbers.
+    rows: of those of a table, which has no images.
+    """
+    console = Console()
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    for group in groups:
+        said = [
+            f"{group.name}: {group.headline}",
+            *(f"{'+' if good else '!'} {words}" for good, words in group.remarks),
+        ]
+        console.print()
+        for line in said:
+            console.print(Text(in_rows(line, rows)), soft_wrap=True)
+        table = Table(show_header=False)
+        for name, value in group.rows.items():
+            table.add_row(Text(in_rows(name, rows), style="bold"), Text(in_rows(value, rows)))
+        console.print(table)
 
 
 def print_points(title: str, points: list[dict]) -> None:
@@ -222,27 +241,27 @@ def write_images(
 
 
 def write_contact_sheet(out: str, images: Images) -> None:
-    """Ten images of each of up to 40 classes, or 64 images where there are none; large ones are thinned out."""
+    """Ten images of each class, or 64 images where there are none; of very many classes some, and how many are left out."""
     from vaekit.pictures.sheets import image_grid, labelled_rows
-    from vaekit.pictures.style import save
+    from vaekit.pictures.style import as_pixels, reduced, save
 
     if images.is_table:
         raise ValueError(f"{images.name} is a table of vectors; a contact sheet is of images")
-    thin = -(-max(images.image_shape[:2]) // 96)
     order = np.random.default_rng(0).permutation(len(images))
 
     def shown(index: np.ndarray) -> np.ndarray:
-        return images.x[np.sort(index)][:, ::thin, ::thin]
+        return reduced(as_pixels(images.x[np.sort(index)]), SHEET_SIDE)
 
     if images.y is None:
         title = f"{min(64, len(images))} of {len(images):,} images"
         figure = image_grid(shown(order[:64]), title=title)
     else:
         present = np.unique(images.y)
-        some = present[evenly(len(present), 40)]
+        some = present[evenly(len(present), SHEET_CLASSES)]
         rows = {str(images.classes[i]): shown(order[images.y[order] == i][:10]) for i in some}
-        classes = f"{len(some)} of {len(present):,} classes" if len(some) < len(present) else "all classes"
-        figure = labelled_rows(rows, title=f"{classes}, up to 10 images of each")
+        left_out = f"{len(some)} of {len(present):,} classes, {len(present) - len(some):,} left out"
+        classes = left_out if len(some) < len(present) else f"all {len(present)} classes"
+        figure = labelled_rows(rows, title=f"{classes}; up to 10 images of each")
     save(figure, out)
 
 

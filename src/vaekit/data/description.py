@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vaekit.data.advice import suggestion
+from vaekit.data.advice import suggestions
 from vaekit.data.columns import array_header, scaling_problem
 from vaekit.data.images import Images
 from vaekit.data.mapped import CHUNK, Rows, chunks
@@ -69,7 +69,9 @@ def describe(images: Images, parts: Mapping[str, np.ndarray | slice] | None = No
             problems.append(f"imbalanced: the largest class has {max(present)} samples, the smallest {min(present)}")
         if len(present) < 2:
             problems.append("only one class: labels say nothing")
-    facts["suggested_model"], facts["suggested_flags"] = suggestion(images, facts)
+    facts["suggestions"] = [
+        {**suggestion._asdict(), "flags": suggestion.flags} for suggestion in suggestions(images, facts)
+    ]
     facts["problems"] = problems
     return facts
 

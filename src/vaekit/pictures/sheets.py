@@ -95,10 +95,51 @@ def rows_of_sheets(groups: Mapping[str, Mapping[str, np.ndarray]], *, rows: int,
 
 
 @styled
-def labelled_rows(rows: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
+def overview(
+    originals: np.ndarray,
+    models: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    *,
+    names: Sequence[str] | None = None,
+    asked: bool = False,
+) -> Figure:
+    """Models at a glance: inputs on top, and a row a model of their reconstructions, with as many samples beside them.
+
+    models: name -> (reconstructions, samples), each (N, H, W, C) as the originals. names: what the inputs are, such as their
+    classes; asked: whether the samples below a name are of that class, too.
+    """
+    truth = shown_images(originals, "originals")
+    parts = {name: [shown_images(images, f"images of {name!r}") for images in pair] for name, pair in models.items()}
+    for name, pair in parts.items():
+        if any(pixels.shape != truth.shape for pixels in pair):
+            raise ValueError(f"overview needs as many images of {name!r} as originals, {len(truth)}, all of one shape")
+    headings = [shortened(name) for name in names or ()]
+    side, gap = text_width(list(parts)) + 2 * MARGIN, 4 * MARGIN
+    scale = zoom(truth, min(CELL, (FULL - side - gap) // (2 * len(truth))))
+    rebuilt, sampled = (np.stack([pair[which] for pair in parts.values()]) for which in (0, 1))
+    sheet, beside = tile(np.concatenate([truth[None], rebuilt]), scale), tile(sampled, scale)
+    cell_height, cell_width = truth.shape[1] * scale, truth.shape[2] * scale
+    above = _heading_height(headings, cell_width) if headings else 0
+    below = cell_height + GUTTER  # the inputs' row, beside which there is none
+    titles = ("inputs and reconstructions", f"samples{' of the same classes' if asked else ''}")
+    width = max(sheet.shape[1], text_width(titles, 10, "bold"))
+    top = MARGIN + LINE + above
+    figure = canvas(side + 2 * width + gap + MARGIN, top + len(sheet) + MARGIN)
+    left = place(figure, sheet, side, top)
+    left.set_yticks(centres(1 + len(parts), cell_height), ["input", *parts])
+    right = place(figure, beside, side + width + gap, top + below)
+    for axes, title, lower, named in ((left, titles[0], 0, True), (right, titles[1], below, asked)):
+        if headings and named:
+            _head_columns(axes, headings, cell_width)
+        axes.set_title(title, y=1, pad=(lower + (above + 4 if above else MARGIN)) * 72 / DPI)
+    return figure
+
+
+@styled
+def labelled_rows(rows: Mapping[str, np.ndarray], *, title: str = "", names: Sequence[str] | None = None) -> Figure:
     """Images in rows, a label before each: a class a row, or the same things under different settings, column by column.
 
-    Rows may be of different lengths; those of more than `ACROSS` images go on in the next line.
+    Rows may be of different lengths; those of more than `ACROSS` images go on in the next line. names: what the columns are,
+    such as their classes.
     """
     if not rows:
         raise ValueError("labelled_rows needs at least one row of images")
@@ -109,13 +150,17 @@ def labelled_rows(rows: Mapping[str, np.ndarray], *, title: str = "") -> Figure:
     scale = zoom(pixels[0], min(CELL, (FULL - side) // columns))
     sheets = [tile_rows(images, columns, scale) for images in pixels]
     width = max(max(sheet.shape[1] for sheet in sheets), text_width([title], 10, "bold"))
-    top = MARGIN + (LINE if title else 0)
+    headings, cell = [shortened(name) for name in names or ()], pixels[0].shape[2] * scale
+    above = _heading_height(headings, cell) if headings else 0
+    top = MARGIN + (LINE if title else 0) + above
     figure = canvas(side + width + MARGIN, top + sum(len(sheet) + GUTTER for sheet in sheets) + MARGIN)
     for row, (label, sheet) in enumerate(zip(labels, sheets, strict=True)):
         axes = place(figure, sheet, side, top)
         axes.set_yticks([len(sheet) / 2], [label])
         if row == 0:
-            axes.set_title(title)
+            if headings:
+                _head_columns(axes, headings, cell)
+            axes.set_title(title, y=1, pad=(above + 4 if above else MARGIN) * 72 / DPI)
         top += len(sheet) + GUTTER
     return figure
 
@@ -275,8 +320,17 @@ def reconstructions(
 
 
 @styled
-def codes(originals: np.ndarray, rebuilt: np.ndarray, code_maps: np.ndarray, usage: np.ndarray) -> Figure:
-    """A VQ-VAE's codes: inputs, code maps (N, h, w) as colours, outputs; below, usage (K,) by rank."""
+def codes(
+    originals: np.ndarray,
+    rebuilt: np.ndarray,
+    code_maps: np.ndarray,
+    usage: np.ndarray,
+    *,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """A VQ-VAE's codes: inputs, code maps (N, h, w) as colours, outputs; below, usage (K,) by rank. names: what the inputs are,
+    such as their classes.
+    """
     truth, decoded = shown_images(originals, "originals"), shown_images(rebuilt, "reconstructions")
     code_maps, usage = np.asarray(code_maps), np.asarray(usage)
     if decoded.shape != truth.shape or code_maps.ndim != 3 or len(code_maps) != len(truth):
@@ -301,10 +355,15 @@ def codes(originals: np.ndarray, rebuilt: np.ndarray, code_maps: np.ndarray, usa
     maps = palette[code_maps[:, down][:, :, across]]
     sheets = [tile(truth[None], scale), tile(maps[None]), tile(decoded[None], scale)]
     step, chart = len(sheets[0]) + 2 * GUTTER, 250
-    wide, top = max(sheets[0].shape[1], 640), MARGIN + 3 * step + 56
+    headings = [shortened(name) for name in names or ()]
+    first = MARGIN + (_heading_height(headings, width * scale) if headings else 0)
+    wide, top = max(sheets[0].shape[1], 640), first + 3 * step + 56
     figure = canvas(side + wide + MARGIN, top + chart + 80)
     for row, (label, sheet) in enumerate(zip(labels, sheets, strict=True)):
-        place(figure, sheet, side, MARGIN + row * step).set_yticks([len(sheet) / 2], [label])
+        axes = place(figure, sheet, side, first + row * step)
+        axes.set_yticks([len(sheet) / 2], [label])
+        if row == 0 and headings:
+            _head_columns(axes, headings, width * scale)
     full, tall = figure.bbox.size
     below = figure.add_axes((side / full, 1 - (top + chart) / tall, wide / full, chart / tall))
     below.bar(np.arange(1, len(usage) + 1), 100 * np.sort(shares)[::-1], width=1.0, color=SERIES[0], linewidth=0)

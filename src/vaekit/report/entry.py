@@ -58,6 +58,15 @@ class Compared:
         """The labels of the models whose draws from the prior of their training are noise."""
         return [label_of(name) for name, model in self.models.items() if not model.plain_prior.gives_images]
 
+    @property
+    def unfitted_noise(self) -> list[str]:
+        """Those of `noisy` that have no fitted prior."""
+        return [label for label in self.noisy if label in self.unfitted]
+
+    def draws(self, model: Fitted, n: int, labels: np.ndarray | None = None) -> np.ndarray:
+        """`n` images of `model` from its fitted prior, or where it has none from that of its training."""
+        return model.sample(n, labels, random_state=self.seed, prior="fitted" if model.has_prior else "plain")
+
     @cached_property
     def plain(self) -> dict[str, np.ndarray]:
         """By label, 64 draws of each model from the prior of its training."""
@@ -70,9 +79,7 @@ class Compared:
     def samples(self) -> dict[str, np.ndarray]:
         """By label, 64 draws of each model from its fitted prior, or where it has none from the other."""
         return {
-            label_of(name): model.sample(64, random_state=self.seed, prior="fitted")
-            if model.has_prior
-            else self.plain[label_of(name)]
+            label_of(name): self.draws(model, 64) if model.has_prior else self.plain[label_of(name)]
             for name, model in self.models.items()
         }
 
@@ -80,6 +87,11 @@ class Compared:
     def shown(self) -> Images:
         """A few test images, the same for every figure."""
         return self.test.take(spread(self.test, SHOWN))
+
+    @property
+    def shown_names(self) -> list[str] | None:
+        """The classes of `shown`, where there are any."""
+        return None if self.shown.y is None else [str(self.shown.classes[label]) for label in self.shown.y]
 
     @cached_property
     def rebuilt(self) -> dict[str, np.ndarray]:

@@ -45,6 +45,28 @@ TEMPERATURES = (0.25, 0.5, 0.75, 1.0, 1.25)
 # ---- of all models -----------------------------------------------------------------------------------------------------
 
 
+def draw_overview(compared: Compared, models: Mapping[str, Fitted]) -> Drawn:
+    """The inputs' classes are asked for where every model can be asked."""
+    shown, labels = compared.shown, [label_of(name) for name in models]
+    names = None if shown.y is None else np.asarray(shown.classes)[shown.y]
+    asked = names is not None and all(model.sampling_classes("fitted") is not None for model in models.values())
+    if asked:
+        samples = {label_of(name): compared.draws(model, len(shown), names) for name, model in models.items()}
+    else:
+        samples = {label: compared.samples[label][: len(shown)] for label in labels}
+    return Drawn(
+        sheets.overview(
+            shown.x,
+            {label: (compared.rebuilt[label], samples[label]) for label in labels},
+            names=compared.shown_names,
+            asked=asked,
+        ),
+        "Test images and what each model makes of them; beside these, new images"
+        f"{' of the classes above them' if asked else ''}.{_without_prior(compared)}{_noise(compared.unfitted_noise)}",
+        f"Test images, their reconstructions by {compared.labels}, and samples of each.",
+    )
+
+
 def draw_training(compared: Compared, models: Mapping[str, Fitted]) -> Drawn:
     return Drawn(
         charts.training_curves({label_of(name): model.history for name, model in models.items()}),
@@ -93,11 +115,10 @@ def of_sweep(field: str, xlabel: str, title: str, look: str) -> Entry:
 
 
 def draw_samples(compared: Compared, models: Mapping[str, Fitted]) -> Drawn:
-    unfitted = [label for label in compared.noisy if label in compared.unfitted]
     return Drawn(
         sheets.sample_sheets(compared.samples),
         f"64 draws per model from its {'fitted' if compared.any_fitted else 'plain'} prior: look for variety, and for images "
-        f"that could be real.{_without_prior(compared)}{_noise(unfitted)}",
+        f"that could be real.{_without_prior(compared)}{_noise(compared.unfitted_noise)}",
         f"Sheets of 64 samples each from {compared.labels}.",
     )
 
@@ -128,10 +149,8 @@ def _noise(labels: Sequence[str]) -> str:
 
 
 def draw_reconstructions(compared: Compared, models: Mapping[str, Fitted]) -> Drawn:
-    shown = compared.shown
-    names = None if shown.y is None else [str(shown.classes[label]) for label in shown.y]
     return Drawn(
-        sheets.reconstructions(shown.x, compared.rebuilt, names=names),
+        sheets.reconstructions(compared.shown.x, compared.rebuilt, names=compared.shown_names),
         "The same test images through every model, with the absolute error below: look for what is blurred, bent or missing.",
         f"Test images, their reconstructions by {compared.labels}, and error maps.",
     )
@@ -270,13 +289,13 @@ def draw_classes(compared: Compared, name: str, model: Fitted) -> Drawn:
 
 def draw_temperatures(compared: Compared, name: str, model: Fitted) -> Drawn:
     classes = model.sampling_classes()
-    labels = None if classes is None else np.resize(classes, SHOWN)
+    labels = None if classes is None else np.resize(np.asarray(classes)[evenly(len(classes), SHOWN)], SHOWN)
     rows = {
         f"temperature {t:g}": model.sample(SHOWN, labels, temperature=t, random_state=compared.seed)
         for t in TEMPERATURES
     }
     return Drawn(
-        sheets.labelled_rows(rows),
+        sheets.labelled_rows(rows, names=None if labels is None else [str(label) for label in labels]),
         "The same random numbers at different temperatures: low ones give the likeliest, plainest images, high ones more "
         "variety and more errors.",
         f"Rows of {label_of(name)} samples, one row per temperature.",
@@ -295,7 +314,7 @@ def draw_completions(compared: Compared, name: str, model: Fitted) -> Drawn:
     }
     hidden = np.where(known[None, :, :, None], shown.x, _grey(shown.x))
     return Drawn(
-        sheets.labelled_rows({"image": shown.x, "given": hidden, **completed}),
+        sheets.labelled_rows({"image": shown.x, "given": hidden, **completed}, names=compared.shown_names),
         "The prior is given the codes of the upper half of test images"
         + (" and their class" if given is not None else "")
         + " and draws the others three times: look whether the halves fit, and whether the lower ones differ.",
@@ -311,7 +330,9 @@ def draw_codes(compared: Compared, name: str, model: Fitted) -> Drawn:
     shown = compared.shown
     counts = np.bincount(model.encode(compared.test.x).ravel(), minlength=model.module.latent.n_codes)
     return Drawn(
-        sheets.codes(shown.x, compared.rebuilt[label_of(name)], model.encode(shown.x), counts),
+        sheets.codes(
+            shown.x, compared.rebuilt[label_of(name)], model.encode(shown.x), counts, names=compared.shown_names
+        ),
         "What the decoder is given: a grid of code numbers, a colour per code; below, how evenly the codebook is used over "
         "the test images.",
         "Test images, their code maps and reconstructions, and a bar chart of codebook usage.",
@@ -319,6 +340,7 @@ def draw_codes(compared: Compared, name: str, model: Fitted) -> Drawn:
 
 
 FIGURES = [
+    Entry("overview", "At a glance", draw_overview),
     Entry("training", "Training", draw_training),
     Entry("rate_distortion", "Rate and distortion", draw_rates),
     of_sweep(
@@ -341,7 +363,7 @@ FIGURES = [
     Entry("reconstructions", "Reconstructions", draw_reconstructions),
     Entry("codes", "{label} codes", draw_codes, wants=discrete, each=True),
 ]
-"""In the order in which the page shows them."""
+"""In the order in which the page shows them, the first above all numbers."""
 
 
 def draw(compared: Compared, folder: Path) -> list[Picture]:

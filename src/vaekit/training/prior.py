@@ -120,6 +120,24 @@ def fit_prior(
     return prior, history, found
 
 
+def plan_of(settings: PriorSettings, steps: int, whole: int, seed: int) -> Plan:
+    """The plan of a second stage of `steps` steps, where all epochs of the resolved `settings` come to the `whole`."""
+    return Plan(
+        steps=steps,
+        batch_size=filled(settings.batch_size),
+        optimizer=settings.optimizer or "adam",
+        learning_rate=filled(settings.learning_rate),
+        accumulate=settings.accumulate,
+        warmup=min(100, steps // 5),
+        betas=(0.9, 0.99),
+        gradient_clip=10.0,
+        patience=filled(settings.epochs),  # never stops early, and keeps the best weights
+        precision=filled(settings.precision),
+        compile=filled(settings.compile) and (steps == whole or pays(filled(settings.prior), steps)),
+        seed=seed,
+    )
+
+
 def _course(
     rate: Rate,
     data: Codes,
@@ -131,25 +149,11 @@ def _course(
     verbose: bool,
 ) -> Course:
     """The training of `rate`, begun, or as the one in `folder` goes on, which then records its plan."""
-    name, epochs, batch_size = filled(settings.prior), filled(settings.epochs), filled(settings.batch_size)
-    whole = epochs * steps_per_epoch(len(data), batch_size)
+    name = filled(settings.prior)
+    whole = filled(settings.epochs) * steps_per_epoch(len(data), filled(settings.batch_size))
 
     def make(steps: int) -> tuple[Objective, Plan]:
-        plan = Plan(
-            steps=steps,
-            batch_size=batch_size,
-            optimizer=settings.optimizer or "adam",
-            learning_rate=filled(settings.learning_rate),
-            accumulate=settings.accumulate,
-            warmup=min(100, steps // 5),
-            betas=(0.9, 0.99),
-            gradient_clip=10.0,
-            patience=epochs,  # never stops early, and keeps the best weights
-            precision=filled(settings.precision),
-            compile=filled(settings.compile) and (steps == whole or pays(name, steps)),
-            seed=seed,
-        )
-        return KINDS[name].term, plan
+        return KINDS[name].term, plan_of(settings, steps, whole, seed)
 
     course = Course(
         module=rate,

@@ -21,6 +21,14 @@ def describe_seconds(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def roughly(seconds: float) -> str:
+    """A duration that is a guess: "8 s", "3 min", "1 h 05 min"."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def describe_record(record: dict) -> str:
     """The terms of an epoch's record in one line: "objective 92.31  distortion 78.20  rate 14.11"."""
     hidden = ("epoch", "step", "seconds", "seconds_total", "images_per_second", "learning_rate")

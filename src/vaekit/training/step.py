@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vaekit.data.batches import Data
 from vaekit.ranks import Part, add_up, apart, size
 from vaekit.tensors import Term, total
-from vaekit.threads import choices, fastest
+from vaekit.threads import choices, fastest, using
 from vaekit.training.compiled import compiled
 from vaekit.training.optimizers import make_optimizer
 from vaekit.training.plan import Plan
@@ -103,6 +103,14 @@ def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, 
     """
     seconds = rehearse(module, objective, data, plan)
     return max(1, int(0.9 * (deadline - time.monotonic()) / seconds))
+
+
+def estimate(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
+    """Seconds that a training by `plan` takes here and now, on the threads that it would take, by a few steps that are thrown
+    away; about so many, and at most where it is compiled.
+    """
+    with using(pick_threads(module, objective, data, plan)):
+        return rehearse(module, objective, data, plan) * (plan.steps - plan.first)
 
 
 def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:

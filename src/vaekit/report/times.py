@@ -1,0 +1,68 @@
+"""How long trainings take here and now, by a few steps of each, which are thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from vaekit.data.format import Format
+from vaekit.data.images import Images
+from vaekit.data.splits import spread
+from vaekit.messages import filled
+from vaekit.models.autoencoder import Autoencoder
+from vaekit.registry import MODELS
+from vaekit.state import undisturbed, unwarned
+from vaekit.training.kinds import make_prior, resolve_settings
+from vaekit.training.plan import steps_per_epoch
+from vaekit.training.prior import plan_of
+from vaekit.training.rates import CodeRate, Codes, rate_term
+from vaekit.training.settings import PriorSettings
+from vaekit.training.step import estimate
+from vaekit.world import pick_device, seeded
+
+LOOKED_AT = 512  # images that steps are tried on
+
+
+class Times(NamedTuple):
+    """Seconds of a training and of the fit of its default prior, 0 where that is one of latents, which takes few."""
+
+    training: float
+    prior: float
+
+
+@undisturbed
+def times(name: str, images: Images, n: int, fields: Mapping[str, Any] | None = None) -> Times:
+    """Of the model called `name`, with `fields` that are not as by default, on `n` such images.
+
+    Raises ValueError for a model that can't be trained on them.
+    """
+    some = images.take(spread(images, LOOKED_AT))
+    estimator = MODELS[name].estimator()(**(fields or {}))
+    estimator.check(some)
+    format = Format.of(some, some, scaling=estimator.scaling, conditional=estimator.conditional)
+    ready = estimator.filled_in(estimator.resolve(format, n))
+    device = pick_device(ready.device)
+    with unwarned():
+        module = ready.make_module(format, 0).to(device)
+    per_epoch = steps_per_epoch(n, filled(ready.batch_size))
+    objective = ready.make_objective(per_epoch)
+    if isinstance(objective, nn.Module):
+        objective.to(device)
+    plan = ready.make_plan(filled(ready.epochs) * per_epoch, 0, per_epoch)
+    with seeded(0):
+        seconds = estimate(module, objective, format.data(some, device, name), plan)
+        return Times(seconds, _of_codes(module, some, n, device) if module.latent.discrete else 0.0)
+
+
+def _of_codes(module: Autoencoder, some: Images, n: int, device: torch.device) -> float:
+    """Seconds that the default prior of codes takes, by class where there are labels. Any codes take as long as its own."""
+    classes = 0 if some.y is None else len(some.classes)
+    settings = resolve_settings(PriorSettings(), codes=True, n=n, latent_dim=0, n_classes=classes, device=device)
+    rate = CodeRate(make_prior(settings, module, classes).to(device))
+    codes = torch.randint(module.latent.n_codes, (len(some), *module.prior.code_shape), device=device)
+    labels = None if some.y is None else torch.from_numpy(some.y).to(device)
+    steps = filled(settings.epochs) * steps_per_epoch(n, filled(settings.batch_size))
+    return estimate(rate, rate_term, Codes(codes, labels), plan_of(settings, steps, steps, 0))

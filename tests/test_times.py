@@ -1,0 +1,60 @@
+"""How long a training takes here is said before it begins, by steps that change nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.test_training import tiny
+from vaekit import VAE
+from vaekit.data import Images
+from vaekit.report import times as module
+from vaekit.report.times import Times, times
+from vaekit.training import step
+from vaekit.training.progress import roughly
+
+
+def images(labelled: bool = True) -> Images:
+    y = np.arange(40) % 4 if labelled else None
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), dtype=np.uint8)
+    return Images(x=x, y=y, classes=tuple("abcd") if labelled else (), name="some")
+
+
+def test_the_time_is_that_of_a_step_times_the_steps_of_model_and_prior(monkeypatch):
+    monkeypatch.setattr(step, "rehearse", lambda *_: 0.5)
+    monkeypatch.setattr(step, "pick_threads", lambda *_: None)
+    fields = {"architecture": "mlp", "epochs": 3, "batch_size": 10}
+    assert times("cvae", images(), 1000, fields) == Times(0.5 * 3 * 100, 0.0)
+    codes = times("vqvae", images(), 1000, {**fields, "n_codes": 8})
+    assert codes == Times(150.0, 0.5 * 20 * 15), "20 epochs in batches of 64"
+
+
+def test_what_is_tried_is_not_kept_and_draws_no_number_of_the_callers():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    found = times("vqvae", images(), 100, {"architecture": "mlp", "n_codes": 8})
+    assert min(found) > 0 and torch.equal(torch.rand(3), expected)
+    assert module.LOOKED_AT >= 128, "a whole batch"
+
+
+def test_a_model_that_the_data_is_not_for_is_refused():
+    with pytest.raises(ValueError, match="conditional"):
+        times("cvae", images(labelled=False), 100)
+
+
+def test_a_training_says_how_long_it_takes_and_is_the_same(monkeypatch, capfd):
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    quiet = tiny(epochs=2).fit(x)
+    monkeypatch.setattr("vaekit.training.course.rehearse", lambda *_: 60.0)
+    told = tiny(epochs=2, verbose=True).fit(x)
+    steps = told.history_[-1]["step"]
+    assert f"{steps} steps, about {steps} min here" in capfd.readouterr().err
+    for mine, theirs in zip(quiet.model_.parameters(), told.model_.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    VAE(epochs=1, architecture="mlp", width=8, random_state=0).fit(x)
+    assert "here" not in capfd.readouterr().err, "nobody asked"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (42.4, "42 s"), (200, "3 min"), (5700, "1 h 35 min")])
+def test_a_guess_is_said_as_one(seconds, words):
+    assert roughly(seconds) == words
