@@ -190,6 +190,45 @@ def test_reconstructions_of_one_image_without_errors_are_drawn():
         sheets.reconstructions(truth, {"VAE": images(2, 28, 28, 1)})
 
 
+def heads(axes) -> list[str]:
+    """What is written above the columns of a sheet."""
+    return [tick.get_text() for tick in axes.get_xticklabels()]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_overview_has_inputs_on_top_and_a_models_samples_beside_its_reconstructions(asked):
+    x, names = images(4, 6, 9, 3), ["a", "b", "c", "a long name"]
+    models = {name: (images(4, 6, 9, 3), images(4, 6, 9, 3)) for name in ("VAE", "VQ-VAE")}
+    figure = sheets.overview(x, models, names=names, asked=asked)
+    left, right = figure.axes
+    assert [tick.get_text() for tick in left.get_yticklabels()] == ["input", "VAE", "VQ-VAE"]
+    assert heads(left) == names and heads(right) == (names if asked else [])
+    assert ("of the same classes" in texts(figure)) == asked
+    scale = round(76 / 9)
+    columns = [as_pixels(np.stack([x, *(pair[0] for pair in models.values())]), dims=5)]
+    columns.append(as_pixels(np.stack([pair[1] for pair in models.values()]), dims=5))
+    for axes, expected in zip((left, right), columns, strict=True):
+        assert np.array_equal(axes.get_images()[0].get_array(), tile(expected, scale))
+    boxes = [axes.get_window_extent() for axes in (left, right)]
+    assert boxes[0].y0 == pytest.approx(boxes[1].y0), "a model's rows are level"
+    assert boxes[0].x1 < boxes[1].x0
+
+
+def test_an_overview_of_one_model_without_names_is_drawn_and_unequal_numbers_are_refused():
+    x = images(3, 8, 8, 1)
+    assert "samples" in texts(sheets.overview(x, {"VAE": (x, x)}))
+    with pytest.raises(ValueError, match="as many images of 'VAE' as originals, 3"):
+        sheets.overview(x, {"VAE": (x, x[:2])})
+
+
+def test_columns_of_labelled_rows_and_of_codes_are_named():
+    x, names = images(3, 8, 8, 1), ["one", "two", "three"]
+    figure = sheets.labelled_rows({"first": x, "second": x}, title="rows", names=names)
+    assert [heads(axes) for axes in figure.axes] == [names, []] and "rows" in texts(figure)
+    codes = sheets.codes(x, x, np.zeros((3, 2, 2), int), np.array([12, 0]), names=names)
+    assert heads(codes.axes[0]) == names and not heads(codes.axes[1])
+
+
 def test_codes_state_usage_and_perplexity():
     shown, maps = images(2, 8, 8, 1), np.array([[[0, 1]], [[2, 1]]])
     figure = sheets.codes(shown, shown, maps, np.array([10, 10, 10, 10, 0]))

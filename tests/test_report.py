@@ -274,6 +274,18 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("which", ["report", "colour_report"])
+def test_the_page_begins_with_its_contents_then_pictures_then_findings_then_tables(which, request):
+    html = request.getfixturevalue(which).page
+    marks = ("<h1>", "<nav", 'id="overview"', "<img ", 'id="findings"', 'id="numbers"', "<table>", 'id="doctor"',
+             'id="training"', 'id="protocol"')  # fmt: skip
+    places = [html.index(mark) for mark in marks]
+    assert places == sorted(places)
+    contents = re.findall(r'href="#([\w-]+)"', html[places[1] : html.index("</nav>")])
+    sections = re.findall(r'<section id="([\w-]+)"', html)
+    assert contents == sections and len(set(sections)) == len(sections), "all of it, in its order"
+
+
+@pytest.mark.parametrize("which", ["report", "colour_report"])
 def test_the_page_needs_nothing_but_itself(which, request):
     report = request.getfixturevalue(which)
     page = Page(report.page)

@@ -82,6 +82,27 @@ def test_a_gaussian_model_from_outside_has_a_plane_a_manifold_and_traversals(com
     assert not any(training.folder == "tokens-d2" for training in trainings)
 
 
+def test_the_first_figure_shows_each_class_and_what_each_model_makes_of_it(compared, monkeypatch):
+    """The names of the inputs' classes stand above them, and above samples only where all models were asked for these."""
+    shown, (title, figure) = compared.shown, drawn(compared)["overview"]
+    assert figures.FIGURES[0].file == "overview" and title == "At a glance"
+    assert sorted(shown.y) == list(range(10)), "one of each class"
+    left, right = figure.figure.axes
+    assert [tick.get_text() for tick in left.get_xticklabels()] == compared.shown_names and not right.get_xticklabels()
+    assert "A VQ-VAE and Tokens's codes are then drawn uniformly" in figure.text
+    asked = []
+
+    def draws(self, model, n, labels=None):
+        asked.append((n, labels))
+        return np.zeros((n, 8, 8, 1), np.uint8)
+
+    monkeypatch.setattr(Compared, "draws", draws)
+    monkeypatch.setattr("vaekit.fitted.Fitted.sampling_classes", lambda self, prior=None: np.array(list("0123456789")))
+    _, right = figures.draw_overview(compared, compared.models).figure.axes
+    assert [tick.get_text() for tick in right.get_xticklabels()] == compared.shown_names
+    assert all(n == 10 and labels.tolist() == compared.shown_names for n, labels in asked) and len(asked) == 3
+
+
 def test_models_of_codes_have_a_figure_each_and_share_no_file(compared):
     found = drawn(compared)
     assert [(file, title) for file, (title, _) in found.items() if file.startswith("codes")] == [

@@ -280,7 +280,10 @@ def test_a_skewed_column_is_told_by_name_in_data_and_at_fit(tmp_path):
     assert any(
         "skewed" in problem and "'income'" in problem and "'height'" not in problem for problem in facts["problems"]
     )
-    assert [found["flags"] for found in facts["suggestions"]] == [["--time-budget", "60", "--scaling", "auto"], ["--scaling", "auto"]]
+    assert [found["flags"] for found in facts["suggestions"]] == [
+        ["--time-budget", "60", "--scaling", "auto"],
+        ["--scaling", "auto"],
+    ]
 
 
 def test_one_outlier_makes_half_of_the_samples_negative_unless_the_logarithm_is_taken():

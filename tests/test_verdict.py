@@ -20,9 +20,7 @@ def said(**changes) -> dict[str, dict[bool, str]]:
     """By group, all that is good, and all that is bad."""
     groups = verdict({key: value for key, value in {**VAE, **changes}.items() if value is not None})
     return {
-        group.name: {
-            good: "; ".join(words for well, words in group.remarks if well == good) for good in (True, False)
-        }
+        group.name: {good: "; ".join(words for well, words in group.remarks if well == good) for good in (True, False)}
         for group in groups
     }
 

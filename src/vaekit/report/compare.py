@@ -37,8 +37,8 @@ from vaekit.training.guard import TrainingFailed
 from vaekit.training.plan import check_time_budget, start_clock
 from vaekit.training.progress import describe_seconds
 
-LATENT_DIMS = (2, 4, 6, 8, 10, 12, 14, 16)
-BETAS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75)
+LATENT_DIMS = (2, 4, 8, 16)
+BETAS = (1.0, 2.0, 4.0, 8.0)
 
 PLANAR, SWEEP = 0.5, 0.25  # epochs of the models in two dimensions, and of the sweeps, in parts of the others'
 
