@@ -273,9 +273,9 @@ def test_data_says_what_is_in_the_digits():
     shown = done("data", "digits").out
     for word in ("1797", "uint8", "gaussian", "nothing wrong"):
         assert word in shown
-    (times,) = (line for line in shown.splitlines() if line.startswith("to train each model takes here, about: "))
-    assert all(re.search(rf"\b{name} \d+ (s|min)", times) for name in MODELS) and "for its prior" in times
-    quick, best = shown[shown.index("to see new images in a minute:") :].split("for the best new images, about ")
+    times, commands = shown.split("training takes here, about:\n")[1].split("to see new images in a minute:")
+    assert re.findall(r"^  (\w+) +\d+ (?:s|min)", times, re.MULTILINE) == list(MODELS) and "its prior" in times
+    quick, best = commands.split("for the best new images:")
     assert "train cvae --data digits --time-budget 60 " in quick and "sample runs/quick --per-class" in quick
     assert all(f"vaekit {command} " in best for command in ("train cvae", "fit-prior runs/best", "sample runs/best"))
 

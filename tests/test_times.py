@@ -1,5 +1,7 @@
 """How long a training takes here is said before it begins, by steps that change nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tests.test_training import tiny
 from vaekit import VAE
 from vaekit.data import Images
 from vaekit.report import times as module
-from vaekit.report.times import Times, times
+from vaekit.report.times import Times, of_side, times
 from vaekit.training import step
 from vaekit.training.progress import roughly
 
@@ -35,6 +37,16 @@ def test_what_is_tried_is_not_kept_and_draws_no_number_of_the_callers():
     found = times("vqvae", images(), 100, {"architecture": "mlp", "n_codes": 8})
     assert min(found) > 0 and torch.equal(torch.rand(3), expected)
     assert module.LOOKED_AT >= 128, "a whole batch"
+
+
+def test_large_pictures_are_tried_at_the_size_that_is_suggested():
+    large = replace(images(), x=np.zeros((40, 300, 200, 1), np.uint8))
+    small = of_side(large, 16)
+    assert (
+        small.x.shape == (40, 16, 16, 1)
+        and np.bincount(small.y).tolist() == [10] * 4
+        and small.classes == tuple("abcd")
+    )
 
 
 def test_a_model_that_the_data_is_not_for_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -74,16 +75,23 @@ class Data:
         opening = opening_flags({**decoding._asdict(), **how})
         for suggestion in facts["suggestions"]:
             suggestion["commands"] = _commands(suggestion, self.data, opening, whole.is_table)
-        if self.times:
-            _add_times(facts, whole, facts["parts"]["train"]["count"] if parts else len(whole))
         if self.picture is not None:
             output.write_contact_sheet(self.picture, whole)
+        n = facts["parts"]["train"]["count"] if parts else len(whole)
         if self.json:
+            if self.times:
+                facts["seconds"] = dict(_times(facts["suggestions"][-1], whole, n))
             print(json.dumps(facts, indent=1))
             return
-        _print(self.data, facts)
+        suggestions = facts.pop("suggestions")
+        _print_facts(self.data, facts)
         if self.picture is not None:
             print(f"the contact sheet: {self.picture}")
+        if self.times:
+            _print_times(_times(suggestions[-1], whole, n))
+        for suggestion in suggestions:
+            print(f"{suggestion['goal']}:")
+            print("\n".join(f"  {command}" for command in suggestion["commands"]))
 
 
 def _commands(suggestion: dict, data: str, opening: list[str], table: bool) -> list[str]:
@@ -97,39 +105,35 @@ def _commands(suggestion: dict, data: str, opening: list[str], table: bool) -> l
     return [shlex.join(["vaekit", *words]) for words in commands]
 
 
-def _add_times(facts: dict, whole: Images, n: int) -> None:
-    """The seconds that each model takes on `n` such samples, and those of suggestions that have no time of their own."""
-    from vaekit.report.times import times
+def _times(suggestion: dict, whole: Images, n: int) -> Iterator[tuple[str, dict]]:
+    """The name of each model, and the seconds that it takes on `n` such samples, of the size and fields of the suggestion."""
+    from vaekit.report.times import of_side, times
 
-    facts["seconds"] = {}
+    fields, opening = suggestion["fields"], suggestion["opening"]
+    if "--resize" in opening:
+        whole = of_side(whole, int(opening[opening.index("--resize") + 1]))
     for name in MODELS:
         with suppress(ValueError):  # what can't be trained on them
-            facts["seconds"][name] = times(name, whole, n)._asdict()
-    for suggestion in facts["suggestions"]:
-        if suggestion["time_budget"] is None:
-            with suppress(ValueError):
-                suggestion["seconds"] = sum(times(suggestion["model"], whole, n, suggestion["fields"]))
+            yield name, times(name, whole, n, fields)._asdict()
 
 
-def _print(data: str, facts: dict) -> None:
+def _print_facts(data: str, facts: dict) -> None:
     from vaekit.cli import output
-    from vaekit.training.progress import roughly
 
-    problems, suggestions, seconds = facts.pop("problems"), facts.pop("suggestions"), facts.pop("seconds", {})
+    problems = facts.pop("problems")
     for part, found in facts.pop("parts", {}).items():
         facts[f"{part} part"] = {"count": found["count"], **found.get("classes", {})}
     for name, words in list(facts.pop("columns", {}).items())[:MOST_COLUMNS]:
         facts[f"column {name}"] = words
     output.print_table(f"data {data}", output.worded(facts))
     print("\n".join(f"! {problem}" for problem in problems) or "nothing wrong was found")
-    if seconds:
-        told = [
-            f"{name} {roughly(one['training'])}"
-            + (f" and {roughly(one['prior'])} for its prior" if one["prior"] else "")
-            for name, one in seconds.items()
-        ]
-        print(f"to train each model takes here, about: {', '.join(told)}")
-    for suggestion in suggestions:
-        long = f", about {roughly(suggestion['seconds'])}" if "seconds" in suggestion else ""
-        print(f"{suggestion['goal']}{long}:")
-        print("\n".join(f"  {command}" for command in suggestion["commands"]))
+
+
+def _print_times(found: Iterator[tuple[str, dict]]) -> None:
+    """As they are found, which takes a little."""
+    from vaekit.training.progress import roughly
+
+    print("training takes here, about:", flush=True)
+    for name, seconds in found:
+        prior = f", and {roughly(seconds['prior'])} its prior" if seconds["prior"] else ""
+        print(f"  {name:<7} {roughly(seconds['training'])}{prior}", flush=True)

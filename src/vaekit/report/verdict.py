@@ -9,11 +9,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from vaekit.report.measure import LABEL_GIVEN
 from vaekit.training.progress import describe_seconds
 
 SHARP, BLURRED = 0.9, 0.6  # of SSIM
 OFF = 0.1  # of the rate, or a nat, between the latents' places and the prior's
 USED = 0.5  # of a codebook
+LEAK = 0.2  # of the way from chance to certainty, that a probe of a conditional model's latents comes
 NEAR, FAR = 2.0, 5.0  # times the Frechet distance of real images
 VARIED = 0.7  # of the coverage that real images have
 ASKED = 0.9  # of the share of real images that the judge takes for their class
@@ -127,17 +129,26 @@ def _latents(entry: Mapping[str, Any]) -> Iterator:
             share >= USED, f"{share:.0%} of the codebook {'is in use' if share >= USED else 'alone is in use'}"
         )
     else:
-        yield f"{entry['active_units']} active latents of {entry['latent_dim']}; posterior collapse {entry['collapse']}"
-        yield Remark(entry["collapse"].startswith("none"), f"collapse is {entry['collapse']}")
+        yield f"{entry['active_units']} of {entry['latent_dim']} latents active"
+        yield Remark(entry["collapse"].startswith("none"), f"posterior collapse: {entry['collapse']}")
     if "probe_accuracy" in entry:
-        found, pca = entry["probe_accuracy"], entry["probe_accuracy_pca"]
-        error = math.hypot(entry["probe_accuracy_se"], entry["probe_accuracy_pca_se"])
-        words = "as much as" if abs(found - pca) <= 2 * error else "more than" if found > pca else "less than"
-        yield Remark(
-            found >= pca - 2 * error,
-            f"a linear probe tells the class of {found:.1%} of images from them, {words} from principal components "
-            f"({pca:.1%}; chance {entry['chance']:.1%})",
+        yield _of_probe(entry)
+
+
+def _of_probe(entry: Mapping[str, Any]) -> Remark:
+    """What latents tell of the class: of a model that is given the label they are better without."""
+    found, pca, chance = entry["probe_accuracy"], entry["probe_accuracy_pca"], entry["chance"]
+    told = f"a linear probe tells the class of {found:.1%} of images from them"
+    if entry["likelihood"].endswith(LABEL_GIVEN):
+        good = found <= chance + LEAK * (1 - chance)
+        return Remark(
+            good, f"{told}, {'little' if good else 'though that is for the label to say'} (chance {chance:.1%})"
         )
+    error = math.hypot(entry["probe_accuracy_se"], entry["probe_accuracy_pca_se"])
+    words = "as much as" if abs(found - pca) <= 2 * error else "more than" if found > pca else "less than"
+    return Remark(
+        found >= pca - 2 * error, f"{told}, {words} from principal components ({pca:.1%}; chance {chance:.1%})"
+    )
 
 
 def _samples(entry: Mapping[str, Any]) -> Iterator:
@@ -179,7 +190,7 @@ GROUPS: dict[str, tuple[Mapping[str, str], Callable[[Mapping[str, Any]], Iterato
     "samples": (
         {
             "frechet": ",.2f",
-            "kernel": ".4f",
+            "kernel": ".4g",
             "precision": ".2f",
             "recall": ".2f",
             "density": ".2f",
