@@ -315,7 +315,7 @@ def test_the_trainings_of_a_comparison_are_those_that_share_its_budget():
         ("vqvae-seed4", 1.0),
         ("vae-d2", 0.5),
     ]
-    assert len(_trainings(["vae", "bvae"], 1, 0, sweeps=True)) == 2 + 2 + 16
+    assert len(_trainings(["vae", "bvae"], 1, 0, sweeps=True)) == 2 + 2 + 8
 
 
 def test_a_comparison_shares_its_budget_out(tmp_path, shares, monkeypatch):

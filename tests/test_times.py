@@ -8,7 +8,7 @@ import torch
 
 from tests.test_training import tiny
 from vaekit import VAE
-from vaekit.data import Images
+from vaekit.data import Images, describe
 from vaekit.report import times as module
 from vaekit.report.times import Times, of_side, times
 from vaekit.training import step
@@ -26,6 +26,13 @@ def test_the_time_is_that_of_a_step_times_the_steps_of_model_and_prior(monkeypat
     monkeypatch.setattr(step, "pick_threads", lambda *_: None)
     fields = {"architecture": "mlp", "epochs": 3, "batch_size": 10}
     assert times("cvae", images(), 1000, fields) == Times(0.5 * 3 * 100, 0.0)
+    grid = times(
+        "vae",
+        replace(images(), x=np.zeros((40, 16, 16, 1), np.uint8)),
+        1000,
+        {"epochs": 3, "batch_size": 10, "grid": True},
+    )
+    assert grid == Times(150.0, 0.5 * 100 * 7), "flow matching, in batches of 128"
     codes = times("vqvae", images(), 1000, {**fields, "n_codes": 8})
     assert codes == Times(150.0, 0.5 * 20 * 15), "20 epochs in batches of 64"
 
@@ -65,6 +72,26 @@ def test_a_training_says_how_long_it_takes_and_is_the_same(monkeypatch, capfd):
         assert torch.equal(mine, theirs)
     VAE(epochs=1, architecture="mlp", width=8, random_state=0).fit(x)
     assert "here" not in capfd.readouterr().err, "nobody asked"
+
+
+@pytest.mark.parametrize(
+    ("shape", "model", "fields"),
+    [
+        ((8, 8, 1), "vae", {}),
+        ((28, 28, 1), "vqvae", {}),
+        ((48, 40, 3), "vae", {"grid": True}),
+        ((5,), "vae", {}),
+    ],
+)
+def test_what_is_suggested_for_the_best_samples_follows_the_size(shape, model, fields):
+    x = np.random.default_rng(0).integers(0, 256, (40, *shape), dtype=np.uint8)
+    x = x.astype(np.float64) if len(shape) == 1 else x
+    quick, best = describe(replace(images(), x=x))["suggestions"]
+    few = {} if len(shape) == 1 else {"early_stopping": True}
+    assert (quick["model"], quick["fields"], quick["flags"][:2]) == ("vae", few, ["--time-budget", "60"])
+    assert (best["model"], best["fields"], best["prior"]) == (model, {**fields, **few}, True)
+    assert best["by_class"] and not quick["by_class"], "ten images of a class are few for a conditional model"
+    assert ("--grid" in best["flags"]) == ("grid" in fields)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 s"), (42.4, "42 s"), (200, "3 min"), (5700, "1 h 35 min")])

@@ -80,7 +80,7 @@ class Data:
         n = facts["parts"]["train"]["count"] if parts else len(whole)
         if self.json:
             if self.times:
-                facts["seconds"] = dict(_times(facts["suggestions"][-1], whole, n))
+                facts["seconds"] = dict(_times(facts["suggestions"], whole, n))
             print(json.dumps(facts, indent=1))
             return
         suggestions = facts.pop("suggestions")
@@ -88,7 +88,7 @@ class Data:
         if self.picture is not None:
             print(f"the contact sheet: {self.picture}")
         if self.times:
-            _print_times(_times(suggestions[-1], whole, n))
+            _print_times(_times(suggestions, whole, n))
         for suggestion in suggestions:
             print(f"{suggestion['goal']}:")
             print("\n".join(f"  {command}" for command in suggestion["commands"]))
@@ -105,16 +105,19 @@ def _commands(suggestion: dict, data: str, opening: list[str], table: bool) -> l
     return [shlex.join(["vaekit", *words]) for words in commands]
 
 
-def _times(suggestion: dict, whole: Images, n: int) -> Iterator[tuple[str, dict]]:
-    """The name of each model, and the seconds that it takes on `n` such samples, of the size and fields of the suggestion."""
+def _times(suggestions: list[dict], whole: Images, n: int) -> Iterator[tuple[str, dict]]:
+    """The name of each model, and the seconds that it takes on `n` such samples, of the size that is suggested."""
     from vaekit.report.times import of_side, times
 
-    fields, opening = suggestion["fields"], suggestion["opening"]
-    if "--resize" in opening:
+    quick, best = suggestions
+    if "--resize" in (opening := quick["opening"]):
         whole = of_side(whole, int(opening[opening.index("--resize") + 1]))
-    for name in MODELS:
+    asked = {name: (name, quick["fields"]) for name in MODELS}
+    if best["fields"].get("grid"):
+        asked[f"{best['model']} --grid"] = (best["model"], best["fields"])
+    for words, (name, fields) in asked.items():
         with suppress(ValueError):  # what can't be trained on them
-            yield name, times(name, whole, n, fields)._asdict()
+            yield words, times(name, whole, n, fields)._asdict()
 
 
 def _print_facts(data: str, facts: dict) -> None:
@@ -136,4 +139,4 @@ def _print_times(found: Iterator[tuple[str, dict]]) -> None:
     print("training takes here, about:", flush=True)
     for name, seconds in found:
         prior = f", and {roughly(seconds['prior'])} its prior" if seconds["prior"] else ""
-        print(f"  {name:<7} {roughly(seconds['training'])}{prior}", flush=True)
+        print(f"  {name:<11} {roughly(seconds['training'])}{prior}", flush=True)

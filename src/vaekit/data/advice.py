@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from vaekit.data.columns import scaling_problem
 from vaekit.data.images import Images
 
 MINUTE = 60  # seconds
+SMALL, LARGE = 16, 32  # pixels of a picture's shorter side, from which there is room for a grid
 
 
 class Suggestion(NamedTuple):
@@ -46,21 +46,20 @@ def suggestions(images: Images, facts: dict) -> list[Suggestion]:
     labelled, enough = len(present) > 1, len(present) > 1 and min(present) >= 20
     first, thing = "cvae" if enough else "vae", "rows" if images.is_table else "images"
     fields, opening = _fields(images, facts), _opening(images)
-    # A vector is quickly learned. A grid of codes keeps what it blurs, where there is room for a grid.
-    grid = not images.is_table and min(images.image_shape[:2]) >= 16
-    best = {name: value for name, value in fields.items() if name != "latent_dim"} if grid else fields
+    best, more = first, {}
+    # A vector is quickly learned. Places of their own keep what it blurs: codes of a small picture, latents of a larger one.
+    if not images.is_table and (side := min(images.image_shape[:2])) >= SMALL:
+        best, more = ("vae", {"grid": True}) if side >= LARGE else ("vqvae", {})
     return [
         Suggestion(f"to see new {thing} in a minute", first, "runs/quick", fields, opening, enough, False, MINUTE),
-        Suggestion(f"for the best new {thing}", "vqvae" if grid else first, "runs/best", best, opening, labelled, True),
+        Suggestion(f"for the best new {thing}", best, "runs/best", {**more, **fields}, opening, labelled, True),
     ]
 
 
 def _fields(images: Images, facts: dict) -> dict:
     if images.is_table:
         return {"scaling": "auto"} if scaling_problem(np.asarray(images.x), images.header) else {}
-    fields: dict = {"latent_dim": 32} if math.prod(images.image_shape) > 28 * 28 else {}
-    if facts["binary"]:
-        fields["likelihood"] = "bernoulli"
+    fields: dict = {"likelihood": "bernoulli"} if facts["binary"] else {}
     if len(images) < 2000:
         fields["early_stopping"] = True
     return fields

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vaekit.data.batches import Data
 from vaekit.data.format import Format
 from vaekit.data.images import Images
 from vaekit.data.splits import spread
@@ -16,10 +17,10 @@ from vaekit.messages import filled
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.registry import MODELS
 from vaekit.state import undisturbed, unwarned
-from vaekit.training.kinds import make_prior, resolve_settings
+from vaekit.training.kinds import KINDS, Stage, make_prior, resolve_settings
 from vaekit.training.plan import steps_per_epoch
 from vaekit.training.prior import plan_of
-from vaekit.training.rates import CodeRate, Codes, rate_term
+from vaekit.training.rates import Codes, encode
 from vaekit.training.settings import PriorSettings
 from vaekit.training.step import estimate
 from vaekit.world import pick_device, seeded
@@ -28,7 +29,7 @@ LOOKED_AT = 512  # images that steps are tried on
 
 
 class Times(NamedTuple):
-    """Seconds of a training and of the fit of its default prior, 0 where that is one of latents, which takes few."""
+    """Seconds of a training and of the fit of its default prior, 0 where that is a mixture, which takes few."""
 
     training: float
     prior: float
@@ -61,17 +62,28 @@ def times(name: str, images: Images, n: int, fields: Mapping[str, Any] | None = 
     if isinstance(objective, nn.Module):
         objective.to(device)
     plan = ready.make_plan(filled(ready.epochs) * per_epoch, 0, per_epoch)
+    data = format.data(some, device, name)
     with seeded(0):
-        seconds = estimate(module, objective, format.data(some, device, name), plan)
-        return Times(seconds, _of_codes(module, some, n, device) if module.latent.discrete else 0.0)
+        return Times(estimate(module, objective, data, plan), _of_prior(module, data, some, n, grid=ready.grid))
 
 
-def _of_codes(module: Autoencoder, some: Images, n: int, device: torch.device) -> float:
-    """Seconds that the default prior of codes takes, by class where there are labels. Any codes take as long as its own."""
-    classes = 0 if some.y is None else len(some.classes)
-    settings = resolve_settings(PriorSettings(), codes=True, n=n, latent_dim=0, n_classes=classes, device=device)
-    rate = CodeRate(make_prior(settings, module, classes).to(device))
-    codes = torch.randint(module.latent.n_codes, (len(some), *module.prior.code_shape), device=device)
-    labels = None if some.y is None else torch.from_numpy(some.y).to(device)
+def _of_prior(module: Autoencoder, data: Data, some: Images, n: int, *, grid: bool) -> float:
+    """Seconds that the default prior takes, by class where there are labels; an untrained model's codes take as long."""
+    codes, device = module.latent.discrete, data.x.device
+    labels, classes = (None, 0) if some.y is None else (torch.from_numpy(some.y).to(device), len(some.classes))
+    settings = resolve_settings(
+        PriorSettings(),
+        codes=codes,
+        n=n,
+        latent_dim=0 if codes else module.latent.width,
+        n_classes=classes,
+        device=device,
+        grid=grid and not codes,
+    )
+    kind = KINDS[filled(settings.prior)]
+    if kind.fit:
+        return 0.0
+    stage = Stage(module, data, labels, torch.arange(len(data), device=device), settings, 0)
+    rate = kind.rate(make_prior(settings, module, classes).to(device), stage)
     steps = filled(settings.epochs) * steps_per_epoch(n, filled(settings.batch_size))
-    return estimate(rate, rate_term, Codes(codes, labels), plan_of(settings, steps, steps, 0))
+    return estimate(rate, kind.term, Codes(encode(module, data), labels), plan_of(settings, steps, steps, 0))
