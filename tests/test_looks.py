@@ -399,6 +399,12 @@ def test_findings_of_one_seed_say_so_and_ties_share_the_first_place():
     assert not any("Fewest parameters" in sentence for sentence in findings([entry("A", 0), entry("B", 0)]))
 
 
+def test_latents_of_a_model_that_is_given_the_class_are_not_praised_for_telling_it():
+    told = entry("C", 0, probe_accuracy=1.0, likelihood="Bernoulli, label given")
+    said = " ".join(findings([entry("A", 0, probe_accuracy=0.8), entry("B", 0, probe_accuracy=0.7), told]))
+    assert "best from the latents of A: 80.0%" in said
+
+
 def test_the_page_holds_what_lies_over_a_figure_in_the_dark(tmp_path):
     figure = sheets.image_grid(images(4, 8, 8, 1))
     file = save(figure, tmp_path / "a.png")

@@ -15,6 +15,7 @@ import torch
 from vaekit.completion import complete
 from vaekit.data import Images
 from vaekit.data.splits import evenly
+from vaekit.evaluation.measures import LABEL_GIVEN
 from vaekit.fitted import Fitted
 from vaekit.messages import filled
 from vaekit.pictures import charts, planes, sheets
@@ -35,7 +36,7 @@ from vaekit.report.entry import (
     label_of,
 )
 from vaekit.report.living import MOST_CLASSES, TRAVERSED, traverse
-from vaekit.report.measure import LABEL_GIVEN, label_names, pick
+from vaekit.report.measure import label_names, pick
 from vaekit.report.page import Picture, joined
 
 COLUMNS = 20  # classes in a picture of samples by class

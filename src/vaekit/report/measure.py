@@ -24,6 +24,7 @@ from vaekit.evaluation.generation import (
     pick_features,
 )
 from vaekit.evaluation.likelihood import evaluate, importance_nll, posterior
+from vaekit.evaluation.measures import LABEL_GIVEN
 from vaekit.evaluation.representation import (
     can_probe,
     class_independence,
@@ -42,7 +43,6 @@ PER_CLASS = 100  # samples per class that the judge sees
 SAMPLES = 10_000  # that are compared with real images, at most
 NLL_IMAGES, NLL_DRAWS = 2000, 50
 FULL_NLL_DRAWS = 500
-LABEL_GIVEN = ", label given"  # log p(x|y) is no rival of log p(x)
 SIDE, COMPONENTS = 32, 50  # of images, and of those their principal components, in which classes are told apart
 
 

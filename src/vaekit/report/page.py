@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vaekit.evaluation.measures import COLUMNS, QUALITY_COLUMNS, Column
+from vaekit.evaluation.measures import COLUMNS, LABEL_GIVEN, QUALITY_COLUMNS, Column
 from vaekit.owned import write_atomically
 from vaekit.training.progress import describe_seconds
 
@@ -184,8 +184,13 @@ def findings(models: Sequence[dict]) -> list[str]:
     ]
     if judged:
         sentences.append(f"Samples judged to be of the class asked for: {', '.join(judged)}.")
-    sentences += _quality_findings(rows)
-    return sentences
+    given = [
+        row.label
+        for likelihood, group in summarise(models).items()
+        for row in group
+        if likelihood.endswith(LABEL_GIVEN)
+    ]
+    return sentences + _quality_findings(rows, [row for row in rows if row.label not in given])
 
 
 def _leaders(rows: Sequence[Row], key: str, pick: Callable) -> list[Row]:
@@ -212,18 +217,19 @@ def joined(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def _quality_findings(rows: Sequence[Row]) -> list[str]:
-    """Whose latents tell most of the class, and whose samples are nearest to real images."""
+def _quality_findings(rows: Sequence[Row], untold: Sequence[Row]) -> list[str]:
+    """Whose latents tell most of the class, of those that are `untold` it, and whose samples are nearest to real images."""
     sentences = []
-    for key, text, pick in (
+    for key, text, pick, among in (
         (
             "probe_accuracy",
             "A linear probe reads the class best from the latents of {label}: {value} of test images.",
             max,
+            untold,
         ),
-        ("frechet", "Nearest to real images, by Frechet distance: samples of {label}, {value}.", min),
+        ("frechet", "Nearest to real images, by Frechet distance: samples of {label}, {value}.", min, rows),
     ):
-        measured = [row for row in rows if key in row.cells]
+        measured = [row for row in among if key in row.cells]
         if len(measured) > 1:
             names, values, how = _told(_leaders(measured, key, pick), key)
             sentences.append(text.format(label=names + how, value=values))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vaekit.report.measure import LABEL_GIVEN
+from vaekit.evaluation.measures import LABEL_GIVEN
 from vaekit.training.progress import describe_seconds
 
 SHARP, BLURRED = 0.9, 0.6  # of SSIM
