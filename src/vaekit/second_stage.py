@@ -13,7 +13,6 @@ from vaekit.data.images import Images
 from vaekit.fitted import Fitted
 from vaekit.fitted_prior import FittedPrior, identity
 from vaekit.models.autoencoder import Autoencoder
-from vaekit.parts.latents import GaussianLatent
 from vaekit.ranks import check_alike, from_first
 from vaekit.training.checkpoint import RunFolder, by_first
 from vaekit.training.kinds import resolve_settings
@@ -57,7 +56,7 @@ def fit_prior_to(
         latent_dim=0 if fitted.discrete else plain.latent.width,
         n_classes=len(named),
         device=fitted.device,
-        grid=isinstance(plain.latent, GaussianLatent) and len(plain.latent.shape) > 1,
+        grid=len(plain.latent.shape) > 1,
     )
     parts = parts_of(len(images), labels, resolved, classes=named, seed=seed, components=settings.components)
     how = {"classes": named, "parts": parts, "seed": seed, "deadline": deadline, "verbose": verbose}

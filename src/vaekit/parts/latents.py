@@ -39,13 +39,15 @@ class Latent(nn.Module):
     """What stands between encoder and decoder. A kind says `forward(h, samples)`, which gives the Draw: of 0 samples only the
     mode is wanted, and no random number is drawn. Where its code is no decoder input it says the rest, too.
 
-    features: channels that it wants of the encoder. width: of a decoder input, D.
+    features: channels that it wants of the encoder. width: of a decoder input, D. shape: (D,), or (C, h, w) of a grid whose
+    decoder input is the vector that it makes flat.
     discrete: codes are indices, and the draws of an image are all alike: see `vaekit.parts.quantizers.Quantizer`.
     independent: whether each image has noise of its own in eval mode, too; see `independent_noise`.
     """
 
     features: int
     width: int
+    shape: tuple[int, ...] = ()
     discrete = False
     independent = False
     n_codes: int  # of a discrete one

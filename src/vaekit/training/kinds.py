@@ -13,7 +13,6 @@ from vaekit.data.batches import Data
 from vaekit.messages import check_number, filled, nearest
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.causal import CausalTransformer, GatedPixelCNN, start_alike
-from vaekit.parts.latents import GaussianLatent
 from vaekit.parts.matching import MatchingPrior
 from vaekit.parts.priors import AutoregressivePrior, FlowPrior, LearnedPrior, MixturePrior
 from vaekit.tensors import Term
@@ -81,7 +80,6 @@ def _make_flow(settings: PriorSettings, model: Autoencoder, n_classes: int) -> F
 
 def _make_matching(settings: PriorSettings, model: Autoencoder, n_classes: int) -> MatchingPrior:
     layers, channels = filled(settings.layers), filled(settings.channels)
-    assert isinstance(model.latent, GaussianLatent)
     return MatchingPrior(shape=model.latent.shape, layers=layers, channels=channels, n_classes=n_classes)
 
 
