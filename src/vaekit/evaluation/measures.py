@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+CONFIDENCE = 0.95
 LABEL_GIVEN = ", label given"  # at the end of a likelihood's words: log p(x|y) is no rival of log p(x)
 
 
@@ -42,3 +45,18 @@ QUALITY_COLUMNS = (
     Column("coverage", "coverage", "samples", ".2f", "high"),
     Column("class_consistency", "as asked", "samples", ".1%", "high"),
 )
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of independent values, and the ends of its 95 % interval by Student's t; NaN where there are too few values."""
+    import numpy as np
+
+    if not len(values):
+        return math.nan, math.nan, math.nan
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    from scipy.stats import t
+
+    half = float(t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
