@@ -82,6 +82,23 @@ def test_a_sweep_trains_measures_and_draws(swept):
         assert picture.width > 1000
 
 
+def test_the_command_goes_on_with_what_python_began(swept, capsys):
+    folder, results, _ = swept
+    flags = [
+        "--latent-dim",
+        "2,8",
+        "--beta",
+        "1,20",
+        "--architecture",
+        QUICK["architecture"],
+        "--epochs",
+        str(QUICK["epochs"]),
+    ]
+    main(["sweep", "--data", "digits", "--out", str(folder), *flags])
+    assert "to go" not in capsys.readouterr().out
+    assert json.loads((folder / "sweep.json").read_text())["points"] == results["points"]
+
+
 def test_it_goes_on_where_it_was_and_may_grow(swept):
     folder, results, _ = swept
     said = []

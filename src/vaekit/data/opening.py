@@ -128,11 +128,16 @@ def inputs_of(name_or_path, labels=None) -> list[str]:
 
 def opening_flags(how: Mapping) -> list[str]:
     """Keywords of `open_data` as flags of the command line; those that have their default are left out."""
-    defaults, words = inspect.signature(open_data).parameters, []
-    for name, value in how.items():
-        if value != defaults[name].default:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    words = []
+    for name, value in other_than_default(how).items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return words
+
+
+def other_than_default(how: Mapping) -> dict:
+    """Keywords of `open_data` without those that have their default."""
+    defaults = inspect.signature(open_data).parameters
+    return {name: value for name, value in how.items() if value != defaults[name].default}
 
 
 @undisturbed

@@ -19,7 +19,7 @@ import numpy as np
 
 from vaekit import __version__
 from vaekit.data import Images, open_data
-from vaekit.data.opening import inputs_of
+from vaekit.data.opening import inputs_of, other_than_default
 from vaekit.data.splits import split_indices
 from vaekit.evaluation.generation import FEWEST, get_judge, measure_samples, pick_features
 from vaekit.evaluation.likelihood import evaluate
@@ -127,7 +127,7 @@ def sweep(
         architecture=architecture,
         likelihood=likelihood,
         device=device,
-        how=how,
+        how=other_than_default(how),
     )
     if not grid.latent_dims or not grid.betas:
         raise ValueError("a sweep needs at least one latent_dim and one beta")
@@ -281,6 +281,7 @@ def _measured_before(file: Path, grid: Grid, train: Images) -> dict[str, dict]:
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         theirs, fingerprint = {name: results["grid"][name] for name in mine}, results["data"]["fingerprint"]
+        theirs["how"] = other_than_default(theirs["how"])
         for record in results["points"]:
             _check_record(record, results["points"][0])
         records = {Point(p["latent_dim"], p["beta"], p["seed"]).folder: p for p in results["points"]}
