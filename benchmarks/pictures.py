@@ -59,7 +59,8 @@ def run(argv):
         f"{len(train):,} icons to train on, {len(test):,} held out, whose own seams are {seams(test.x):.3f}; {asked.seeds} "
         f"seed(s). Frechet distance of reconstructions, of samples by class, and of samples by guidance 2 (the vector's prior, "
         f"a mixture by class, has none); real icons of the training part: {real:.1f}. The judge labels {accuracy:.0%} of the "
-        f"held-out icons right; 'as asked' is of samples by guidance 2, or the mixture's. The sheet is `results/pictures.png`."
+        f"held-out icons right; 'as asked' is of samples by guidance 2, or the mixture's.\n\n![Held-out icons, and what the two "
+        f"models make of them, reconstructed and sampled](results/pictures.png)"
     )
     return Findings(["model", *columns], rows, text)
 
@@ -110,5 +111,7 @@ def one_run(train, test, judge, features, fields, seed) -> dict:
 def save(rows: np.ndarray) -> None:
     """The sheet: (rows, SHOWN, H, W, C) at twice its size."""
     file = io.BytesIO()
-    Image.fromarray(tile(rows, 2)).convert("RGB").quantize(256).save(file, "PNG", optimize=True)
+    sheet = Image.fromarray(tile(rows, 2))
+    white = Image.new("RGBA", sheet.size, "white")
+    Image.alpha_composite(white, sheet).convert("RGB").quantize(256).save(file, "PNG", optimize=True)
     write_atomically(RECORDS / "pictures.png", file.getvalue())

@@ -965,7 +965,7 @@ def flip_weights(folder: Path) -> None:
 
 def other_width(folder: Path) -> None:
     config = json.loads((folder / "run.json").read_text())
-    config["fields"]["latent_dim"] = 3
+    config["resolved"]["latent_dim"] = 3
     (folder / "run.json").write_text(json.dumps(config))
 
 

@@ -70,8 +70,8 @@ class Estimator(Fields, Face):
 
     def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
         """The untrained module for inputs of `shape` (C, H, W): every published model is a choice of parts here."""
-        likelihood, latent_dim = self.build_likelihood(images).of(shape), filled(self.latent_dim)
-        width = latent_dim // self.cells(shape)
+        likelihood, latent_dim = self.build_likelihood(images).of(shape), self.latent_dim or self._latent_dim(shape)
+        width = latent_dim // self._cells(shape)
         networks = make_networks(
             filled(self.architecture),
             shape,
@@ -92,7 +92,7 @@ class Estimator(Fields, Face):
             images=images,
         )
 
-    def cells(self, shape: tuple[int, int, int]) -> int:
+    def _cells(self, shape: tuple[int, int, int]) -> int:
         """How many vectors z is of for inputs of `shape` (C, H, W): one, or those of a grid."""
         return math.prod(grid_of(self.architecture or "conv", shape)) if self.grid else 1
 
@@ -274,7 +274,7 @@ class Estimator(Fields, Face):
         if images.is_table or self.architecture not in (None, "conv", "resnet"):
             what = "tables" if images.is_table else f"architecture {self.architecture!r}"
             raise ValueError(f"grid is for pictures and the architectures conv and resnet; got {what}")
-        cells = self.cells(Format(images.image_shape).module_shape)
+        cells = self._cells(Format(images.image_shape).module_shape)
         if self.latent_dim is not None and self.latent_dim % cells:
             raise ValueError(
                 f"latent_dim must be a multiple of the {cells} cells of the grid for images of this size, got {self.latent_dim}"
@@ -324,7 +324,7 @@ class Estimator(Fields, Face):
         few, muon = n < 5000, self.optimizer_for(format.shape) == "muon"
         peak = 0.01 if muon else 0.002 if few else 0.004
         defaults = {
-            "latent_dim": self._latent_dim(format),
+            "latent_dim": self._latent_dim(format.module_shape),
             "architecture": "mlp" if table else "conv",
             # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
             "width": (128 if table and n < 1000 else 512) if mlp else None,
@@ -342,13 +342,15 @@ class Estimator(Fields, Face):
         }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
 
-    def _latent_dim(self, format: Format) -> int:
-        """What pictures hold grows with their size; digits and tables, of which a person asks for few numbers, get few."""
+    def _latent_dim(self, shape: tuple[int, int, int]) -> int:
+        """For inputs of `shape` (C, H, W): what pictures hold grows with their size; digits and tables, of which a person asks
+        for few numbers, get few.
+        """
         if self.grid:
-            return GRID_WIDTH * self.cells(format.module_shape)
-        if format.is_table or min(format.shape[:2]) < PICTURE:
+            return GRID_WIDTH * self._cells(shape)
+        if min(shape[1:]) < PICTURE:
             return 10
-        return 2 ** round(math.log2(min(256, max(16, math.prod(format.shape) / 48))))
+        return 2 ** round(math.log2(min(256, max(16, math.prod(shape) / 48))))
 
     def optimizer_for(self, shape: tuple[int, ...]) -> str:
         """The optimizer for samples of `shape`. Muon learns pictures in less time, but for small ones, of which there is little
