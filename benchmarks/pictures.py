@@ -59,8 +59,8 @@ def run(argv):
         f"{len(train):,} icons to train on, {len(test):,} held out, whose own seams are {seams(test.x):.3f}; {asked.seeds} "
         f"seed(s). Frechet distance of reconstructions, of samples by class, and of samples by guidance 2 (the vector's prior, "
         f"a mixture by class, has none); real icons of the training part: {real:.1f}. The judge labels {accuracy:.0%} of the "
-        f"held-out icons right; 'as asked' is of samples by guidance 2, or the mixture's.\n\n![Held-out icons, and what the two "
-        f"models make of them, reconstructed and sampled](results/pictures.png)"
+        f"held-out icons right; 'as asked' is of samples by guidance 2, or the mixture's.\n\n![Held-out icons, and "
+        f"what the two models make of them, reconstructed and sampled](results/pictures.png)"
     )
     return Findings(["model", *columns], rows, text)
 
