@@ -79,8 +79,10 @@ def one_run(train, test, judge, features, fields, seed) -> dict:
     """A model and its prior, by default settings, and what they come to."""
     kind = "grid" if fields else "vector"
     model = trained(f"pictures/{kind}-seed{seed}", "vae", train, random_state=seed, **fields)
+    seconds = OUT / "pictures" / f"{kind}-seed{seed}.prior-seconds"  # a prior's file does not hold them
     if not model.has_prior:
         model.fit_prior_images(train, PriorSettings(), folder=str(OUT / "pictures" / f"{kind}-seed{seed}"))
+        write_atomically(seconds, str(sum(record.get("seconds", 0.0) for record in model.prior_history_)))
     result = evaluate(model.with_prior("plain"), model.fitted_.data(test))
     rebuilt = model.reconstruct(test.x)
     labels = np.asarray(test.classes)[test.y]
@@ -98,7 +100,7 @@ def one_run(train, test, judge, features, fields, seed) -> dict:
         "ELBO, nats": result["elbo"],
         "seams": seams(rebuilt),
         "training, s": sum(record["seconds"] for record in model.history_),
-        "prior, s": sum(record.get("seconds", 0.0) for record in model.prior_history_),
+        "prior, s": float(seconds.read_text()),
         "reconstructions": distance(rebuilt),
         "samples": distance(plain),
         "guidance 2": distance(guided) if fields else math.nan,

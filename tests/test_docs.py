@@ -337,7 +337,7 @@ def test_every_flag_has_words_and_is_on_the_page_of_its_command(command):
     for field in dataclasses.fields(kind):
         flag = field.name.replace("_", "-")
         inner = dataclasses.is_dataclass(field.type) or field.name in ("model", "prior", "run_folder", "run_folders")
-        positional = field.name in ("repo_id",) or (command == "data" and field.name == "data")
+        positional = field.name in ("repo_id",) or (command in ("data", "few-labels") and field.name == "data")
         assert inner or positional or f"--{flag}" in text, f"vaekit {command} --{flag}"
         assert field.name in ("model", "prior") or pages.described(kind).get(field.name), f"--{flag} has no words"
 

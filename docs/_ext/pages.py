@@ -75,16 +75,27 @@ README_ROWS = (
         ["quality :: :: times faster"],
     ),
     ("the same of a VQ-VAE", "{} times less", ["quality_codes :: :: times faster"]),
-    ("training steps of the report's VAE a second", "{} times pythae's", ["training :: vaekit :: times pythae"]),
     (
-        "squared error of a VAE on MNIST, per pixel",
-        "{}; the report's network: {}",
-        ["defaults :: VAE, sigma learned :: MSE per pixel", "defaults :: wang2023 VAE, lambda 0.098 :: MSE per pixel"],
+        "accuracy of a classifier from ten labels of each digit",
+        "{} %; classical augmentation alone: {} %",
+        [
+            "few_labels :: mnist & 10 & FewLabelsClassifier :: accuracy, %",
+            "few_labels :: mnist & 10 & classical augmentation :: accuracy, %",
+        ],
     ),
     (
         "images of a CVAE that are the digit asked for",
         "{} %; the report's network: {} %",
         ["conditional :: default CVAE :: all", "conditional :: wang2023 CVAE (scalar condition) :: all"],
+    ),
+    (
+        "Frechet distance of new icons by class, from a grid of latents with flow matching",
+        "{}; from one vector with a mixture: {}; reconstructions: {}",
+        [
+            "pictures :: VAE, a grid :: guidance 2",
+            "pictures :: VAE, a vector :: samples",
+            "pictures :: VAE, a grid :: reconstructions",
+        ],
     ),
 )
 
