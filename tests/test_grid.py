@@ -220,6 +220,7 @@ def test_the_latent_follows_the_picture(shape, latent_dim):
     if len(shape) == 3:
         height, width = grid_of("conv", (shape[2], *shape[:2]))
         assert VAE(grid=True).resolve(Format(shape), 5000)["latent_dim"] == 4 * height * width
+        assert CVAE(grid=True).resolve(Format(shape), 5000)["beta"] == 1
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 33, 47), (3, 48, 48), (1, 64, 32)], ids=str)

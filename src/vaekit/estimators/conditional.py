@@ -24,7 +24,7 @@ class CVAE(CVAEFields, Estimator):
     rate_weight: ClassVar[str | None] = "beta"
 
     def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
-        return {"beta": 1.0 if wang2023 else balanced_beta(shape)}
+        return {"beta": 1.0 if wang2023 or self.grid else balanced_beta(shape)}  # a flow then finds where a grid lies
 
     def make_objective(self, steps_per_epoch: int):
         return self.elbo(filled(self.beta), steps_per_epoch)
