@@ -93,7 +93,8 @@ class CVAEFields(Fields):
 
     beta: float | None = None
     """Weight of the rate, >= 0; by default sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1 for a grid, and for
-    wang2023 as in the report). Above 1, since samples come from the prior: the less z tells beyond the label, the surer is a sample's class."""
+    wang2023 as in the report). Above 1, since samples come from the prior: the less z tells beyond the label, the surer is a
+    sample's class."""
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
