@@ -94,6 +94,7 @@ def small(monkeypatch):
         lambda *given, **how: dataclasses.replace(settings(*given, **how), epochs=1),
     )
     monkeypatch.setattr("vaekit.evaluation.generation.JUDGE_EPOCHS", 1)
+    monkeypatch.setattr("vaekit.estimators.few_labels.ROUNDS", ((5, 0.9), (5, 1.0)))
 
 
 def run_python(example) -> None:
