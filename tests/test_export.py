@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import functools
 import io
 import json
@@ -266,6 +267,21 @@ def test_other_networks_and_priors_are_exported_too():
     vamp = VAE(latent_dim=2, epochs=1, architecture="mlp", likelihood="bernoulli", **TINY).fit(x > 0.5)
     vamp.fit_prior(x > 0.5, prior="vamp", epochs=1, components=4)
     assert [entry["name"] for entry in verified(graphs_of(vamp.fitted_)[-1])["inputs"]] == ["noise", "u"]
+
+
+@pytest.mark.slow
+def test_flow_matching_over_a_grid_is_exported_as_a_step_that_the_example_takes(tmp_path):
+    x, y = data("codes")
+    grid = VAE(grid=True, epochs=1, **TINY).fit(x[:64])
+    grid.fit_prior(x[:64], y[:64], epochs=1, layers=1, channels=8)
+    grid.fitted_.attach(dataclasses.replace(grid.fitted_.prior, facts={}))  # in use, however bad it is
+    about = export_onnx(grid.fitted_, tmp_path / "out")
+    step = about["files"]["prior_step.onnx"]
+    assert [entry["name"] for entry in step["inputs"]] == ["x", "t", "y"]
+    assert [entry["name"] for entry in step["outputs"]] == ["moved", "z"]
+    assert all(difference < 1e-4 for difference in step["largest_differences"].values())
+    said = subprocess.run([sys.executable, tmp_path / "out" / "example.py"], capture_output=True, text=True, check=True)
+    assert "samples (16, 8, 8, 1)" in said.stdout
 
 
 # What goes wrong

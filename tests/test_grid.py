@@ -3,6 +3,8 @@
 import copy
 import functools
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +13,15 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 
-from vaekit import CVAE, IWAE, VAE, VQVAE, load
+from vaekit import CVAE, IWAE, VAE, VQVAE, AnomalyDetector, load
+from vaekit.data import Images
 from vaekit.data.format import Format
+from vaekit.evaluation.likelihood import importance_nll
 from vaekit.parts import GaussianLatent, MatchingPrior, make_networks
-from vaekit.parts.matching import VelocityField
+from vaekit.parts.matching import STEPS, VelocityField
 from vaekit.parts.networks import Up, grid_of
+from vaekit.report.doctor import latent_width
+from vaekit.report.measure import measure_run
 
 QUICK = {"layers": 1, "channels": 8, "epochs": 2}
 
@@ -190,6 +196,51 @@ def test_a_flow_is_what_a_grid_gets_and_labels_guide_it(tmp_path):
     np.testing.assert_array_equal(
         other.sample(2, y=0, random_state=3, guidance=2), model.sample(2, y=0, random_state=3, guidance=2)
     )
+
+
+def test_a_bound_makes_no_importance_weights():
+    model = copy.deepcopy(fitted()).fit_prior(patches(), **QUICK)
+    better = {"plain_rate": 2.0, "validation_rate": 1.0}  # so that it is in use
+    model.fitted_.attach(replace(model.fitted_.prior, facts=better))
+    assert not model.prior_is_worse
+    with pytest.raises(ValueError, match="importance weights need a prior whose density is known, not flow matching's"):
+        model.fitted_.score_samples(patches()[:3], weighted=True)
+    with pytest.raises(ValueError, match="noisy estimates, which can't be importance weights"):
+        importance_nll(model.model_, model.fitted_.data(Images(patches()[:3], None, (), "array")))
+    with pytest.raises(ValueError, match="score 'importance_weighted' needs a prior whose density is known"):
+        AnomalyDetector(model, score="importance_weighted").fit(patches())
+    entry = measure_run(model.fitted_, *[Images(patches(), None, (), "array")] * 2, None)
+    assert entry["draws"] == 1 and "nll" not in entry and entry["prior"] == "flow matching"
+
+
+@pytest.mark.parametrize(("used", "cure"), [(3, 16), (16, 16), (17, None)])
+def test_the_doctor_advises_as_many_latents_in_each_cell(used, cure):
+    """Of a grid of 16 cells with 2 latents each: half of them, or none is left out."""
+    said = []
+    latent = SimpleNamespace(shape=(2, 4, 4))
+    estimator = SimpleNamespace(fields={"latent_dim": 32}, module=SimpleNamespace(latent=latent))
+    kls = {"kl_per_latent": [0.0] * (32 - used) + [1.0] * used}
+    patient = SimpleNamespace(new=kls, used=used, estimator=estimator, command=lambda **changes: said.append(changes))
+    assert latent_width(patient).wrong == (cure is not None)
+    assert said == ([{"latent_dim": cure}] if cure else [])
+
+
+def test_a_step_of_the_way_is_what_samples_take():
+    torch.manual_seed(0)
+    prior = MatchingPrior(shape=(3,), channels=8, layers=1, n_classes=2).eval()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    prior.location.fill_(2.0)
+    step, y = prior.graph().module, torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():
+        torch.manual_seed(1)
+        expected = prior.sample(4, y)
+        torch.manual_seed(1)
+        moved = torch.randn(4, 3)
+        for number in range(STEPS):
+            moved, z = step(moved, torch.full((4,), number / STEPS), y)
+    torch.testing.assert_close(z, expected)
 
 
 def test_guidance_is_refused_where_there_is_none():

@@ -227,6 +227,8 @@ class Fitted:
         """(N,) ELBO in nats per sample: see `Estimator.score_samples`. weighted: the tighter bound of importance-weighted draws
         (Burda, Grosse & Salakhutdinov 2016).
         """
+        if weighted and not self.module.prior.exact:
+            raise ValueError(f"importance weights need a prior whose density is known, not {self.prior_name}'s")
         x = self.format.check(X, self.name)
         if self.conditional and y is None:
             return np.logaddexp.reduce(self._class_joint(x, n_draws, weighted), axis=1)

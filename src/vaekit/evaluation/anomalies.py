@@ -59,7 +59,8 @@ class AnomalyScore:
     name: combined, the log-density of latent mean and logarithm of the reconstruction's squared error together under a mixture
         of Gaussians; latent, of the latent mean alone; reconstruction, minus the squared error; elbo, in nats; or
         importance_weighted, the likelihood by 50 draws in nats, which the ELBO is below.
-    Raises ValueError for other names, and for a density of latents of a model that has codes.
+    Raises ValueError for other names, for a density of latents of a model that has codes, and for importance weights under a
+        prior that is not `exact`.
     """
 
     def __init__(self, fitted: Fitted, name: str | None = None):
@@ -68,6 +69,10 @@ class AnomalyScore:
             raise ValueError(f"score must be one of {', '.join(SCORES)}, got {name!r}{nearest(str(name), SCORES)}")
         if fitted.discrete and (name in DENSITIES or name == "importance_weighted"):
             raise ValueError(f"score {name!r} is for Gaussian latents, and a {fitted.name} has codes: elbo fits")
+        if name == "importance_weighted" and not fitted.module.prior.exact:
+            raise ValueError(
+                f"score {name!r} needs a prior whose density is known, not {fitted.prior_name}'s: elbo fits"
+            )
         self.name = name
 
     @property

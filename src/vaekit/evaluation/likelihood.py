@@ -132,10 +132,15 @@ def importance_nll(model: Autoencoder, data: Data, *, k: int = 50, seed: int = 0
     Draws come in parts, so that memory does not grow with k. Of a conditional model it is -log p(x|y), the label given.
     nll, nll_se (standard error over images), nll_k, nll_images; nll_by_k: (draws, NLL by the first so many of them) pairs.
     bits_per_dim_nll: for a discretised likelihood only.
-    Raises ValueError for a quantizer, whose q holds one code: there the ELBO is all that can be had this way.
+    Raises ValueError for a quantizer, whose q holds one code: there the ELBO is all that can be had this way; and for a prior
+    that is not `exact`, whose noise would be taken for weight.
     """
     if model.latent.discrete:
         raise ValueError("a quantizer gives every image one code for certain: other codes can't be weighed from it")
+    if not model.prior.exact:
+        raise ValueError(
+            "the prior's density is known as a bound, by noisy estimates, which can't be importance weights"
+        )
     if k < 1:
         raise ValueError(f"k must be >= 1 draw, got {k}")
     model.eval()

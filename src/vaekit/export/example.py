@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vaekit.fitted import Fitted
 from vaekit.parts.graphs import Graph
+from vaekit.parts.matching import STEPS
 
 SHOWN = 16  # samples that it draws
 
@@ -53,7 +54,7 @@ def _draw(model: Fitted, inputs: dict[str, list[str]], code: str) -> list[str]:
         else [f"y = rng.integers({len(classes)}, size={SHOWN})  # indices of `classes` in export.json"]
     )
     grid = ", ".join(map(str, model.code_shape))
-    if prior == "prior_step":
+    if prior == "prior_step" and model.discrete:
         return [
             *labels,
             f"drawn = np.zeros(({SHOWN}, {grid}), dtype=np.int64)",
@@ -62,6 +63,14 @@ def _draw(model: Fitted, inputs: dict[str, list[str]], code: str) -> list[str]:
             "    drawn[:, row, column] = (logits + rng.gumbel(size=logits.shape)).argmax(1)  # a draw from their softmax",
         ]
     normal = f"rng.standard_normal(({SHOWN}, {grid}), dtype=np.float32)"
+    if prior == "prior_step":
+        step = _run("prior_step", inputs, x="moved", t=f"np.full({SHOWN}, t)")
+        return [
+            *labels,
+            f"moved = {normal}",
+            f"for t in np.arange({STEPS}, dtype=np.float32) / {STEPS}:",
+            f"    moved, z = {step}",
+        ]
     if prior == "prior":
         uniform = {
             name: f"rng.random({SHOWN}, dtype=np.float32)" for name in inputs["prior"] if name not in ("noise", "y")

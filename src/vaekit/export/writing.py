@@ -30,7 +30,8 @@ def export_onnx(model: Fitted, folder) -> dict:
     decoder.onnx      z -> x; of a VQ-VAE: codes -> x
     codebook.onnx     of a VQ-VAE: codes -> z
     prior.onnx        of a fitted GMM, VampPrior or flow: noise -> z
-    prior_step.onnx   of a fitted PixelCNN or transformer: codes -> logits; those of a position look at codes before it only
+    prior_step.onnx   of a fitted PixelCNN or transformer: codes -> logits; those of a position look at codes before it only;
+                      of flow matching: x, t -> x one step later, and that as z
     export.json       inputs and outputs with shapes, types and meaning, classes, and the differences from PyTorch
     example.py        how to encode, decode and sample with numpy and onnxruntime
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vaekit.parts.graphs import Graph, label_input
 from vaekit.parts.networks import Down, Up
 from vaekit.parts.priors import LearnedPrior
 from vaekit.tensors import LOG_2PI
@@ -123,9 +125,15 @@ class _UNet(nn.Module):
 
 
 class MatchingPrior(LearnedPrior):
-    """p(z) over latents (N, D), or a grid of them (C, h, w) made flat, by a velocity field on standardised z."""
+    """p(z|y) over latents (N, D) by a velocity field on standardised z.
+
+    shape: of a latent, (D,), or (C, h, w) of a grid that is made flat, D = C h w. channels, layers: width and depth of the
+    field, see `VelocityField`. n_classes: number of labels, 0 for none.
+    location, scale (D,): what z is standardised by, to be set before training.
+    """
 
     choices = ("guidance",)
+    exact = False
     location: Tensor
     scale: Tensor
     independent = False  # whether each latent has noise of its own in `log_prob`: see `latents.independent_noise`
@@ -142,10 +150,14 @@ class MatchingPrior(LearnedPrior):
         """What the training minimises: the squared error (N,) of the velocity that `field` says of z (N, D) at times drawn from
         [0, 1], a mean over the latents (Lipman et al. 2023, equation 9). In training mode labels are left out now and then.
         """
-        t, e, kept = drawn(lambda n: torch.rand(n, device=z.device), len(z)), self._noise(z), None
+
+        def uniform(n: int) -> Tensor:
+            return torch.rand(n, device=z.device)
+
+        t = drawn(uniform, len(z))
+        e = drawn(lambda n: torch.randn(n, self.latent_dim, device=z.device), len(z))
         if self.training and y is not None:
-            kept = drawn(lambda n: torch.rand(n, device=z.device), len(z)) >= DROPPED
-            y = torch.where(kept, y, self.n_classes)
+            y = torch.where(drawn(uniform, len(z)) >= DROPPED, y, self.n_classes)
         return self._error(field, (z - self.location) / self.scale, e, t, y) / self.latent_dim
 
     def _error(self, field: VelocityField, z: Tensor, e: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
@@ -194,10 +206,15 @@ class MatchingPrior(LearnedPrior):
         return torch.cat([self._carried(x, label, 1.0 if guidance is None else guidance) for x, label in parts])
 
     def _carried(self, x: Tensor, y: Tensor | None, guidance: float) -> Tensor:
-        """Noise x (N, D) at time 0 -> latents (N, D), by Heun's method."""
+        """Noise x (N, D) at time 0 -> latents z (N, D)."""
+        for step in range(STEPS):
+            x = self.moved(x, torch.full((len(x),), step / STEPS, device=x.device), y, guidance)
+        return self.location + self.scale * x
 
-        def velocity(x: Tensor, time: float) -> Tensor:
-            t = torch.full((len(x),), time, device=x.device)
+    def moved(self, x: Tensor, t: Tensor, y: Tensor | None = None, guidance: float = 1.0) -> Tensor:
+        """x (N, D) at times t (N,) -> where it is 1 / STEPS later, by a step of Heun's method. y, guidance: as of `sample`."""
+
+        def velocity(x: Tensor, t: Tensor) -> Tensor:
             grid = x.view(len(x), *self.field.shape)
             found = self.field(grid, t, y)
             if y is not None and guidance != 1:
@@ -205,12 +222,38 @@ class MatchingPrior(LearnedPrior):
                 found = plain + guidance * (found - plain)
             return found.flatten(1)
 
-        for step in range(STEPS):
-            here, size = step / STEPS, 1 / STEPS
-            before = velocity(x, here)
-            after = velocity(x + size * before, here + size)
-            x = x + 0.5 * size * (before + after)
-        return self.location + self.scale * x
+        before = velocity(x, t)
+        after = velocity(x + before / STEPS, t + 1 / STEPS)
+        return x + 0.5 * (before + after) / STEPS
 
-    def _noise(self, z: Tensor) -> Tensor:
-        return drawn(lambda n: torch.randn(n, self.latent_dim, device=z.device), len(z))
+    def graph(self) -> Graph:
+        """x (N, D), t (N,) -> x one step later, and that as latents z (N, D): noise at time 0 is latents after STEPS steps."""
+        labels, label = label_input(self.n_classes)
+        module = _StepGraph(self)
+
+        def draw(n: int, rng: np.random.Generator) -> list[tuple[Tensor, ...]]:
+            x, t = rng.standard_normal((n, self.latent_dim)), rng.integers(STEPS, size=n) / STEPS
+            return [(torch.from_numpy(x).float(), torch.from_numpy(t).float(), *label(n, rng))]
+
+        return Graph(
+            "prior_step",
+            f"one of {STEPS} steps from noise to latents, which begins at x from N(0, I) and t = 0",
+            type(self).__name__,
+            module,
+            {"x": "where the samples are", "t": f"the time, from 0 in steps of 1 / {STEPS}", **labels},
+            {"moved": f"where they are 1 / {STEPS} later", "z": "that as latents, for the decoder after the last step"},
+            draw,
+            module,
+        )
+
+
+class _StepGraph(nn.Module):
+    """x (N, D), t (N,) -> x one step later, and that in the latents' units."""
+
+    def __init__(self, prior: MatchingPrior):
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        moved = self.prior.moved(x, t, y)
+        return moved, self.prior.location + self.prior.scale * moved

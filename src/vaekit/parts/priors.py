@@ -20,14 +20,16 @@ class Prior(nn.Module):
     """p(code). A kind says `log_prob` and `sample`.
 
     code_shape: of a code, (D,) or (h, w). n_classes: of labels that it knows; 0 ignores them.
-    gives_images: whether its draws look like codes of images. choices: what `sample` takes besides, such as "top_k"; one that
-    takes "given" and "known" draws the rest of a grid of codes.
+    gives_images: whether its draws look like codes of images. exact: whether `log_prob` is the density, and not a noisy
+    estimate of a bound, of which no importance weights can be made. choices: what `sample` takes besides, such as "top_k"; one
+    that takes "given" and "known" draws the rest of a grid of codes.
     """
 
     code_shape: tuple[int, ...]
     class_shares: Tensor  # (n_classes,) of one that knows labels
     n_classes = 0
     gives_images = True
+    exact = True
     choices: tuple[str, ...] = ()
 
     def log_prob(self, code: Tensor, y: Tensor | None = None) -> Tensor:
@@ -51,7 +53,8 @@ class Prior(nn.Module):
     def graph(self) -> Graph | None:
         """What samples it without PyTorch; None of N(0, I) and of uniform codes, which need none. Either "prior", of `noise`
         (N, D) from N(0, I) and whatever else it names, uniform in [0, 1) (N,), which gives codes; or "prior_step", of `codes`
-        (N, h, w), which gives the logits (N, h, w, K) of each given those before it. Labels y come last, where it knows any.
+        (N, h, w), which gives the logits (N, h, w, K) of each given those before it, or of `x` (N, D) at a time `t` (N,), which
+        carries it on (see `MatchingPrior.graph`). Labels y come last, where it knows any.
 
         Raises ValueError for a kind that has not said.
         """

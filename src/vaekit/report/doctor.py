@@ -333,11 +333,14 @@ def latent_width(patient: Patient) -> Diagnosis | None:
     evidence = (
         f"{patient.used} of {width} latents hold more than {USED} nats; the least used {kls[0]:.2f}, most {kls[-1]:.2f}"
     )
-    if width - patient.used >= max(1, EMPTY * width):
-        cure = patient.command(latent_dim=patient.used)
+    _, *grid = patient.estimator.module.latent.shape
+    cells = math.prod(grid)  # of a grid, whose cells all have as many latents; 1 of a vector
+    fewer = -(-patient.used // cells) * cells
+    if width - fewer >= max(1, EMPTY * width):
+        cure = patient.command(latent_dim=fewer)
         return Diagnosis("latent dimension", True, "more latents than are of use", evidence, cure)
     if kls[0] > FULL:
-        cure = patient.command(latent_dim=max(2 * width, patient.model.latent_dim))
+        cure = patient.command(latent_dim=max(2 * width, _default(patient, "latent_dim")))
         return Diagnosis("latent dimension", True, "every latent is full: more of them would be used", evidence, cure)
     return Diagnosis("latent dimension", False, "as many latents as are of use", evidence)
 

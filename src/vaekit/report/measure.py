@@ -117,6 +117,8 @@ def label_names(estimator: Fitted, images: Images) -> np.ndarray | None:
 
 def _likelihood(estimator: Fitted, test: Images, *, full: bool) -> dict:
     data = estimator.data(test)
+    if not estimator.module.prior.exact:
+        return evaluate(estimator.module, data, draws=1)  # each of which is many looks at a field, and has no weight
     found = evaluate(estimator.module, data)
     if "n_codes" in found:
         return found  # a quantizer's q is certain: its NLL is bounded by -ELBO alone

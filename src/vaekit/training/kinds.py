@@ -105,15 +105,25 @@ def _code_rate(prior: LearnedPrior, stage: Stage) -> CodeRate:
     return CodeRate(prior)
 
 
-def _flow_rate(prior: LearnedPrior, stage: Stage) -> Rate:
-    """A flow starts from the moments of the latents."""
+def _flow_rate(prior: LearnedPrior, stage: Stage) -> LatentRate:
+    _standardise(prior, stage)
+    return LatentRate(prior)
+
+
+def _matching_rate(prior: LearnedPrior, stage: Stage) -> MatchingRate:
+    assert isinstance(prior, MatchingPrior)
+    _standardise(prior, stage)
+    return MatchingRate(prior)
+
+
+def _standardise(prior: LearnedPrior, stage: Stage) -> None:
+    """A flow, of either kind, starts from the moments of the latents."""
     assert isinstance(prior, FlowPrior | MatchingPrior)
     data, kept = stage.data, stage.kept
     moments = encode(stage.model, replace(data, x=data.x[kept], y=None if data.y is None else data.y[kept]))
     mean, log_var = moments.chunk(2, dim=1)
     prior.location.copy_(mean.mean(0))
     prior.scale.copy_((mean.var(0, unbiased=False) + log_var.exp().mean(0)).sqrt())
-    return MatchingRate(prior) if isinstance(prior, MatchingPrior) else LatentRate(prior)
 
 
 def _vamp_rate(prior: LearnedPrior, stage: Stage) -> VampRate:
@@ -162,7 +172,7 @@ KINDS = {
         "flow matching",
         False,
         _make_matching,
-        _flow_rate,
+        _matching_rate,
         matching_term,
         steps=1500,
         epochs=100,
