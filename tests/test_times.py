@@ -64,10 +64,10 @@ def test_a_model_that_the_data_is_not_for_is_refused():
 def test_a_training_says_how_long_it_takes_and_is_the_same(monkeypatch, capfd):
     x = np.random.default_rng(0).normal(size=(40, 3))
     quiet = tiny(epochs=2).fit(x)
-    monkeypatch.setattr("vaekit.training.course.rehearse", lambda *_: 60.0)
+    monkeypatch.setattr("vaekit.training.loop.rehearse", lambda *_: 60.0)
     told = tiny(epochs=2, verbose=True).fit(x)
     steps = told.history_[-1]["step"]
-    assert f"{steps} steps, about {steps} min here" in capfd.readouterr().err
+    assert f"{steps} steps of 8, about {steps} min here" in capfd.readouterr().err
     for mine, theirs in zip(quiet.model_.parameters(), told.model_.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     VAE(epochs=1, architecture="mlp", width=8, random_state=0).fit(x)

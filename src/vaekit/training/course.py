@@ -9,14 +9,13 @@ import torch
 from torch import nn
 
 from vaekit.data.batches import Data
-from vaekit.messages import filled
 from vaekit.ranks import from_first, is_first
 from vaekit.threads import using
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import train
 from vaekit.training.plan import Plan
-from vaekit.training.progress import Lines, roughly
-from vaekit.training.step import Objective, affordable, pick_threads, rehearse
+from vaekit.training.progress import Lines
+from vaekit.training.step import Objective, affordable, pick_threads
 from vaekit.world import derive_seed, seeded
 
 
@@ -52,7 +51,6 @@ class Course:
         if threads is not None and threads < torch.get_num_threads():
             self.say(f"{threads} of {torch.get_num_threads()} threads, which is faster here and now")
         with using(threads):
-            self._tell(steps)
             fits = self._fitting(self.objective, self.plan, steps)
         if fits < steps:
             self.say(f"the time budget is enough for {fits:,} of {steps:,} steps")
@@ -70,7 +68,6 @@ class Course:
         self.plan = before.towards(goal, at, anew=anew) if finished or goal != before.steps else before
         why, left = "", goal - at
         with using(self.plan.threads):
-            self._tell(left)
             fits = self._fitting(self.objective, self.plan, left) if left else left
         if fits < left:
             self.plan = before.towards(at + fits, at, anew=anew)
@@ -98,14 +95,6 @@ class Course:
         """A line on standard error, where lines are wanted."""
         if self.verbose and is_first():
             Lines(self.title, 0).say(text)
-
-    def _tell(self, steps: int) -> None:
-        """Says how long `steps` steps take here, where no budget says it."""
-        if self.verbose and steps and self.deadline is None and is_first():
-            with seeded(derive_seed(self.seed, "rehearsal")):
-                seconds = steps * rehearse(self.module, filled(self.objective), self.data, filled(self.plan))
-            at_most = "at most" if filled(self.plan).compile else "about"
-            self.say(f"{steps:,} steps, {at_most} {roughly(seconds)} here")
 
     def _fitting(self, objective: Objective, plan: Plan, steps: int) -> int:
         """How many of `steps` steps can be done before the deadline."""

@@ -22,7 +22,7 @@ from vaekit.threads import using
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.guard import CHECK_EVERY, ROLLBACKS, TrainingFailed, deferred_signals, enough_memory, find_failure
 from vaekit.training.plan import Plan, describe_place, out_of_patience, steps_per_epoch
-from vaekit.training.progress import Lines, describe_seconds, reporting
+from vaekit.training.progress import Lines, reporting, roughly
 from vaekit.training.state import State
 from vaekit.training.step import Objective, Step, rehearse
 from vaekit.world import derive_seed, drawing, stream
@@ -131,13 +131,12 @@ class _Training:
         if state.step == 0:
             with drawing(derive_seed(plan.seed, "prime")):
                 _prime(self.module, data, plan)
-        if (
-            state.step < plan.steps and report.verbose and self.deadline is None
-        ):  # which is held, whatever a rehearsal says
+        left = plan.steps - state.step
+        if left and report.verbose and self.deadline is None:  # which is held, whatever a rehearsal says
             with drawing(derive_seed(plan.seed, "rehearsal")):
-                seconds = rehearse(self.module, self.objective, data, plan) * (plan.steps - state.step)
-            words = f"{plan.steps - state.step} steps of {self.batch_size} to go, about {describe_seconds(seconds)}"
-            report.say(words)
+                seconds = rehearse(self.module, self.objective, data, plan) * left
+            at_most = "at most" if plan.compile else "about"
+            report.say(f"{left:,} steps of {self.batch_size}, {at_most} {roughly(seconds)} here")
         alike(state.modules)  # what was drawn or measured here may differ from another machine's by rounding
         self.good = self.saved or state.snapshot()
         self.last_saved, self.checkpoint_cost = time.monotonic(), 0.0
