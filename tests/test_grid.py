@@ -203,6 +203,7 @@ def test_a_bound_makes_no_importance_weights():
     better = {"plain_rate": 2.0, "validation_rate": 1.0}  # so that it is in use
     model.fitted_.attach(replace(model.fitted_.prior, facts=better))
     assert not model.prior_is_worse
+    assert model.fitted_.other_prior == ["--no-per-class", "--epochs", "4"], "longer, where it is worse"
     with pytest.raises(ValueError, match="importance weights need a prior whose density is known, not flow matching's"):
         model.fitted_.score_samples(patches()[:3], weighted=True)
     with pytest.raises(ValueError, match="noisy estimates, which can't be importance weights"):

@@ -295,12 +295,14 @@ class Fitted:
     @property
     def other_prior(self) -> list[str]:
         """The flags of `vaekit fit-prior` that would do better where the fitted prior is worse: one for all classes, with more
-        images to learn from, or else another kind.
+        images to learn from, or else another kind; or longer, where it is flow matching.
         """
         assert self.prior is not None
         of_all = [] if self.conditional else ["--no-per-class"]
         if of_all and self.prior.classes is not None:
             return of_all
+        if self.prior.settings.prior == "matching":
+            return [*of_all, "--epochs", str(2 * filled(self.prior.settings.epochs))]
         return [*of_all, "--prior", "gmm" if self.prior.settings.prior == "flow" else "flow"]
 
     @property

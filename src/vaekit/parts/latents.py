@@ -40,7 +40,7 @@ class Latent(nn.Module):
     mode is wanted, and no random number is drawn. Where its code is no decoder input it says the rest, too.
 
     features: channels that it wants of the encoder. width: of a decoder input, D. shape: (D,), or (C, h, w) of a grid whose
-    decoder input is the vector that it makes flat.
+    decoder input is the vector that it makes flat; () where codes are indices.
     discrete: codes are indices, and the draws of an image are all alike: see `vaekit.parts.quantizers.Quantizer`.
     independent: whether each image has noise of its own in eval mode, too; see `independent_noise`.
     """
