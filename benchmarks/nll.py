@@ -1,11 +1,11 @@
 """The field's likelihood protocol on MNIST: how near do minutes of training come to the published numbers?
 
-Burda, Grosse & Salakhutdinov (2016), table 1 (VAE 86.76 nats; IWAE, k=5, 85.54), one stochastic layer of 50 units and two hidden
-layers of 200 on each side, Bernoulli pixels. Training images are binarised anew in each epoch with the intensity as probability, test images once, by a
-fixed seed; the NLL is importance-weighted with 5,000 draws per test image. They take 3,280 passes, in batches of 20, tanh, a
-learning rate that falls in steps from 0.001, and its best choice on nothing but the training objective; here as many as the
-time is enough for, by Muon, in larger batches, SiLU, products in bfloat16 where the processor has them, and a cosine to zero.
-Their test set was binarised by another seed.
+Burda, Grosse & Salakhutdinov (2016), table 1 (VAE 86.76 nats; IWAE, k=5, 85.54), one stochastic layer of 50 units and two
+hidden layers of 200 on each side, Bernoulli pixels. Training images are binarised anew in each epoch with the intensity as
+probability, test images once, by a fixed seed; the NLL is importance-weighted with 5,000 draws per test image. They take 3,280
+passes, in batches of 20, tanh, a learning rate that falls in steps from 0.001, and its best choice on nothing but the training
+objective; here as many as the time is enough for, by Muon, in larger batches, SiLU, products in bfloat16 where the processor
+has them, and a cosine to zero. Their test set was binarised by another seed.
 """
 
 import argparse
