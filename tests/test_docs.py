@@ -81,7 +81,9 @@ def _shape(rng: np.random.Generator, *, disc: bool) -> np.ndarray:
 
 @pytest.fixture
 def small(monkeypatch):
-    """Trainings and second stages of few epochs, whatever a snippet says, and no judge that learns for long."""
+    """Trainings and second stages of few epochs, whatever a snippet says, no judge that learns for long, and all of it in this
+    process, where that holds.
+    """
     resolve, settings = Estimator.resolve, importlib.import_module("vaekit.training.kinds").resolve_settings
 
     def shorter(self, format, n, *, steps=None):
@@ -94,6 +96,7 @@ def small(monkeypatch):
         lambda *given, **how: dataclasses.replace(settings(*given, **how), epochs=1),
     )
     monkeypatch.setattr("vaekit.evaluation.generation.JUDGE_EPOCHS", 1)
+    monkeypatch.setattr("vaekit.report.sweep.cores", lambda: 1)
     monkeypatch.setattr("vaekit.estimators.few_labels.ROUNDS", ((5, 0.9), (5, 1.0)))
 
 

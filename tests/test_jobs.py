@@ -9,6 +9,7 @@ import sys
 import time
 import types
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -205,9 +206,9 @@ def test_a_comparison_on_an_executor_is_that_of_one_process(data, compared, tmp_
     with ThreadPoolExecutor(1) as pool:
         found = compare(data, str(tmp_path / "out"), executor=Elsewhere(pool), jobs=1, say=said.append, **REPORT)
     assert [text for text in said if "is trained" in text] == [
-        "vae-seed0 is trained, 1 of 2",
-        "vqvae-seed0 is trained, 2 of 2",
-        "vae-d2 is trained, 1 of 1",
+        "vqvae-seed0 is trained, 1 of 3",
+        "vae-seed0 is trained, 2 of 3",
+        "vae-d2 is trained, 3 of 3",
     ]
     check_same(found["models"], compared["models"])
     for run in ("vae-seed0", "vqvae-seed0", "vae-d2"):
@@ -233,13 +234,28 @@ def test_a_training_that_fails_on_an_executor_is_left_out_and_said(data, tmp_pat
     assert any("vqvae-seed0 (it diverged)" in note for note in found["protocol"]["notes"])
 
 
+def test_so_many_trainings_at_once_as_were_asked_for_the_longest_first(data, compared, tmp_path, monkeypatch):
+    asked, said = [], []
+
+    @contextmanager
+    def here(at_once):
+        asked.append(at_once)
+        with workers(1) as hands:
+            yield hands
+
+    monkeypatch.setattr("vaekit.report.compare.workers", here)
+    found = compare(data, str(tmp_path / "out"), jobs=2, say=said.append, **REPORT)
+    assert asked == [2]
+    done = ["vqvae-seed0 is trained, 1 of 3", "vae-seed0 is trained, 2 of 3", "vae-d2 is trained, 3 of 3"]
+    assert said[:4] == ["3 trainings to go, 2 at a time", *done]
+    check_same(found["models"], compared["models"])
+
+
 def test_a_time_budget_needs_to_know_how_many_there_are_at_once(data, tmp_path):
     with ThreadPoolExecutor(1) as pool:
         for job in (sweep, compare):
             with pytest.raises(ValueError, match="a time budget with an executor needs jobs"):
                 job(data, str(tmp_path / "out"), executor=pool, time_budget=10.0)
-    with pytest.raises(ValueError, match="without one they are done one after another"):
-        compare(data, str(tmp_path / "out"), jobs=2)
     assert not (tmp_path / "out").exists()
 
 

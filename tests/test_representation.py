@@ -84,6 +84,20 @@ def test_pca_and_pixels_are_what_scikit_learn_finds(digits, measure):
     )
 
 
+def test_baselines_are_found_once_for_all_models_on_the_same_images(digits, monkeypatch):
+    x, y = digits
+    fits, kept, probe = [], {}, representation._probe
+    monkeypatch.setattr(representation, "_probe", lambda *given: fits.append(1) or probe(*given))
+    for width, expected in ((2, 3), (2, 1), (3, 2)):
+        codes = x.reshape(-1, 64)[:, 20 : 20 + width].astype(np.float32)
+        given = (codes[:300], y[:300], codes[300:400], y[300:400])
+        fits.clear()
+        found = measure_representation(*given, train_x=x[:300], x=x[300:400], baselines=kept)
+        assert len(fits) == expected, "latents, and what is new of the images"
+        assert found == measure_representation(*given, train_x=x[:300], x=x[300:400])
+        assert found["pca_width"] == width
+
+
 def test_the_penalty_is_chosen_by_what_it_gives(digits, measure):
     """Weak signals among 200 features of noise, which a weak one would learn by heart, need a strong one, and clean features
     that differ in the mean a weak one.

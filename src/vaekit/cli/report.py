@@ -33,10 +33,14 @@ class Trainings(Source):
     cluster: str | None = None
     """Train on a Ray cluster: its address, or auto for one of this machine's cores. Its machines need vaekit, and the same
     files at the same places."""
+    jobs: int | None = None
+    """Trainings at once, which share the cores; by default compare does one after another, and sweep one a core, at most 8, and
+    one on a GPU."""
 
     def shared(self) -> dict:
         """Keywords of both `compare` and `sweep`."""
         check_number("seeds", self.seeds, whole=True, above=0)
+        check_number("jobs", self.jobs, whole=True, above=0)
         return {
             "seeds": self.seeds,
             "random_state": self.random_state,
@@ -84,7 +88,7 @@ class Compare(Trainings):
                 sweeps=self.sweeps,
                 priors=self.priors,
                 executor=executor,
-                jobs=executor and executor.at_once,
+                jobs=self.jobs or (executor and executor.at_once),
                 command=shlex.join(["vaekit", *sys.argv[1:]]),
                 **shared,
             )
@@ -104,8 +108,6 @@ class Sweep(Trainings):
     """Weights of the rate, separated by commas."""
     likelihood: str | None = None
     """gaussian, gaussian_fixed, bernoulli or discretized_logistic; by default gaussian."""
-    jobs: int | None = None
-    """Trainings at once; by default one a core, at most 8, and one on a GPU."""
 
     def run(self) -> None:
         from vaekit.cli import output
@@ -113,7 +115,6 @@ class Sweep(Trainings):
         from vaekit.report.sweep import sweep
 
         check_folder(self.out, "sweep", inputs=self.inputs())
-        check_number("jobs", self.jobs, whole=True, above=0)
         latent_dims = _numbers("--latent-dim", self.latent_dim, int)
         betas = _numbers("--beta", self.beta, float)
         shared = self.shared()

@@ -30,12 +30,16 @@ PIXELS = 2**20  # of the images that are compared at once
 
 
 @undisturbed
-def measure_representation(train_codes, train_y, codes, y, *, train_x, x, seed: int = 0) -> dict:
+def measure_representation(
+    train_codes, train_y, codes, y, *, train_x, x, seed: int = 0, baselines: dict | None = None
+) -> dict:
     """How well classes can be told from latents, from as many principal components of the images, and from their pixels.
 
     train_codes, codes: latents (N, D) and (M, D), a row an image; those of a code grid flattened. train_y, y: labels (N,) and
     (M,) of any kind. train_x, x: their images (N, H, W), (N, H, W, C), or tables (N, F), which are standardised.
     Learnt from the training images, measured on the others. Of more than 10,000 images, a random 10,000 by `seed` are used.
+    baselines: takes up what was found of components and pixels, and is asked for it: the next model on the same images, labels
+    and seed is given the same dictionary, so that this is not found out again.
 
     Each figure for the latents, and with the suffix _pca and _pixels for those:
     probe_accuracy: share right of a multinomial logistic regression on standardised features, its penalty chosen among four
@@ -54,27 +58,34 @@ def measure_representation(train_codes, train_y, codes, y, *, train_x, x, seed: 
     """
     train, test = _check_sets(train_codes, train_y, codes, y, train_x, x, seed)
     width = min(train.codes.shape[1], *train.pixels.shape)
-    features = {
-        "": (train.codes, test.codes),
-        "_pca": _principal_components(train.pixels, test.pixels, width, seed),
-        "_pixels": (train.pixels, test.pixels),
-    }
+    baselines = {} if baselines is None else baselines
+    if width not in baselines:
+        components = _principal_components(train.pixels, test.pixels, width, seed)
+        baselines[width] = _figures("_pca", *components, train.y, test.y, seed)
+    if "pixels" not in baselines:
+        baselines["pixels"] = _figures("_pixels", train.pixels, test.pixels, train.y, test.y, seed)
+    parts = (_figures("", train.codes, test.codes, train.y, test.y, seed), baselines[width], baselines["pixels"])
     result = {
         "probe_train": len(train.y),
         "probe_test": len(test.y),
         "pca_width": width,
         "chance": float((test.y == np.bincount(train.y).argmax()).mean()),
     }
-    converged = True
-    for suffix, (known, new) in features.items():
-        probe = _probe(known, train.y, new, seed)
-        converged = converged and probe.converged
-        result |= _share(f"probe_accuracy{suffix}", probe.predicted == test.y)
-        result[f"probe_c{suffix}"] = probe.c
-        result |= _share(f"knn_accuracy{suffix}", _neighbours_vote(known, train.y, new) == test.y)
-        if suffix != "_pixels":
-            result |= {f"kmeans_{name}{suffix}": value for name, value in _clusters(new, test.y, seed).items()}
-    return result | {"probe_converged": converged}
+    for figures, _ in parts:
+        result |= figures
+    return result | {"probe_converged": all(converged for _, converged in parts)}
+
+
+def _figures(
+    suffix: str, known: np.ndarray, new: np.ndarray, train_y: np.ndarray, y: np.ndarray, seed: int
+) -> tuple[dict, bool]:
+    """What classes features (N, D) and (M, D) tell of, and whether the probe came to rest."""
+    probe = _probe(known, train_y, new, seed)
+    found = {**_share(f"probe_accuracy{suffix}", probe.predicted == y), f"probe_c{suffix}": probe.c}
+    found |= _share(f"knn_accuracy{suffix}", _neighbours_vote(known, train_y, new) == y)
+    if suffix != "_pixels":
+        found |= {f"kmeans_{name}{suffix}": value for name, value in _clusters(new, y, seed).items()}
+    return found, probe.converged
 
 
 @undisturbed

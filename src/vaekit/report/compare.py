@@ -9,6 +9,7 @@ import json
 import platform
 import shlex
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from vaekit.data.opening import inputs_of, opening_flags
 from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.fitted import Fitted
-from vaekit.jobs.executors import Executor
+from vaekit.jobs.executors import Executor, workers
 from vaekit.messages import check_number, filled
 from vaekit.owned import check_folder, locked, remove_temporaries, write_atomically
 from vaekit.registry import MODELS
@@ -110,20 +111,17 @@ def compare(
     model, per class where there are labels. how: keywords of `open_data`, such as resize. Returns what results.json holds.
     time_budget: seconds for all of it. Half of them are for what is still to be trained, alike for each model, and what one
     leaves over goes to the rest; a part is for priors, and the rest for measuring and drawing, which take what they take.
-    executor: runs the trainings and the fits of priors, and has `submit` as in `concurrent.futures`, `jobs` at once (None hands
-    it all of them); None trains one model after another, here. Its workers need vaekit, and the same files at the same places.
-    What is measured and drawn is so here. One whose worker is lost is tried again where it was, up to 3 times in all. A time
-    budget needs `jobs` then.
+    jobs: trainings at once, in processes that share this machine's cores, which takes less time for small models; None trains
+    one after another, here. What is measured and drawn is so here.
+    executor: runs the trainings and the fits of priors instead, and has `submit` as in `concurrent.futures`; `jobs` None hands
+    it all of them. Its workers need vaekit, and the same files at the same places. One whose worker is lost is tried again
+    where it was, up to 3 times in all. A time budget needs `jobs` then.
     Runs that are finished under `out` are kept, unfinished ones go on; other settings there raise ValueError.
     A prior that can't be fitted and a training that fails are left out, which the output and the protocol say; it raises
     TrainingFailed where no model is left.
     """
     check_time_budget(time_budget)
     check_number("jobs", jobs, whole=True, above=0)
-    if executor is None and jobs is not None:
-        raise ValueError(
-            "jobs are trainings that an executor does at once; without one they are done one after another"
-        )
     if executor is not None and time_budget is not None and jobs is None:
         raise ValueError("a time budget with an executor needs jobs: how many trainings it does at once")
     started, deadline = datetime.now(UTC), start_clock(time_budget)
@@ -181,8 +179,9 @@ def _compare(
         deadline=deadline,
         say=say,
     )
-    if executor is not None:
-        trainings.hand_out(executor, jobs, asked.data, asked.how, priors=asked.priors)
+    with workers(jobs or 1) if executor is None else nullcontext(executor) as hands:
+        if executor is not None or (jobs or 1) > 1:
+            trainings.hand_out(hands, jobs, asked.data, asked.how, priors=asked.priors)
     first, entries, closer = _measure_each(asked, trainings, test, judge, say)
     doctor = _doctor(asked, first, entries, train, test)
     planar = _in_two_dimensions(trainings, list(first))
@@ -230,7 +229,7 @@ def _measure_each(
     """Every model with every seed trained, given a prior and measured: the first run of each model, by name, an entry of
     results.json for each run, and some of these up close, whole seeds only.
     """
-    entries, first, closer = [], {}, []
+    entries, first, closer, baselines = [], {}, [], {}
     for training in trainings.todo:
         folder, name, seed, share, _ = training
         fitted = trainings.run(training) if share == 1 else None
@@ -240,7 +239,8 @@ def _measure_each(
         first.setdefault(name, fitted)
         trainings.fit_prior(folder, fitted, wanted=asked.priors)
         path, (judges, accuracy) = trainings.folder / folder, judge
-        entry = measure_run(fitted, trainings.train, test, path, judge=judges, judge_accuracy=accuracy)
+        how = {"judge": judges, "judge_accuracy": accuracy, "baselines": baselines}
+        entry = measure_run(fitted, trainings.train, test, path, **how)
         entries.append({"name": name, "label": label, "seed": seed, **entry})
         if seed - asked.random_state < max(1, RUNS // len(asked.models)):
             closer.append(living_run(fitted, entries[-1], test))

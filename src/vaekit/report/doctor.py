@@ -333,8 +333,7 @@ def latent_width(patient: Patient) -> Diagnosis | None:
     evidence = (
         f"{patient.used} of {width} latents hold more than {USED} nats; the least used {kls[0]:.2f}, most {kls[-1]:.2f}"
     )
-    _, *grid = patient.estimator.module.latent.shape
-    cells = math.prod(grid)  # of a grid, whose cells all have as many latents; 1 of a vector
+    cells = math.prod(patient.estimator.module.latent.shape[1:])  # of a grid, which all have as many; 1 of a vector
     fewer = -(-patient.used // cells) * cells
     if width - fewer >= max(1, EMPTY * width):
         cure = patient.command(latent_dim=fewer)

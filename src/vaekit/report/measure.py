@@ -56,6 +56,7 @@ def measure_run(
     judge: Judge | None = None,
     judge_accuracy: float | None = None,
     full: bool = False,
+    baselines: dict | None = None,
 ) -> dict:
     """One line of the table, as a flat dictionary; kept in folder/evaluation.json.
 
@@ -66,6 +67,7 @@ def measure_run(
     the data and the model: see `vaekit.report.page` for their units.
     full: also the NLL of 500 draws on all of `test`, the copy check with its picture in folder/neighbours.png, whether the
     latent is independent of the class, and the classification accuracy score.
+    baselines: of the images, for the next model on them: see `measure_representation`.
 
     Rate and ELBO are under the prior in use, which `prior` names; `rate_plain` is under the one of the training.
     """
@@ -94,7 +96,7 @@ def measure_run(
         entry["codes_used_share"] = entry["codes_used"] / entry["n_codes"]
         entry["latent_dim"] = None
     train = binarized(train) if train.binarize == "dynamic" else train
-    entry |= _representation(estimator, train, test, full=full)
+    entry |= _representation(estimator, train, test, baselines, full=full)
     if not test.is_table and judge is not None and estimator.can_sample:
         entry |= _generation(estimator, train, test, judge)
         if full:
@@ -147,7 +149,7 @@ def standard_normal(estimator: Fitted) -> bool:
     return kl is not None and not kl.any()
 
 
-def _representation(estimator: Fitted, train: Images, test: Images, *, full: bool) -> dict:
+def _representation(estimator: Fitted, train: Images, test: Images, baselines: dict | None, *, full: bool) -> dict:
     """Reconstruction quality, and where there are labels what a probe reads from the latents."""
     found = {}
     if not test.is_table:
@@ -161,7 +163,8 @@ def _representation(estimator: Fitted, train: Images, test: Images, *, full: boo
     if test.y is None or some.y is None or not can_probe(some.y):
         return found
     codes, known = (estimator.transform(part, label_names(estimator, part)) for part in (test, some))
-    found |= measure_representation(known, some.y, codes, test.y, train_x=some.x, x=test.x, seed=SCORE_SEED)
+    images = {"train_x": some.x, "x": test.x}
+    found |= measure_representation(known, some.y, codes, test.y, **images, seed=SCORE_SEED, baselines=baselines)
     if full and estimator.conditional and can_probe(test.y):
         # Draws, not means: a latent that is all but unused may tell in its mean what no draw does.
         _, draws = posterior(estimator.module, estimator.data(test), seed=SCORE_SEED)

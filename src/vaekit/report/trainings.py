@@ -62,7 +62,7 @@ class Trainings:
         self.todo, self.deadline = todo, deadline
         self.shortened: list[str] = []
         self.left_out: dict[str, str] = {}
-        self.epochs: int | None = None  # of a whole training, once there is one
+        self.epochs: int | None = common["epochs"]  # of a whole training; where models choose, once there is one
         self.seconds = 0.0 if deadline is None else max(0.0, deadline - time.monotonic())
         self.budget = Budget(TRAINING * self.seconds, [training.share for training in self.unfinished], deadline)
         self.budget_of_priors = Budget(PRIORS * self.seconds, [1.0] * priors, deadline)
@@ -117,22 +117,24 @@ class Trainings:
         `fit_prior` find them, or that they have failed. data, how: what `train` was opened by. jobs: None is all of them.
         """
         unit = self._unit(jobs)
-        for whole in (True, False):  # shorter ones have a part of the epochs of those
-            if not (todo := [one for one in self.unfinished if (one.share == 1) == whole]):
+        # The longest first: whole ones, and of these those of codes, whose priors take the longest.
+        todo = sorted(self.unfinished, key=lambda one: (-one.share, not MODELS[one.name].estimator().discrete))
+        whole = [one for one in todo if one.share == 1]
+        self.say(f"{len(todo)} trainings to go, {jobs or len(todo)} at a time")
+        for part in [todo] if self._find_epochs() else [whole, todo[len(whole) :]]:
+            if not part or not (part[0].share == 1 or self._find_epochs()):  # by which shorter ones go
                 continue
-            if not whole and not self._find_epochs():
-                return
 
             def job(training: Training, left: int) -> tuple:
                 seconds = unit and (TRAINING * unit * training.share, PRIORS * unit)
                 return _train_apart, data, how, self.folder, training, self.common, self.epochs, priors, seconds
 
-            for done, (training, found) in enumerate(run_jobs(executor, todo, job, jobs or len(todo)), 1):
+            for done, (training, found) in enumerate(run_jobs(executor, part, job, jobs or len(part)), 1):
                 failures = {training.folder: found.why} if isinstance(found, Failed) else found
                 for what, why in failures.items():
                     self._leave_out(what, why)
                 if training.folder not in failures:
-                    self.say(f"{training.folder} is trained, {done} of {len(todo)}")
+                    self.say(f"{training.folder} is trained, {done} of {len(part)}")
 
     def _unit(self, jobs: int | None) -> float | None:
         """Of the time budget, the seconds of a whole training, its prior and what is made of it, with so many at once."""

@@ -1,0 +1,62 @@
+"""What limits one vector of latents on people's pictures: its width, the number of pictures, or the time?
+
+The icons of `icons`, as there; a VAE by default, and the same with one thing changed: its width, the pictures that it learns
+from (a random half or quarter, in as many steps), the epochs. A grid of latents stands below, by its defaults.
+"""
+
+import argparse
+
+import numpy as np
+
+from benchmarks.harness import Findings, progress, trained
+from benchmarks.icons import PLACE, open_icons, seams
+from vaekit.evaluation.likelihood import evaluate
+from vaekit.messages import filled
+
+WIDTHS, PARTS, LONGER = (16, 32, 64, 256), (2, 4), 3
+
+
+def run(argv):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks vector")
+    parser.add_argument("--icons", default=PLACE, help="the package's folder of sizes")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args(argv)
+    train, test = open_icons(asked.icons)
+    kept = np.random.default_rng(0).permutation(len(train))
+    rows = []
+
+    def row(label: str, folder: str, part: int = 1, **fields) -> None:
+        some = train.take(np.sort(kept[: len(train) // part]))
+        name = f"vector/{folder}-seed{asked.seed}"
+        model = trained(name, "vae", some, random_state=asked.seed, **fields)
+        ours, theirs = (evaluate(model.model_, model.fitted_.data(images)) for images in (some, test))
+        seconds = sum(record["seconds"] for record in model.history_)
+        rows.append(
+            [
+                label,
+                f"{theirs['mse']:.5f}",
+                f"{ours['mse']:.5f}",
+                f"{theirs['elbo']:,.0f}",
+                f"{ours['elbo']:,.0f}",
+                f"{theirs['rate']:.0f}",
+                f"{seams(model.reconstruct(test.x)):.3f}",
+                f"{seconds:.0f}",
+            ]
+        )
+        progress(f"{label}: MSE {theirs['mse']:.5f}, {seconds:.0f} s")
+
+    row("the default", "default")
+    default = trained(f"vector/default-seed{asked.seed}", "vae", train, random_state=asked.seed).fitted_.fields
+    for width in WIDTHS:
+        row(f"{width} latents, not {default['latent_dim']}", f"latents-{width}", latent_dim=width)
+    epochs = filled(default["epochs"])
+    for part in PARTS:
+        row(f"1/{part} of the pictures", f"part-{part}", part, epochs=part * epochs, batch_size=default["batch_size"])
+    row(f"{LONGER} times the epochs", "longer", epochs=LONGER * epochs)
+    row("a grid of latents", "grid", grid=True)
+    text = (
+        f"{len(train):,} icons to train on, {len(test):,} held out; seed {asked.seed}. Where training and held-out icons part, "
+        f"it is pictures that are too few, which neither width nor time makes up for."
+    )
+    columns = ["VAE", "MSE, held out", "MSE, training", "ELBO, held out", "ELBO, training", "rate, nats", "seams", "s"]
+    return Findings(columns, rows, text)
