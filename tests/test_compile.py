@@ -100,7 +100,8 @@ def training(name: str, architecture: str):
 
 # Every model with one architecture, and every architecture with a model of each kind of latent and condition.
 KINDS = ("cvae", "vqvae")
-STEPS = [(name, "mlp") for name in MODELS] + [(name, network) for name in KINDS for network in ("conv", "resnet")]
+STEPS = [(name, "mlp") for name in MODELS] + [(name, "conv") for name in KINDS]
+STEPS += [pytest.param(name, "resnet", marks=pytest.mark.slow) for name in KINDS]
 
 
 @pytest.mark.parametrize(("name", "architecture"), STEPS)
@@ -341,7 +342,7 @@ def test_priors(kind):
     check(lambda y: prior.sample(BATCH, y, 0.7), prior, labels())
 
 
-@pytest.mark.parametrize("n_classes", [0, 3])
+@pytest.mark.parametrize("n_classes", [pytest.param(0, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_causal_networks_and_their_prior(network, n_classes):
     """Densities; drawing goes position by position, with what is known already kept from one to the next."""

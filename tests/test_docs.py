@@ -97,6 +97,8 @@ def small(monkeypatch):
     )
     monkeypatch.setattr("vaekit.evaluation.generation.JUDGE_EPOCHS", 1)
     monkeypatch.setattr("vaekit.report.sweep.cores", lambda: 1)
+    monkeypatch.setattr("vaekit.report.times.LOOKED_AT", 16)
+    monkeypatch.setattr("vaekit.training.step.REHEARSAL_STEPS", 1)
     monkeypatch.setattr("vaekit.estimators.few_labels.ROUNDS", ((5, 0.9), (5, 1.0)))
 
 

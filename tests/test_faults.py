@@ -50,7 +50,8 @@ each_job = pytest.mark.parametrize(
 )
 
 
-@each_job
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_killed_goes_on_to_the_same_end(bench, tmp_path, name):
     job, whole, _ = bench(name)
     tally = Tally()

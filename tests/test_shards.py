@@ -284,6 +284,7 @@ def test_the_same_model_and_data_by_other_names_go_on(runs, images, tmp_path, mo
     assert len(shards(tmp_path / "z", "npy")) == 3
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_said_and_the_command_goes_on(runs, images, tmp_path, monkeypatch, capsys):
     asked = ["encode", runs["vae"], "--data", images, "--split", "all", "--shards", "npy", "--shard-size", "20"]
     command = [*asked, "--jobs", "2", "--out", str(tmp_path / "z")]

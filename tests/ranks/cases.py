@@ -25,7 +25,7 @@ from vaekit.training.rates import CodeRate, Codes, LatentRate, rate_term
 from vaekit.training.settings import PriorSettings
 from vaekit.world import seeded
 
-STEPS, BATCH = 50, 20
+STEPS, BATCH = 25, 20
 TINY = {"architecture": "mlp", "width": 16, "latent_dim": 3, "batch_size": BATCH, "random_state": 0, "device": "cpu"}
 CONV = {**TINY, "architecture": "conv", "width": None}
 MODELS = {
