@@ -241,7 +241,8 @@ def test_training_from_a_file_equals_training_from_memory(photos, entries, small
     assert is_mapped(mapped.x) and isinstance(mapped.x, Rows) != published
     memory = Images(**{**vars(mapped), "x": np.array(mapped.x)})
     assert not is_mapped(memory.x)
-    settings = {"epochs": 2, "batch_size": 32, "random_state": 0, "early_stopping": model is CVAE}
+    settings = {"architecture": "mlp", "width": 32, "epochs": 2, "batch_size": 32, "random_state": 0}
+    settings["early_stopping"] = model is CVAE
     ours, theirs = (model(**settings).fit_images(images) for images in (mapped, memory))
     for name, tensor in theirs.model_.state_dict().items():
         assert torch.equal(ours.model_.state_dict()[name], tensor), name

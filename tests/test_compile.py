@@ -360,7 +360,7 @@ def test_conditions():
         check(condition, condition, normal(BATCH, 4, 2, 3), labels() if n_classes else None)
 
 
-@pytest.mark.parametrize("spatial", [False, True], ids=["vector", "grid"])
+@pytest.mark.parametrize("spatial", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["vector", "grid"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_networks(architecture, spatial):
     shape = (1, 28, 28) if architecture == "wang2023" else (2, 9, 10)

@@ -13,6 +13,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -105,7 +106,7 @@ def small(monkeypatch):
 def run_python(example) -> None:
     """A Python snippet, in the module that its page is."""
     code = compile("\n" * (example.line + example.parsed.line_offset) + example.parsed, example.path, "exec")
-    if not NEEDS.search(example.parsed):
+    if example.namespace["runs"] and not NEEDS.search(example.parsed):
         exec(code, example.namespace["page"].__dict__)
 
 
@@ -113,7 +114,7 @@ def run_shell(example) -> None:
     """A shell snippet, line by line; a line that ends in a backslash goes on in the next."""
     for line in example.parsed.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
-            run_command(words, compiled=bool(NEEDS.search(line)))
+            run_command(words, compiled=not example.namespace["runs"] or bool(NEEDS.search(line)))
 
 
 def run_command(words: list[str], *, compiled: bool) -> None:
@@ -133,8 +134,8 @@ def run_command(words: list[str], *, compiled: bool) -> None:
         assert next(word for word in rest if "=" not in word) in targets
     elif program == "python":
         script = rest[1] if rest[0] == "-m" else rest[0]
-        assert script == "benchmarks" or (ROOT / script).is_file() or Path(script).is_file(), script
         if not compiled:
+            assert script == "benchmarks" or (ROOT / script).is_file() or Path(script).is_file(), script
             path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
             subprocess.run(
                 [sys.executable, *rest], check=True, capture_output=True, env={**os.environ, "PYTHONPATH": path}
@@ -171,20 +172,34 @@ def has_snippets(text: str) -> bool:
     return "```python" in text or "```sh" in text
 
 
-@pytest.mark.parametrize("name", [name for name, text in TEXTS.items() if has_snippets(text)])
-def test_every_snippet_of_a_page_runs(name, workspace, small, tmp_path, monkeypatch):
-    import shutil
+WITH_SNIPPETS = [name for name, text in TEXTS.items() if has_snippets(text)]
+FIRST = ("README.md", "docs/five-minutes.md")  # read by everybody
 
-    shutil.copytree(workspace, tmp_path / "here")
-    monkeypatch.chdir(tmp_path / "here")
-    file = tmp_path / Path(name).name
+
+def evaluate(name: str, folder: Path, monkeypatch, *, runs: bool) -> None:
+    """The snippets of a page, in their order; those that do not run are compiled."""
+    file = folder / Path(name).name
     file.write_text(TEXTS[name], encoding="utf-8")
     page = types.ModuleType(f"page_{file.stem.replace('-', '_')}")
     monkeypatch.setitem(sys.modules, page.__name__, page)
-    document = Sybil(PARSERS, path=str(tmp_path)).parse(file)
-    document.namespace["page"] = page
+    document = Sybil(PARSERS, path=str(folder)).parse(file)
+    document.namespace |= {"page": page, "runs": runs}
     for example in document.examples():
         example.evaluate()
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in WITH_SNIPPETS]
+)
+def test_every_snippet_of_a_page_runs(name, workspace, small, tmp_path, monkeypatch):
+    shutil.copytree(workspace, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    evaluate(name, tmp_path, monkeypatch, runs=True)
+
+
+@pytest.mark.parametrize("name", WITH_SNIPPETS)
+def test_every_snippet_of_a_page_compiles(name, tmp_path, monkeypatch):
+    evaluate(name, tmp_path, monkeypatch, runs=False)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

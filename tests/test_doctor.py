@@ -39,16 +39,16 @@ CASES = (
     Case(
         "posterior collapse", "bvae --architecture mlp --width 128 --beta 20 --epochs 25", "the latents carry nothing"
     ),
-    Case("dead codes", f"vqvae --architecture mlp --width 128 --epochs 25 --ema 0.9 --n-codes 512 {NO_CARE}", "dead"),
-    Case("overfitting", "vae --architecture mlp --width 128 --epochs 250 --data few.npz", "much better than new"),
+    Case("dead codes", f"vqvae --architecture mlp --epochs 25 --ema 0.9 --n-codes 512 {NO_CARE}", "dead"),
+    Case("overfitting", "vae --architecture mlp --epochs 250 --data few.npz", "much better than new"),
     Case("underfitting", "vae --architecture mlp --width 128 --epochs 3", "cut off"),
     Case("learning rate", "vae --architecture mlp --width 128 --learning-rate 0.3", "too high"),
-    Case("learning rate", "vae --architecture mlp --width 128 --learning-rate 1e-05", "too low"),
+    Case("learning rate", "vae --architecture mlp --learning-rate 1e-05", "too low"),
     Case("likelihood", "vae --architecture mlp --width 128 --likelihood gaussian_fixed --epochs 25", "fixed variance"),
     Case("likelihood", "vae --architecture mlp --width 128 --likelihood bernoulli --epochs 12", "black and white"),
     Case("likelihood", "vae --architecture mlp --width 128 --epochs 6 --binarize fixed", "black or white"),
-    Case("latent dimension", "vae --architecture mlp --width 128 --latent-dim 2 --epochs 25", "full"),
-    Case("latent dimension", "vae --architecture mlp --width 128 --latent-dim 40 --epochs 25", "more latents than"),
+    Case("latent dimension", "vae --architecture mlp --latent-dim 2 --epochs 25", "full"),
+    Case("latent dimension", "vae --architecture mlp --latent-dim 40 --epochs 25", "more latents than"),
     Case("prior", "vqvae --architecture mlp --width 128 --n-codes 32 --epochs 12", "noise"),
     Case("conditioning", "cvae --architecture mlp --width 128 --beta 0.02 --epochs 25", "beside it"),
 )
@@ -142,7 +142,7 @@ def test_every_model_can_be_examined_and_its_cures_be_typed(arguments, clinic):
 
 
 def test_the_command_says_it_in_words_and_in_json(clinic, capsys):
-    folder = clinic("vae --architecture mlp --width 128 --latent-dim 2 --epochs 25")
+    folder = clinic("vae --architecture mlp --latent-dim 2 --epochs 25")
     capsys.readouterr()
     main(["doctor", str(folder)])
     said = capsys.readouterr().out

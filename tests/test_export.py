@@ -185,6 +185,7 @@ def test_a_mixture_has_its_components_moments():
     assert len(np.unique(narrow, axis=0)) == 2
 
 
+@pytest.mark.slow
 def test_a_flow_has_its_density():
     """log p(z) = log N(noise) - log |dz / dnoise|, the derivative by differences."""
     model, n, step = fitted("report"), 20, 1e-2

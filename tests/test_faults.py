@@ -45,11 +45,6 @@ def bench(tmp_path_factory):
     return get
 
 
-each_job = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("compare", "sweep") else name for name in NAMES]
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_killed_goes_on_to_the_same_end(bench, tmp_path, name):
@@ -61,7 +56,7 @@ def test_what_is_killed_goes_on_to_the_same_end(bench, tmp_path, name):
     assert tally.counts["trials"] == 1
 
 
-@each_job
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_a_write_that_fails_is_told_and_can_be_done_again(bench, tmp_path, name):
     job, whole, _ = bench(name)
     tally = Tally()

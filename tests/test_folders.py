@@ -346,7 +346,7 @@ def test_networks_of_any_shape_learn_to_reconstruct(shape, model, architecture):
     centres = np.random.default_rng(0).uniform(0.2, 0.8, (32, 2)) * shape[:2]
     blobs = np.exp(-((rows - centres[:, 0, None, None]) ** 2 + (columns - centres[:, 1, None, None]) ** 2) / 20)
     x = (255 * blobs[..., None] * np.linspace(1, 0.5, shape[2])).astype(np.uint8)
-    fitted = model(architecture=architecture, epochs=4, batch_size=8, random_state=0).fit(x)
+    fitted = model(architecture=architecture, epochs=3, batch_size=8, random_state=0).fit(x)
     losses = [record["distortion"] for record in fitted.history_]
     assert losses[-1] < losses[1] < losses[0]
     rebuilt = fitted.reconstruct(x[:5])

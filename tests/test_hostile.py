@@ -51,14 +51,13 @@ def grey(folder, *sides, name="{}.png") -> None:
 # The campaign
 
 
-@pytest.mark.parametrize("inputs", [1, pytest.param(72, marks=pytest.mark.slow)])
-def test_a_sample_of_the_campaign_has_no_failure(inputs):
-    """One of each kind at least."""
+@pytest.mark.slow
+def test_a_sample_of_the_campaign_has_no_failure():
     kinds = tuple(kind for kind in hostile.KINDS if kind != "bombs")
-    outcomes = hostile.campaign(inputs, seed=1, kinds=kinds)
+    outcomes = hostile.campaign(72, seed=1, kinds=kinds)
     assert [outcome for outcome in outcomes if hostile.failed(outcome)] == []
     verdicts = Counter(outcome.verdict for outcome in outcomes)
-    assert len(outcomes) >= inputs and verdicts["refused"] > len(outcomes) / 2 and verdicts["accepted"] > 0
+    assert len(outcomes) >= 72 and verdicts["refused"] > len(outcomes) / 2 and verdicts["accepted"] > 0
     assert {outcome.kind for outcome in outcomes} == set(kinds)
 
 

@@ -264,7 +264,7 @@ def test_a_budget_is_shared_by_trainings_at_once(data, tmp_path):
     with ThreadPoolExecutor(1) as pool:
         budgeted = REPORT | {"epochs": 4000, "models": ("vae",), "priors": False}
         started = time.monotonic()
-        compare(data, str(tmp_path / "out"), executor=pool, jobs=1, time_budget=12.0, say=said.append, **budgeted)
+        compare(data, str(tmp_path / "out"), executor=pool, jobs=1, time_budget=6.0, say=said.append, **budgeted)
     assert sum("ended by the time budget" in text for text in said) == 2
     assert time.monotonic() - started < 60
 

@@ -62,7 +62,7 @@ def no_other_fonts(monkeypatch):
 # ---- names in any script
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.text(max_size=12))
 def test_any_text_is_drawn_without_a_word_from_matplotlib(name):
     logged = []

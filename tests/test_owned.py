@@ -116,7 +116,7 @@ INTO_A_FILE = {  # and those that write one file, with the endings that it may h
 ENDINGS = {"encode": (".npy", ".npz"), "data": (".png",)}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     command=st.sampled_from(sorted(INTO_A_FOLDER)),
     names=st.lists(st.sampled_from((*NAMED_LIKE_OURS, *ANYBODYS)), min_size=1, max_size=6, unique=True),

@@ -645,7 +645,14 @@ def rate(model, images: Images, labelled: bool, draws: int = 15) -> np.ndarray:
     return total / draws
 
 
-@pytest.mark.parametrize(("kind", "prior", "labelled"), [case for case in KINDS if case[0] != "vqvae"])
+@pytest.mark.parametrize(
+    ("kind", "prior", "labelled"),
+    [
+        case if case[2] and case != ("cvae", "flow", True) else pytest.param(*case, marks=pytest.mark.slow)
+        for case in KINDS
+        if case[0] != "vqvae"
+    ],
+)
 def test_a_prior_of_latents_beats_the_standard_normal(kind, prior, labelled):
     """Baseline: the KL from N(0, I), on images that neither stage has seen; labels make it much better, where the model
     was not told them already, and a VampPrior is then no better."""
@@ -664,7 +671,10 @@ def test_a_prior_of_latents_beats_the_standard_normal(kind, prior, labelled):
     assert facts["plain_rate"] == pytest.approx(plain, abs=1.0)
 
 
-@pytest.mark.parametrize(("prior", "labelled"), [("pixelcnn", False), ("pixelcnn", True), ("transformer", True)])
+@pytest.mark.parametrize(
+    ("prior", "labelled"),
+    [pytest.param("pixelcnn", False, marks=pytest.mark.slow), ("pixelcnn", True), ("transformer", True)],
+)
 def test_a_prior_of_codes_beats_the_counts_of_each_position(prior, labelled):
     """Baselines: uniform codes, h*w*log K, and the frequencies of the codes at each position."""
     model, held = with_prior("vqvae", prior, labelled), digits("test")

@@ -131,6 +131,7 @@ def test_scores_in_shards_are_those_of_one_file(runs, images, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_samples_in_shards_go_by_their_seed_whoever_makes_them(runs, tmp_path, capsys):
     asked = ["sample", runs["cvae"], "-n", 30, "--per-class", "--shards", "npy", "--shard-size", 70]
     run(*asked, "--random-state", 5, "--jobs", 1, "--out", tmp_path / "a")
