@@ -52,8 +52,10 @@ def run(argv):
         }
         for other in found[1:]:
             other.pop("sheet")
-        means = (mean_std([values[key] for values in found], form) for key, form in columns.items())
-        rows.append([label, *("" if mean == "nan" else mean for mean in means)])
+        values = {key: [each[key] for each in found] for key in columns}
+        rows.append(
+            [label, *("" if math.isnan(values[key][0]) else mean_std(values[key], columns[key]) for key in columns)]
+        )
     save(np.stack(shown))
     text = (
         f"{len(train):,} icons to train on, {len(test):,} held out, whose own seams are {seams(test.x):.3f}; {asked.seeds} "
