@@ -249,6 +249,9 @@ def test_so_many_trainings_at_once_as_were_asked_for_the_longest_first(data, com
     done = ["vqvae-seed0 is trained, 1 of 3", "vae-seed0 is trained, 2 of 3", "vae-d2 is trained, 3 of 3"]
     assert said[:4] == ["3 trainings to go, 2 at a time", *done]
     check_same(found["models"], compared["models"])
+    said.clear()
+    compare(data, str(tmp_path / "out"), jobs=2, say=said.append, **REPORT)
+    assert not any("to go" in text for text in said)
 
 
 def test_a_time_budget_needs_to_know_how_many_there_are_at_once(data, tmp_path):

@@ -120,6 +120,8 @@ class Trainings:
         # The longest first: whole ones, and of these those of codes, whose priors take the longest.
         todo = sorted(self.unfinished, key=lambda one: (-one.share, not MODELS[one.name].estimator().discrete))
         whole = [one for one in todo if one.share == 1]
+        if not todo:
+            return
         self.say(f"{len(todo)} trainings to go, {jobs or len(todo)} at a time")
         for part in [todo] if self._find_epochs() else [whole, todo[len(whole) :]]:
             if not part or not (part[0].share == 1 or self._find_epochs()):  # by which shorter ones go
