@@ -38,6 +38,7 @@ FLOORS = [
         "data.readers",
         "data.tables",
         "data.datasets",
+        "data.augment",
         "data.cache",
         "data.sprites",
         "data.arrays",

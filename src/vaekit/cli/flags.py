@@ -21,7 +21,7 @@ TOPICS = {  # a flag is about the same thing in every command
     "model": "models architecture latent_dim beta likelihood",
     "prior": "prior",
     "training": "epochs batch_size accumulate optimizer learning_rate schedule warmup_steps rate_warmup_epochs gradient_clip "
-    "early_stopping n_iter_no_change validation_fraction random_state seeds time_budget resume finish",
+    "augment early_stopping n_iter_no_change validation_fraction random_state seeds time_budget resume finish",
     "machine": "device precision compile verbose jobs cluster",
     "output": "out overwrite shards shard_size json picture log",
 }

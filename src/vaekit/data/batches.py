@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.augment import augmented
 from vaekit.data.cache import ahead
 from vaekit.data.mapped import Rows
 from vaekit.world import drawn, piece, samples_at_once, seeded
@@ -30,13 +31,15 @@ class Mapped:
 @dataclass(frozen=True)
 class Data:
     """A data set on the device: x (N, H, W, C) uint8 or float, y (N,) int64 or None; or x in a file, from which batches are
-    taken to the device. dynamic: pixels are probabilities of white, and drawn anew whenever they are looked at. log_det: (N,)
-    float64 on the CPU, nats that a density loses where x stands for values in other units, such as a table's.
+    taken to the device. dynamic: pixels are probabilities of white, and drawn anew whenever they are looked at. augment: how
+    else images are made anew each time, see `augmented`. log_det: (N,) float64 on the CPU, nats that a density loses where x
+    stands for values in other units, such as a table's.
     """
 
     x: Tensor | Mapped
     y: Tensor | None = None
     dynamic: bool = field(default=False, kw_only=True)
+    augment: tuple[str, ...] = field(default=(), kw_only=True)
     log_det: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
@@ -61,7 +64,9 @@ class Data:
             yield self._finished(x, index)
 
     def _finished(self, x: Tensor, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
-        x = to_input(x)
+        eight_bit, x = x.dtype == torch.uint8, to_input(x)
+        if self.augment:
+            x = augmented(x, self.augment, eight_bit=eight_bit)
         return _binarised(x) if self.dynamic else x, None if self.y is None else self.y[index]
 
 

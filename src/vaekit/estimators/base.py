@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vaekit.data.arrays import given_images
+from vaekit.data.augment import read_augment
 from vaekit.data.checks import check_array, check_labels, no_labels
 from vaekit.data.columns import SCALINGS, Header
 from vaekit.data.format import Format, index_labels
@@ -261,6 +262,8 @@ class Estimator(Fields, Face):
             raise ValueError(f"width={self.width} is the mlp's: it needs architecture 'mlp', got {self.architecture!r}")
         if images.is_table and self.likelihood is not None and not make_likelihood(self.likelihood).reals:
             raise ValueError(f"likelihood {self.likelihood!r} is for images; tables need 'gaussian'")
+        if images.is_table and self.augment is not None:
+            raise ValueError(f"augment={self.augment!r} is for images, and this is a table")
         if not images.is_table and self.likelihood == "gaussian_columns":
             raise ValueError(f"likelihood {self.likelihood!r} is for tables; images need 'gaussian'")
         classes = np.asarray(images.classes) if self.conditional else None
@@ -303,6 +306,8 @@ class Estimator(Fields, Face):
             value = getattr(self, name)
             if value is not None and value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
+        if self.augment is not None:
+            read_augment(self.augment)
         if self.compile not in (None, True, False):
             raise ValueError(f"compile must be None, True or False, got {self.compile!r}")
         if not 0 < self.validation_fraction < 1:

@@ -52,6 +52,10 @@ class Fields:
     """Epochs over which the weight of the rate rises from 0; by default a tenth of all, at most 500 steps (0 for wang2023)."""
     gradient_clip: float | None = None
     """Largest norm of the gradient; by default it is not clipped."""
+    augment: str | None = None
+    """What makes training images differ each time they are looked at, with commas between: shift (by up to a sixteenth of the
+    side), flip (left and right) and colour (each channel brighter or darker); by default nothing. For few pictures, and only
+    where an image so changed is still one of its kind: a flipped letter is none."""
     early_stopping: bool = False
     """Stop when the validation objective no longer improves, and keep the best weights."""
     n_iter_no_change: int = 10

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import __version__
+from vaekit.data.augment import read_augment
 from vaekit.data.batches import Data
 from vaekit.data.columns import scaling_problem
 from vaekit.data.format import Format
@@ -94,8 +95,8 @@ class Fitting:
         """Trains, and writes what it came to into the folder."""
         estimator, run, name = self.estimator, self.run, type(self.estimator).__name__
         device = pick_device(estimator.device)
-        data = self.data(self.images, device)
-        held = None if self.validation is None else self.data(self.validation, device)
+        data = training_data(estimator, self.format, self.images, device)
+        held = None if self.validation is None else self.format.data(self.validation, device, name)
         _warn_of(estimator, filled(self.filled_in.likelihood), self.images)
         self.module = self.filled_in.make_module(self.format, self.seed).to(device)
         self.course = Course(
@@ -128,10 +129,6 @@ class Fitting:
                 run.start(fitted.config())
                 run.finish(self.module.state_dict(), state)
         return fitted
-
-    def data(self, images: Images, device: torch.device) -> Data:
-        """`images` as the module wants them."""
-        return self.format.data(images, device, type(self.estimator).__name__)
 
     def _make(self, steps: int) -> tuple[Objective, Plan]:
         """Objective and plan of so many steps; of others than the epochs', with the fields that this changes."""
@@ -228,6 +225,12 @@ def fit_more(estimator, images: Images, given, fitted: Fitted | None, trainer: t
     return Fitted(module, format, known), (course.objective, course.optimizer)
 
 
+def training_data(estimator, format: Format, images: Images, device: torch.device) -> Data:
+    """`images` as the module wants them in training, augmented where the estimator says so."""
+    augment = () if estimator.augment is None else read_augment(estimator.augment)
+    return replace(format.data(images, device, type(estimator).__name__), augment=augment)
+
+
 def _pass_over(estimator, images, format, resolved, module, seed, history, trainer) -> Course:
     """The course of one pass, with the learning rate at its peak: all batches are of one size."""
     name, n = type(estimator).__name__, len(images)
@@ -247,7 +250,7 @@ def _pass_over(estimator, images, format, resolved, module, seed, history, train
     objective, optimizer = trainer or (objective, None)
     course = Course(
         module=module,
-        data=format.data(images, next(module.parameters()).device, name),
+        data=training_data(estimator, format, images, next(module.parameters()).device),
         make=lambda steps: (objective, plan),
         seed=seed,
         optimizer=optimizer or make_optimizer(module, plan),
