@@ -28,7 +28,8 @@ def run(argv):
     def row(label: str, folder: str, part: int = 1, **fields) -> dict:
         some = train.take(np.sort(kept[: len(train) // part]))
         model = trained(f"{folder}-seed{asked.seed}", "vae", some, random_state=asked.seed, **fields)
-        ours, theirs = (evaluate(model.model_, model.fitted_.data(images)) for images in (some, test))
+        module = model.with_prior("plain")  # `pictures` has fitted others
+        ours, theirs = (evaluate(module, model.fitted_.data(images)) for images in (some, test))
         seconds = sum(record["seconds"] for record in model.history_)
         rows.append(
             [
