@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 
 HEALTHY = {
-    "vae": "vae --architecture mlp --width 128 --epochs 25",
+    "vae": "vae --architecture mlp --epochs 25",
     "vqvae": "vqvae --architecture mlp --width 128 --n-codes 32 --epochs 25",
     "cvae": "cvae --architecture mlp --width 128",
 }

@@ -35,9 +35,15 @@ def images(*shape: int) -> np.ndarray:
 
 
 def texts(figure) -> list:
-    """What is written on a figure and seen."""
+    """What is written on a figure and seen, which ticks beyond the ends of an axis are not."""
     figure.canvas.draw()
-    return [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() and text.get_visible()]
+    unseen = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        ticks = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
+        unseen |= {label for tick in ticks for label in (tick.label1, tick.label2)}
+    found = figure.findobj(matplotlib.text.Text)
+    return [text for text in found if text.get_text() and text.get_visible() and text not in unseen]
 
 
 def words(figure) -> str:
