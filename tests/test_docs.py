@@ -114,10 +114,11 @@ def run_shell(example) -> None:
     """A shell snippet, line by line; a line that ends in a backslash goes on in the next."""
     for line in example.parsed.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
-            run_command(words, compiled=not example.namespace["runs"] or bool(NEEDS.search(line)))
+            run_command(words, compiled=bool(NEEDS.search(line)), runs=example.namespace["runs"])
 
 
-def run_command(words: list[str], *, compiled: bool) -> None:
+def run_command(words: list[str], *, compiled: bool, runs: bool) -> None:
+    """compiled: only, since it needs something. runs: whether its page does, so that files that it makes are there."""
     program, *rest = words
     if program in ("torchrun", "srun"):
         assert compiled, f"{program} is for several processes: say what the line needs"
@@ -125,7 +126,7 @@ def run_command(words: list[str], *, compiled: bool) -> None:
         program, *rest = words
     if program == "vaekit":
         assert_parsed(rest)
-        if not compiled and rest[0] != "explore":  # a server
+        if runs and not compiled and rest[0] != "explore":  # a server
             call(rest)
     elif program == "pip":
         assert compiled and rest[0] == "install"
@@ -134,8 +135,9 @@ def run_command(words: list[str], *, compiled: bool) -> None:
         assert next(word for word in rest if "=" not in word) in targets
     elif program == "python":
         script = rest[1] if rest[0] == "-m" else rest[0]
-        if not compiled:
+        if runs:
             assert script == "benchmarks" or (ROOT / script).is_file() or Path(script).is_file(), script
+        if runs and not compiled:
             path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
             subprocess.run(
                 [sys.executable, *rest], check=True, capture_output=True, env={**os.environ, "PYTHONPATH": path}

@@ -57,7 +57,7 @@ def test_a_sample_of_the_campaign_has_no_failure():
     outcomes = hostile.campaign(72, seed=1, kinds=kinds)
     assert [outcome for outcome in outcomes if hostile.failed(outcome)] == []
     verdicts = Counter(outcome.verdict for outcome in outcomes)
-    assert len(outcomes) >= 72 and verdicts["refused"] > len(outcomes) / 2 and verdicts["accepted"] > 0
+    assert len(outcomes) >= 72 and verdicts["refused"] > len(outcomes) / 2 and verdicts["accepted"] > 3
     assert {outcome.kind for outcome in outcomes} == set(kinds)
 
 
