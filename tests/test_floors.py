@@ -47,6 +47,7 @@ FLOORS = [
         "data.opening",
         "data.advice",
         "data.description",
+        "data.doubts",
         "data.batches",
         "data.format",
         "data",

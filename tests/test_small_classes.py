@@ -191,18 +191,18 @@ def test_without_labels_what_is_held_out_is_a_random_part():
 
 
 def test_early_stopping_leaves_a_conditional_model_every_class():
-    held_out = fitting._held_out
+    held_out = fitting.held_out
     y = labels([1, 1, 1, 40, 40])
     for seed in range(8):
         model = CVAE(latent_dim=2, early_stopping=True, **{**TINY, "epochs": 1, "random_state": seed})
         seen = {}
 
-        def take(*given, seen=seen):
-            seen["parts"] = held_out(*given)
+        def take(*given, seen=seen, **how):
+            seen["parts"] = held_out(*given, **how)
             return seen["parts"]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(fitting, "_held_out", take)
+            patch.setattr(fitting, "held_out", take)
             model.fit(digits()[0][: len(y)], y)
         kept, held = seen["parts"]
         assert set(kept.y) == {0, 1, 2, 3, 4} and set(held.y) == {3, 4}

@@ -10,7 +10,7 @@ import torch
 from vaekit import __version__
 from vaekit.data.decoding import Decoding, check_decoding
 from vaekit.data.format import Format
-from vaekit.data.images import BINARIZE, Images
+from vaekit.data.images import BINARIZE
 from vaekit.messages import check_number
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.ranks import size
@@ -55,8 +55,8 @@ def config_of(record: Record, format: Format, module: Autoencoder) -> dict:
     }
 
 
-def facts_of(images: Images, seed: int, device: torch.device, plan: Plan) -> dict:
-    """What run.json says of a training beside the fields."""
+def facts_of(opened: dict, seed: int, device: torch.device, plan: Plan) -> dict:
+    """What run.json says of a training beside the fields; opened: what it says of the data, as `Images.opened` has it."""
     return {
         "seed": seed,
         "device": str(device),
@@ -64,27 +64,10 @@ def facts_of(images: Images, seed: int, device: torch.device, plan: Plan) -> dic
         "processes": size(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "data": {
-            "name": images.name,
-            "fingerprint": images.fingerprint,
-            "split": images.split,
-            "split_seed": images.split_seed,
-            "binarize": images.binarize,
-            "decoding": _decoding(images),
-            "skip_bad": images.files is not None and images.files.skip_bad,
-            "labels": None if images.files is None else images.files.labels,
-            "images": len(images),
-        },
+        "data": opened,
         "plan": asdict(plan),
         "earlier_plans": [],
     }
-
-
-def _decoding(images: Images) -> dict | None:
-    """How `images` became what they are, for run.json: what differs from the defaults of those before, and the white found."""
-    asked = {} if images.files is None else images.files.decoding._asdict()
-    known = asked | ({} if images.white is None else {"white": images.white})
-    return {name: value for name, value in known.items() if value is not None or name == "resize"} or None
 
 
 def read_facts(config: dict) -> dict:
@@ -99,7 +82,9 @@ def read_facts(config: dict) -> dict:
 
 
 def check_opened(data: dict) -> None:
-    """Raises ValueError where what run.json says of how its data was opened is not what `open_data` takes."""
+    """Raises ValueError where what run.json says of how its data was opened, as `Images.opened` does, is not what `open_data`
+    takes.
+    """
     if data.get("binarize", "none") not in BINARIZE:
         raise ValueError(f"binarize must be one of {', '.join(BINARIZE)}, got {data['binarize']!r:.80}")
     check_number("split_seed", data["split_seed"], whole=True)

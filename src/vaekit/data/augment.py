@@ -13,9 +13,11 @@ SHIFT = 16  # a shift is at most the side over this
 GAMMA = 0.3  # the logarithm of the power of a channel's values, at most
 
 
-def read_augment(text: str) -> tuple[str, ...]:
-    """The augmentations that `text` names, with commas between, in the order of AUGMENTATIONS. Raises ValueError for others."""
-    names = [name.strip() for name in text.split(",")]
+def read_augment(text: str | None) -> tuple[str, ...]:
+    """The augmentations that `text` names, with commas between, in the order of AUGMENTATIONS; none of None. Raises ValueError
+    for others.
+    """
+    names = [] if text is None else [name.strip() for name in text.split(",")]
     for name in names:
         if name not in AUGMENTATIONS:
             known = ", ".join(AUGMENTATIONS)

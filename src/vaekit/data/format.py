@@ -135,7 +135,7 @@ class Format:
             x = self.columns.inputs(x)[:, None, :, None]
         return torch.from_numpy(np.require(x, requirements=("C", "W")))
 
-    def data(self, images: Images, device: torch.device, who: str) -> Data:
+    def data(self, images: Images, device: torch.device, who: str, augment: tuple[str, ...] = ()) -> Data:
         """`images` as a module wants them, on `device`, with labels for a conditional model, which `who` is. Images in a
         memory-mapped file stay there, and their batches are taken to the device.
         """
@@ -148,7 +148,7 @@ class Format:
         mapped = is_mapped(images.x) and not images.is_table
         x = Mapped(images.x, device) if mapped else self.stored(np.asarray(images.x)).to(device)
         log_det = torch.from_numpy(self.log_det(images.x)) if images.is_table else None
-        return Data(x, labels, dynamic=images.binarize == "dynamic", log_det=log_det)
+        return Data(x, labels, dynamic=images.binarize == "dynamic", log_det=log_det, augment=augment)
 
     def log_det(self, x: np.ndarray) -> np.ndarray:
         """(N,) log-determinant of a table's scaling at its rows x: what the nats of their density lose in its own units; 0 for

@@ -88,6 +88,24 @@ class Images:
         columns["split"] = np.full(len(self), self.split) if self.part_of is None else np.asarray(PARTS)[self.part_of]
         return columns
 
+    def opened(self) -> dict:
+        """What these are and how they were opened, for run.json: all that opens them again. `decoding` has what differs from
+        the defaults, and the white found.
+        """
+        asked = {} if self.files is None else self.files.decoding._asdict()
+        known = asked | ({} if self.white is None else {"white": self.white})
+        return {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "split": self.split,
+            "split_seed": self.split_seed,
+            "binarize": self.binarize,
+            "decoding": {name: value for name, value in known.items() if value is not None or name == "resize"} or None,
+            "skip_bad": self.files is not None and self.files.skip_bad,
+            "labels": None if self.files is None else self.files.labels,
+            "images": len(self),
+        }
+
 
 def fingerprint(x: np.ndarray, y: np.ndarray | None) -> str:
     """SHA-256 over types, shapes and bytes of images and labels."""

@@ -50,6 +50,22 @@ def hold_out(n: int, fraction: float, seed: int, y: np.ndarray | None = None) ->
     return rng.permutation(np.setdiff1d(order, out)), rng.permutation(out)
 
 
+def held_out(images: Images, fraction: float, *, seed: int, by_class: bool) -> tuple[Images, Images]:
+    """`images` to train on, and a `fraction` of them to stop early by, each in their order; by_class: as in `hold_out`, with y.
+
+    Raises ValueError where none are left for the one or the other.
+    """
+    kept, held = hold_out(len(images), fraction, seed, images.y if by_class else None)
+    asked = max(1, round(fraction * len(images)))
+    if asked >= len(images):
+        raise ValueError(f"early stopping holds out {asked} of {len(images)} images: too few are left to train on")
+    if not len(held):
+        raise ValueError(
+            f"early stopping holds images out, and {images.name} has one image of each class: train without it"
+        )
+    return images.take(np.sort(kept)), images.take(np.sort(held))
+
+
 def evenly(n: int, most: int) -> np.ndarray:
     """Indices of `most` of n things, evenly spaced from the first to the last; of all where there are no more."""
     return np.unique(np.linspace(0, n - 1, min(most, n)).round().astype(int))

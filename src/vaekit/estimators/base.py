@@ -306,8 +306,7 @@ class Estimator(Fields, Face):
             value = getattr(self, name)
             if value is not None and value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}{nearest(str(value), known)}")
-        if self.augment is not None:
-            read_augment(self.augment)
+        read_augment(self.augment)
         if self.compile not in (None, True, False):
             raise ValueError(f"compile must be None, True or False, got {self.compile!r}")
         if not 0 < self.validation_fraction < 1:

@@ -12,19 +12,16 @@ from torch import Tensor, nn
 
 from vaekit import __version__
 from vaekit.data.augment import read_augment
-from vaekit.data.batches import Data
-from vaekit.data.columns import scaling_problem
+from vaekit.data.doubts import warn_of, warn_of_greys
 from vaekit.data.format import Format
 from vaekit.data.images import Images
-from vaekit.data.pixels import DARK, brightest, darkness
-from vaekit.data.splits import hold_out
+from vaekit.data.splits import held_out
 from vaekit.estimators.resuming import check_resumable, find_goal, recorded_plan, same_fields
 from vaekit.fitted import Fitted
 from vaekit.messages import filled, first_line
 from vaekit.parts.likelihoods import make_likelihood
 from vaekit.ranks import check_alike, check_enough_images, from_first, size
 from vaekit.recorded import Record, config_of, facts_of, read_facts
-from vaekit.state import warn
 from vaekit.training.checkpoint import RunFolder, check_finite, mismatch, objective_state
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
@@ -68,7 +65,11 @@ class Fitting:
         self.recorded = check_resumable(estimator, run, images, resume) if run and run.started else None
         self.seed = self.recorded["seed"] if self.recorded else seed
         self.format = Format.of(images, given, scaling=estimator.scaling, conditional=estimator.conditional)
-        self.images, self.validation = _held_out(estimator, images, validation, self.seed)
+        self.images, self.validation = images, validation
+        if estimator.early_stopping and validation is None:
+            # A conditional model has to see every class.
+            how = {"seed": derive_seed(self.seed, "validation"), "by_class": estimator.conditional}
+            self.images, self.validation = held_out(images, estimator.validation_fraction, **how)
         self.resolved = estimator.resolve(self.format, len(self.images))
         self.is_done = False
         check_enough_images(min(filled(self.filled_in.batch_size), len(self.images)), estimator.accumulate)
@@ -95,9 +96,11 @@ class Fitting:
         """Trains, and writes what it came to into the folder."""
         estimator, run, name = self.estimator, self.run, type(self.estimator).__name__
         device = pick_device(estimator.device)
-        data = training_data(estimator, self.format, self.images, device)
+        data = self.format.data(self.images, device, name, augment=read_augment(estimator.augment))
         held = None if self.validation is None else self.format.data(self.validation, device, name)
-        _warn_of(estimator, filled(self.filled_in.likelihood), self.images)
+        likelihood = filled(self.filled_in.likelihood)
+        warn_of(self.images, likelihood, binary=make_likelihood(likelihood).binary, scaling=estimator.scaling)
+        self.opened = self.images.opened()
         self.module = self.filled_in.make_module(self.format, self.seed).to(device)
         self.course = Course(
             module=self.module,
@@ -138,7 +141,7 @@ class Fitting:
 
     def _begin(self) -> None:
         self.course.begin(filled(self.filled_in.epochs) * self.per_epoch)
-        self.facts = facts_of(self.images, self.seed, self.course.data.x.device, filled(self.course.plan))
+        self.facts = facts_of(self.opened, self.seed, self.course.data.x.device, filled(self.course.plan))
         if self.run:
             self._write()
 
@@ -150,7 +153,7 @@ class Fitting:
         before = replace(recorded_plan(run, recorded), accumulate=self.estimator.accumulate)
         anew = filled(self.filled_in.warmup_steps) if finished else None
         why = course.go_on(before, self.at, self.goal, finished=finished, anew=anew)
-        self.facts = facts_of(self.images, self.seed, course.data.x.device, before)
+        self.facts = facts_of(self.opened, self.seed, course.data.x.device, before)
         self.facts["earlier_plans"] = recorded.get("earlier_plans", [])
         if why is not None:
             self._change_plan(before, why)
@@ -205,30 +208,28 @@ def fit_more(estimator, images: Images, given, fitted: Fitted | None, trainer: t
         seed = from_first(lambda: check_random_state(estimator.random_state))
         format = Format.of(images, given, scaling=estimator.scaling, conditional=estimator.conditional)
         resolved = estimator.resolve(format, len(images))
-        _warn_of_columns(estimator, images)
         module = estimator.filled_in(resolved).make_module(format, seed).to(pick_device(estimator.device))
         history, seen = [], 0
     else:
         seed, seen, history = fitted.facts["seed"], fitted.facts["data"]["images"], fitted.history
         resolved, module = fitted.record.resolved, fitted.with_prior("plain" if fitted.has_prior else None)
         format = fitted.format if images.y is None else fitted.format.counted(images.y, seen)
-    _warn_of_likelihood(filled(estimator.filled_in(resolved).likelihood), images)
+    likelihood = filled(estimator.filled_in(resolved).likelihood)
+    binary = make_likelihood(likelihood).binary
+    if fitted is None:
+        warn_of(images, likelihood, binary=binary, scaling=estimator.scaling)
+    else:
+        warn_of_greys(images, likelihood, binary=binary)
     course = _pass_over(estimator, images, format, resolved, module, seed, history, trainer)
     (record,) = course.run()
     last = history[-1] if history else {"epoch": 0, "seconds_total": 0.0}
     record["epoch"] += last["epoch"]
     record["seconds_total"] += last["seconds_total"]
-    facts = facts_of(images, seed, course.data.x.device, filled(course.plan))
+    facts = facts_of(images.opened(), seed, course.data.x.device, filled(course.plan))
     facts["data"]["images"] += seen
     state = objective_state(_state(course.objective))
     known = Record(name, estimator.settings(), resolved, facts, [*history, record], state)
     return Fitted(module, format, known), (course.objective, course.optimizer)
-
-
-def training_data(estimator, format: Format, images: Images, device: torch.device) -> Data:
-    """`images` as the module wants them in training, augmented where the estimator says so."""
-    augment = () if estimator.augment is None else read_augment(estimator.augment)
-    return replace(format.data(images, device, type(estimator).__name__), augment=augment)
 
 
 def _pass_over(estimator, images, format, resolved, module, seed, history, trainer) -> Course:
@@ -250,7 +251,7 @@ def _pass_over(estimator, images, format, resolved, module, seed, history, train
     objective, optimizer = trainer or (objective, None)
     course = Course(
         module=module,
-        data=training_data(estimator, format, images, next(module.parameters()).device),
+        data=format.data(images, next(module.parameters()).device, name, augment=read_augment(estimator.augment)),
         make=lambda steps: (objective, plan),
         seed=seed,
         optimizer=optimizer or make_optimizer(module, plan),
@@ -310,44 +311,3 @@ def _objective_and_plan(ready, steps: int, seed: int, per_epoch: int, module: nn
 def _state(objective) -> dict[str, Tensor]:
     """What an objective has learned; {} of one that learns nothing."""
     return objective.state_dict() if isinstance(objective, nn.Module) else {}
-
-
-def _held_out(estimator, images: Images, validation: Images | None, seed: int) -> tuple[Images, Images | None]:
-    if validation is not None or not estimator.early_stopping:
-        return images, validation
-    fraction = estimator.validation_fraction
-    # A conditional model has to see every class.
-    y = images.y if estimator.conditional else None
-    kept, held = hold_out(len(images), fraction, derive_seed(seed, "validation"), y)
-    asked = max(1, round(fraction * len(images)))
-    if asked >= len(images):
-        raise ValueError(f"early stopping holds out {asked} of {len(images)} images: too few are left to train on")
-    if not len(held):
-        raise ValueError(
-            f"early stopping holds images out, and {images.name} has one image of each class: train without it"
-        )
-    return images.take(np.sort(kept)), images.take(np.sort(held))
-
-
-def _warn_of(estimator, likelihood: str, images: Images) -> None:
-    """Warns of data that a model will hardly learn from as it is."""
-    _warn_of_likelihood(likelihood, images)
-    top = 255 if images.x.dtype == np.uint8 else 1
-    if not images.is_table and (words := darkness(brightest(images.x, top / DARK + 1e-9), top)):
-        warn(f"images are {words}")
-    _warn_of_columns(estimator, images)
-
-
-def _warn_of_likelihood(likelihood: str, images: Images) -> None:
-    if make_likelihood(likelihood).binary and images.binarize == "none":
-        top = 255 if images.x.dtype == np.uint8 else 1
-        if not np.isin(images.x[:1000], (0, top)).all():
-            warn(
-                f"likelihood {likelihood!r} is a probability for black-and-white pixels only; these are grey, so its nats "
-                "are a cross-entropy and no likelihood: use 'gaussian' or 'discretized_logistic'"
-            )
-
-
-def _warn_of_columns(estimator, images: Images) -> None:
-    if images.is_table and estimator.scaling == "standard" and (badly := scaling_problem(images.x, images.header)):
-        warn(f"{images.name} has columns that are {badly}")
