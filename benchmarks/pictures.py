@@ -1,10 +1,10 @@
 """A grid of Gaussian latents and flow matching make a few thousand pictures into new ones: icons of 48x48, by the defaults.
 
-The icons of `icons`, a tenth of them held out. A VAE of one vector, and one of a grid of latents with flow matching fitted to
-it, by class. Frechet distances are in the features of the judge, between samples, as many of each class as are held out, or
-reconstructions, and the held-out icons; "real" is that of as many training icons. A sample's nearest training icon is in the
-judge's features; the ratio is to that of a held-out icon: far below 1, samples would be copies. The sheet has held-out icons,
-what the two models make of them, and samples by guidance 2.
+The icons of `icons`, a tenth of them held out. A VAE and a CVAE of one vector, and a VAE of a grid of latents with flow
+matching fitted to it, by class. Frechet distances are in the features of the judge, between samples, as many of each class as
+are held out, or reconstructions, and the held-out icons; "real" is that of as many training icons. A sample's nearest training
+icon is in the judge's features; the ratio is to that of a held-out icon: far below 1, samples would be copies. The sheet has
+held-out icons, what the models make of them, and samples, the grid's by guidance 2.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from PIL import Image
 
 from benchmarks.harness import OUT, RECORDS, Findings, mean_std, progress, trained
 from benchmarks.icons import PLACE, open_icons, seams
+from vaekit.data import Images
+from vaekit.data.pixels import with_channels
 from vaekit.evaluation.distances import frechet_distance
 from vaekit.evaluation.generation import get_judge
 from vaekit.evaluation.likelihood import evaluate
@@ -24,7 +26,24 @@ from vaekit.owned import write_atomically
 from vaekit.pictures.style import tile
 from vaekit.training.settings import PriorSettings
 
-SHOWN = 12  # icons in a row of the sheet
+SHOWN = 12  # pictures in a row of the sheet
+ARMS = (  # label, folder, model and fields
+    ("VAE, a vector", "vector", "vae", {}),
+    ("CVAE, a vector", "cvae", "cvae", {}),
+    ("VAE, a grid", "grid", "vae", {"grid": True}),
+)
+COLUMNS = {
+    "MSE": ".5f",
+    "ELBO, nats": ",.0f",
+    "seams": ".3f",
+    "training, s": ",.0f",
+    "prior, s": ",.0f",
+    "reconstructions": ".1f",
+    "samples": ".1f",
+    "guidance 2": ".1f",
+    "as asked, %": ".0f",
+    "nearest": ".2f",
+}
 
 
 def run(argv):
@@ -32,66 +51,63 @@ def run(argv):
     parser.add_argument("--icons", default=PLACE, help="the package's folder of sizes")
     parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args(argv)
-    train, test = open_icons(asked.icons)
+    return measure("pictures", *open_icons(asked.icons), seeds=asked.seeds)
+
+
+def measure(name: str, train: Images, test: Images, *, seeds: int) -> Findings:
+    """What the models of ARMS come to on `train` and `test`, whose runs are kept in the folder `name`, as the sheet is."""
     judge, accuracy = get_judge(train, test, verbose=True)
     rng = np.random.default_rng(0)
     others = train.x[np.concatenate([rng.choice(np.flatnonzero(train.y == c), n) for c, n in enumerate(counts(test))])]
     features = {"test": judge.embed(test.x), "train": judge.embed(train.x)}
     real = frechet_distance(judge.embed(others), features["test"])
     rows, shown = [], [test.x[spread(test)]]
-    for label, fields in (("VAE, a vector", {}), ("VAE, a grid", {"grid": True})):
-        found = [one_run(train, test, judge, features, fields, seed) for seed in range(asked.seeds)]
-        shown += found[0].pop("sheet")
-        columns = {"MSE": ".5f", "ELBO, nats": ",.0f", "seams": ".3f", "training, s": ",.0f", "prior, s": ",.0f"}
-        columns |= {
-            "reconstructions": ".1f",
-            "samples": ".1f",
-            "guidance 2": ".1f",
-            "as asked, %": ".0f",
-            "nearest": ".2f",
-        }
-        for other in found[1:]:
-            other.pop("sheet")
-        values = {key: [each[key] for each in found] for key in columns}
+    for label, folder, model, fields in ARMS:
+        found = []
+        for seed in range(seeds):
+            found.append(one_run(f"{name}/{folder}-seed{seed}", model, fields, train, test, judge, features, seed))
+            sheet = found[-1].pop("sheet")
+            shown += [] if seed else sheet
+        values = {key: [each[key] for each in found] for key in COLUMNS}
         rows.append(
-            [label, *("" if math.isnan(values[key][0]) else mean_std(values[key], columns[key]) for key in columns)]
+            [label, *("" if math.isnan(values[key][0]) else mean_std(values[key], COLUMNS[key]) for key in COLUMNS)]
         )
-    save(np.stack(shown))
+    save(name, np.stack(shown))
     text = (
-        f"{len(train):,} icons to train on, {len(test):,} held out, whose own seams are {seams(test.x):.3f}; {asked.seeds} "
-        f"seed(s). Frechet distance of reconstructions, of samples by class, and of samples by guidance 2 (the vector's prior, "
-        f"a mixture by class, has none); real icons of the training part: {real:.1f}. The judge labels {accuracy:.0%} of the "
-        f"held-out icons right; 'as asked' is of samples by guidance 2, or the mixture's.\n\n![Held-out icons, and "
-        f"what the two models make of them, reconstructed and sampled](results/pictures.png)"
+        f"{len(train):,} pictures to train on, {len(test):,} held out, whose own seams are {seams(test.x):.3f}; {seeds} "
+        f"seed(s). Frechet distance of reconstructions, of samples by class, and of samples by guidance 2 (a vector's prior, a "
+        f"mixture by class, has none); real pictures of the training part: {real:.1f}. The judge labels {accuracy:.0%} of the "
+        f"held-out pictures right; 'as asked' is of samples by guidance 2, or the mixture's. Sheet: held-out pictures; of each "
+        f"model their reconstructions, then samples.\n\n![Held-out pictures, and what the models make of them, reconstructed "
+        f"and sampled](results/{name}.png)"
     )
-    return Findings(["model", *columns], rows, text)
+    return Findings(["model", *COLUMNS], rows, text)
 
 
 def counts(test) -> np.ndarray:
-    """How many held-out icons each class has."""
+    """How many held-out pictures each class has."""
     return np.bincount(test.y, minlength=len(test.classes))
 
 
 def spread(test) -> np.ndarray:
-    """Icons for the sheet, drawn over all classes."""
+    """Pictures for the sheet, drawn over all classes."""
     return np.linspace(0, len(test) - 1, SHOWN).astype(int)
 
 
-def one_run(train, test, judge, features, fields, seed) -> dict:
+def one_run(folder: str, name: str, fields: dict, train, test, judge, features, seed: int) -> dict:
     """A model and its prior, by default settings, and what they come to."""
-    kind = "grid" if fields else "vector"
-    model = trained(f"pictures/{kind}-seed{seed}", "vae", train, random_state=seed, **fields)
-    seconds = OUT / "pictures" / f"{kind}-seed{seed}.prior-seconds"  # a prior's file does not hold them
+    model = trained(folder, name, train, random_state=seed, **fields)
+    seconds = OUT / f"{folder}.prior-seconds"  # a prior's file does not hold them
     if not model.has_prior:
-        model.fit_prior_images(train, PriorSettings(), folder=str(OUT / "pictures" / f"{kind}-seed{seed}"))
+        model.fit_prior_images(train, PriorSettings(), folder=str(OUT / folder))
         write_atomically(seconds, str(sum(record.get("seconds", 0.0) for record in model.prior_history_)))
     result = evaluate(model.with_prior("plain"), model.fitted_.data(test))
-    rebuilt = model.reconstruct(test.x)
     labels = np.asarray(test.classes)[test.y]
+    rebuilt = model.reconstruct(test.x, labels if model.conditional else None)
     asked = {"random_state": seed, "prior": "fitted"}
     plain = model.sample(len(test), labels, **asked)
-    guided = model.sample(len(test), labels, guidance=2.0, **asked) if fields else plain
-    progress(f"{kind} seed {seed}: MSE {result['mse']:.5f}")
+    guided = model.sample(len(test), labels, guidance=2.0, **asked) if model.grid else plain
+    progress(f"{folder}: MSE {result['mse']:.5f}")
 
     def distance(x) -> float:
         return frechet_distance(judge.embed(x), features["test"])
@@ -105,17 +121,17 @@ def one_run(train, test, judge, features, fields, seed) -> dict:
         "prior, s": float(seconds.read_text()),
         "reconstructions": distance(rebuilt),
         "samples": distance(plain),
-        "guidance 2": distance(guided) if fields else math.nan,
+        "guidance 2": distance(guided) if model.grid else math.nan,
         "as asked, %": 100 * (judge.classify(torch.from_numpy(guided)).numpy() == test.y).mean(),
         "nearest": float(near / torch.cdist(features["test"], features["train"]).amin(1).mean()),
         "sheet": [x[spread(test)] for x in (rebuilt, guided)],
     }
 
 
-def save(rows: np.ndarray) -> None:
+def save(name: str, rows: np.ndarray) -> None:
     """The sheet: (rows, SHOWN, H, W, C) at twice its size."""
     file = io.BytesIO()
-    sheet = Image.fromarray(tile(rows, 2))
+    sheet = Image.fromarray(tile(with_channels(rows, max(3, rows.shape[-1])), 2))
     white = Image.new("RGBA", sheet.size, "white")
     Image.alpha_composite(white, sheet).convert("RGB").quantize(256).save(file, "PNG", optimize=True)
-    write_atomically(RECORDS / "pictures.png", file.getvalue())
+    write_atomically(RECORDS / f"{name}.png", file.getvalue())
