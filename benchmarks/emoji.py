@@ -1,7 +1,8 @@
 """As `pictures`, on emoji: some 1,800 colour pictures of 64x64 in nine groups, by the defaults.
 
-Every emoji of Debian's package fonts-noto-color-emoji, without those that differ in the tone of a skin alone, as large as the
-font has them, in the groups of Unicode's own list (package unicode-data); `--resize 64 --fit pad`. A tenth of them is measured.
+Every emoji of Debian's package fonts-noto-color-emoji, without those that differ in the tone of a skin alone, of equal ones
+one, as large as the font has them, in the groups of Unicode's own list (package unicode-data); `--resize 64 --fit pad`. A tenth
+of them is measured.
 """
 
 import argparse
@@ -44,7 +45,7 @@ def open_emoji(font: str, listed: str) -> tuple[Images, Images]:
 
 def draw_all(font: str, listed: str, folder: Path) -> None:
     """A picture for each emoji, in a folder for its group."""
-    face, group = ImageFont.truetype(font, SIZE), ""
+    face, group, drawn = ImageFont.truetype(font, SIZE), "", set()
     for line in Path(listed).read_text(encoding="utf-8").splitlines():
         if line.startswith("# group:"):
             group = line.partition(":")[2].strip()
@@ -56,7 +57,8 @@ def draw_all(font: str, listed: str, folder: Path) -> None:
                 continue
             picture = Image.new("RGBA", (136, 128))
             ImageDraw.Draw(picture).text((0, 0), text, font=face, embedded_color=True)
-            if picture.getbbox():
+            if picture.getbbox() and picture.tobytes() not in drawn:
+                drawn.add(picture.tobytes())
                 place = folder / group / f"{found[1].replace(' ', '-')}.png"
                 place.parent.mkdir(parents=True, exist_ok=True)
                 picture.save(place)

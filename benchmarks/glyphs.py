@@ -1,8 +1,8 @@
 """As `pictures`, on letters: digits, capitals and hiragana of the fonts that are installed, grey, of 32x32, a class a letter.
 
 Fonts that have all of an alphabet's letters, at most 300 of them, evenly spaced in the order of their paths; each letter as
-large as fits, so that its place and size say nothing. A tenth is measured, of the same fonts. `as asked` is what this is about:
-at least 95 % of the samples are to be judged the letter that was asked for.
+large as fits, so that its place and size say nothing, and of equal pictures one. A tenth is measured, of the same fonts. `as
+asked` is what this is about: at least 95 % of the samples are to be judged the letter that was asked for.
 """
 
 import argparse
@@ -47,14 +47,16 @@ def open_glyphs(fonts: str) -> tuple[Images, Images]:
 def draw_all(fonts: Path, folder: Path) -> None:
     """A picture of each letter by each font that has its alphabet, in a folder for the letter."""
     files = sorted(file for file in fonts.rglob("*") if file.suffix in (".ttf", ".otf", ".ttc"))
-    known = {file: letters_of(file) for file in files}
+    known, drawn = {file: letters_of(file) for file in files}, set()
     for alphabet in ALPHABETS:
         having = [file for file in files if known[file] >= set(map(ord, alphabet))]
         progress(f"{len(having)} fonts have {alphabet[:5]}...")
         for place in evenly(len(having), MOST):
             font = ImageFont.truetype(str(having[place]), 64)
             for letter in alphabet:
-                if (picture := draw(letter, font)) is not None:
+                picture = draw(letter, font)
+                if picture is not None and (letter, picture.tobytes()) not in drawn:
+                    drawn.add((letter, picture.tobytes()))
                     file = folder / letter / f"{place:04d}-{having[place].stem}.png"
                     file.parent.mkdir(parents=True, exist_ok=True)
                     picture.save(file)
