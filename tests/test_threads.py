@@ -11,6 +11,7 @@ import torch
 from vaekit import VAE, threads
 from vaekit.data import open_data
 from vaekit.evaluation.generation import get_judge
+from vaekit.evaluation.representation import measure_representation
 from vaekit.training import step
 
 
@@ -209,3 +210,30 @@ def test_a_process_forked_from_one_that_used_threads_ends(before):
         [sys.executable, "-c", FORKED, before], capture_output=True, text=True, timeout=120, check=True
     )
     assert found.stdout.split() == ["1"]
+
+
+def test_fits_of_scikit_learn_that_iterate_have_one_thread(four, digits, monkeypatch):
+    """Beside another program two threads take k-means and a probe some twenty times as long as one."""
+    from sklearn.cluster import KMeans
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_info
+
+    def threads_now() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info()}
+
+    seen = {}
+    for kind in (KMeans, LogisticRegression, GaussianMixture):
+
+        def fit(self, *given, plain=kind.fit, name=kind.__name__, **how):
+            seen.setdefault(name, set()).update(threads_now())
+            return plain(self, *given, **how)
+
+        monkeypatch.setattr(kind, "fit", fit)
+    before = threads_now()
+    assert max(before) > 1
+    x, y = digits[0][:200], digits[1][:200]
+    model = VAE(architecture="mlp", width=16, latent_dim=2, epochs=1, random_state=0).fit(x).fit_prior(x)
+    measure_representation(model.transform(x), y, model.transform(x), y, train_x=x, x=x)
+    assert seen == {name: {1} for name in ("KMeans", "LogisticRegression", "GaussianMixture")}
+    assert threads_now() == before

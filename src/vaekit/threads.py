@@ -53,6 +53,17 @@ def using(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """A block in which scikit-learn's fits have one thread: those that iterate cut their work into pieces of microseconds, for
+    which two threads wait beside another program 6 to 25 times as long as one needs.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
+
+
 def fastest(work: Callable[[], object], times: int) -> int | None:
     """Which of `choices` does `work`, that is to be done so many times, in the least time; the most threads in doubt. None
     where there is no choice, or all of it takes less than WORTH_TRYING.

@@ -13,6 +13,7 @@ import numpy as np
 from vaekit.fitted import Fitted
 from vaekit.messages import nearest
 from vaekit.state import undisturbed
+from vaekit.threads import alone
 from vaekit.world import derive_seed
 
 COMPONENTS = 20  # of the mixture, where there are enough samples
@@ -119,6 +120,6 @@ def _mixture(features: np.ndarray, seed: int):
     from sklearn.mixture import GaussianMixture
 
     components = max(1, min(COMPONENTS, len(features) // (PER_PARAMETER * (features.shape[1] + 1))))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), alone():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return GaussianMixture(components, reg_covar=LEAST_VARIANCE, random_state=seed).fit(features)

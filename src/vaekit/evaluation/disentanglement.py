@@ -13,6 +13,7 @@ import numpy as np
 
 from vaekit.evaluation.likelihood import ACTIVE
 from vaekit.state import undisturbed
+from vaekit.threads import alone
 from vaekit.world import derive_seed
 
 BINS = 20  # of a latent's histogram, as in Locatello et al. 2019
@@ -319,7 +320,8 @@ def betavae_score(codes, factors, *, pairs: int = GROUP, points: int = VOTES, se
     learnt, tested = (_differences(codes[half], factors[half], fixed, pairs, rng) for half in _halves(len(codes), seed))
     mean, spread = learnt.mean(0), learnt.std(0)
     spread = np.where(spread > 0, spread, 1.0)
-    classifier = LogisticRegression(max_iter=1000).fit((learnt - mean) / spread, fixed)
+    with alone():
+        classifier = LogisticRegression(max_iter=1000).fit((learnt - mean) / spread, fixed)
     return float(classifier.score((tested - mean) / spread, fixed))
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vaekit.data.checks import check_arrays, check_labels, label_column
 from vaekit.state import undisturbed
+from vaekit.threads import alone
 from vaekit.world import derive_seed
 
 LIMIT = 10_000  # images of a set that a representation is measured on
@@ -204,7 +205,7 @@ def _logistic(x: np.ndarray, y: np.ndarray, c: float):
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), alone():
         warnings.simplefilter("ignore", ConvergenceWarning)  # the result says it
         return LogisticRegression(C=c, max_iter=ITERATIONS).fit(x, y)
 
@@ -250,7 +251,7 @@ def _clusters(features: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float
         n_init=STARTS,  # pyright: ignore[reportArgumentType]  (its type is read off the default)
         random_state=derive_seed(seed, "k-means") % 2**31,
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), alone():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than clusters: a collapsed latent
         found = k_means.fit_predict(features)
     return {"ari": float(adjusted_rand_score(y, found)), "nmi": float(normalized_mutual_info_score(y, found))}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from vaekit.parts.priors import MixturePrior
+from vaekit.threads import alone
 from vaekit.training.rates import Codes, posterior_draw
 
 MOST_FOR_GMM = 50_000  # latents that the mixture is fitted to
@@ -41,7 +42,7 @@ def fit_gmm(prior: MixturePrior, data: Codes, seed: int, deadline: float | None 
             continue
         if len(group) > MOST_FOR_GMM:
             group = group[np.random.default_rng(seed).permutation(len(group))[:MOST_FOR_GMM]]
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), alone():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the held-out rate tells how good it is
             mixture = GaussianMixture(
                 prior.components, covariance_type="full", reg_covar=LEAST_VARIANCE, max_iter=100, random_state=seed
