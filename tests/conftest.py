@@ -35,3 +35,14 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
     x, y = load_digits(return_X_y=True)
     return np.rint(x / 16 * 255).astype(np.uint8).reshape(-1, 8, 8, 1), y.astype(np.int64)
+
+
+@pytest.fixture(scope="module")
+def brief_priors():
+    """Second stages of codes are small and short, for files that look at what is made of them and not at how good they are."""
+    from vaekit.training.kinds import KINDS
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("pixelcnn", "transformer"):
+            patch.setitem(KINDS, name, KINDS[name]._replace(epochs=2, layers=(1, 1), channels=16))
+        yield

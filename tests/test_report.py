@@ -32,6 +32,8 @@ from vaekit.report.living import sprite, traverse
 from vaekit.report.page import embeddable
 from vaekit.training.checkpoint import read_tensors
 
+pytestmark = pytest.mark.usefixtures("brief_priors")
+
 NAMES = ["vae", "bvae", "cvae", "vqvae"]  # what `vaekit compare` compares where it isn't told
 COMPARED = [MODELS[name].label for name in NAMES]
 
