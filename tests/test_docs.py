@@ -175,7 +175,7 @@ def has_snippets(text: str) -> bool:
 
 
 WITH_SNIPPETS = [name for name, text in TEXTS.items() if has_snippets(text)]
-FIRST = ("README.md", "docs/five-minutes.md")  # read by everybody
+FIRST = ("README.md",)  # read by everybody
 
 
 def evaluate(name: str, folder: Path, monkeypatch, *, runs: bool) -> None:

@@ -82,7 +82,7 @@ def diagnoses(folder: Path) -> dict[str, Diagnosis]:
     return {found.name: found for found in examine(model.fitted_, train, test, folder=str(folder))}
 
 
-@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("name", ["vae", "vqvae", pytest.param("cvae", marks=pytest.mark.slow)])
 def test_a_healthy_run_has_nothing_to_turn(name, clinic):
     found = diagnoses(clinic(HEALTHY[name]))
     wrong = {check: diagnosis.words for check, diagnosis in found.items() if diagnosis.wrong}
@@ -93,10 +93,14 @@ def test_a_healthy_run_has_nothing_to_turn(name, clinic):
     assert {expected, "overfitting", "underfitting", "learning rate", "likelihood", "prior"} <= set(found)
 
 
-every_fault = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.check}: {case.words}")
+LONG = ("too low", "much better than new", "full")  # words of what shows itself late, or has a sibling that does not
 
 
-@every_fault
+def case_of(case: Case, *marks):
+    return pytest.param(case, marks=marks, id=f"{case.check}: {case.words}")
+
+
+@pytest.mark.parametrize("case", [case_of(case, *[pytest.mark.slow][: case.words in LONG]) for case in CASES])
 def test_a_fault_is_found_and_a_cure_is_said(case, clinic):
     folder = clinic(case.arguments)
     found = diagnoses(folder)[case.check]
@@ -112,7 +116,7 @@ def test_a_fault_is_found_and_a_cure_is_said(case, clinic):
 
 
 @pytest.mark.slow
-@every_fault
+@pytest.mark.parametrize("case", [case_of(case) for case in CASES])
 def test_the_cure_of_a_fault_mends_it(case, clinic):
     folder = clinic(case.arguments)
     found = diagnoses(folder)[case.check]
@@ -128,8 +132,12 @@ def test_the_cure_of_a_fault_mends_it(case, clinic):
 
 @pytest.mark.parametrize(
     "arguments",
-    ["bvae --epsilon 0.05", "iwae --k 2", "btcvae --beta 400 --gamma 400 --alpha 400", "cvae --beta 300"],
-    ids=lambda arguments: arguments.split()[0],
+    [
+        pytest.param("cvae --beta 300", id="cvae"),
+        pytest.param("bvae --epsilon 0.05", marks=pytest.mark.slow, id="bvae"),
+        pytest.param("iwae --k 2", marks=pytest.mark.slow, id="iwae"),
+        pytest.param("btcvae --beta 400 --gamma 400 --alpha 400", marks=pytest.mark.slow, id="btcvae"),
+    ],
 )
 def test_every_model_can_be_examined_and_its_cures_be_typed(arguments, clinic):
     """Each command is one that `vaekit train` takes; collapsed runs, since those ask most of the doctor."""

@@ -27,7 +27,7 @@ from vaekit.export.graphs import TOLERANCE, graphs_of
 NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 TINY = {"batch_size": 32, "random_state": 0, "device": "cpu"}
 every_case = pytest.mark.parametrize(
-    "case", ["images", "table", *(pytest.param(case, marks=pytest.mark.slow) for case in ("report", "codes"))]
+    "case", ["images", *(pytest.param(case, marks=pytest.mark.slow) for case in ("table", "report", "codes"))]
 )
 
 

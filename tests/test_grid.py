@@ -156,6 +156,7 @@ def test_a_latent_of_a_grid_is_of_its_place():
     assert near > 1.3 * far  # which moves a little, by what normalises the whole map
 
 
+@pytest.mark.slow
 def test_a_grid_keeps_more_of_a_photograph_than_a_vector():
     x = patches()
     errors = [np.square((fitted(grid).reconstruct(x) - x.astype(float)) / 255).mean() for grid in (True, False)]

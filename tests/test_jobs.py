@@ -96,7 +96,7 @@ def add(a, b):
     return a + b
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("at_once", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_jobs_come_back_with_what_they_came_to_and_failures_in_words(at_once, capfd):
     asked = []
 

@@ -673,7 +673,10 @@ def test_a_prior_of_latents_beats_the_standard_normal(kind, prior, labelled):
 
 @pytest.mark.parametrize(
     ("prior", "labelled"),
-    [pytest.param("pixelcnn", False, marks=pytest.mark.slow), ("pixelcnn", True), ("transformer", True)],
+    [
+        *(pytest.param("pixelcnn", labelled, marks=pytest.mark.slow) for labelled in (False, True)),
+        ("transformer", True),
+    ],
 )
 def test_a_prior_of_codes_beats_the_counts_of_each_position(prior, labelled):
     """Baselines: uniform codes, h*w*log K, and the frequencies of the codes at each position."""

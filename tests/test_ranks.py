@@ -85,10 +85,12 @@ def check_ranks(name: str, ranks: int, folder: Path, expected: dict) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+@pytest.mark.slow
 def test_two_ranks_come_to_what_one_process_does(name, alone, together):
     check_ranks(name, 2, together(2, 1), alone[name])
 
 
+@pytest.mark.slow
 def test_an_estimator_in_a_process_group_is_the_same_on_all_ranks(together):
     """Its seed is drawn, and is then the first rank's; all have the whole record, and the same of them sample alone."""
     found = [torch.load(together(2, 1) / f"fit-{rank}.pt", weights_only=True) for rank in range(2)]
@@ -291,7 +293,8 @@ def test_a_run_goes_from_one_process_to_two_to_three_and_back(data, unbroken, tm
     check_close(load_file(out / "weights.safetensors"), unbroken, 1e-3)
 
 
-@pytest.mark.parametrize("what", ["commitment (0.5) than rank 0 (0.25)", pytest.param("data", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", ["commitment (0.5) than rank 0 (0.25)", "data"])
+@pytest.mark.slow
 def test_ranks_with_other_fields_or_data_are_told_so_at_once(what, data, tmp_path):
     other = tmp_path / "other.npz"
     np.savez(other, x=np.zeros((50, 8, 8), np.uint8))

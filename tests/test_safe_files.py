@@ -507,6 +507,7 @@ print(memory() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ru_maxrss is not in kilobytes")
+@pytest.mark.slow
 def test_what_claims_to_be_huge_is_refused_before_it_takes_memory(run):
     paths = [str(run(kind)) for kind in ("vae", "vqvae", "flow")]
     done = subprocess.run([sys.executable, "-c", HUGE, *paths], capture_output=True, text=True, timeout=120)

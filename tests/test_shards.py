@@ -357,9 +357,8 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGTERM, signal.SIGINT))]
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_a_job_that_is_killed_leaves_whole_shards_and_goes_on(number, runs, images, tmp_path):
     asked = ["encode", runs["vae"], "--data", images, "--split", "all", "--shards", "parquet", "--shard-size", "20"]
     run(*asked, "--jobs", 1, "--out", tmp_path / "unbroken")
@@ -379,6 +378,7 @@ def test_a_job_that_is_killed_leaves_whole_shards_and_goes_on(number, runs, imag
     assert not list((tmp_path / "z").glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_shards(runs, images, tmp_path):
     asked = ["encode", runs["vqvae"], "--data", images, "--split", "all", "--shards", "parquet", "--shard-size", 40]
     run(*asked, "--jobs", 1, "--out", tmp_path / "one")

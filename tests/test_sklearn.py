@@ -149,6 +149,7 @@ def fitted_on_wine():
 # Pipelines and searches
 
 
+@pytest.mark.slow
 def test_a_pipeline_ends_in_a_classifier():
     frame, y = wine()
     vae = tiny(latent_dim=4, epochs=150, batch_size=64)

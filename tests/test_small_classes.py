@@ -347,6 +347,7 @@ def test_compare_goes_on_without_what_can_not_be_trained(tmp_path, parts, monkey
         compare(str(tmp_path / "digits.npz"), str(tmp_path / "none"), models=("bvae",), **how)
 
 
+@pytest.mark.slow
 def test_a_set_whose_test_part_has_fewer_than_six_images_is_compared(tmp_path, parts):
     y = labels([1, 1, 10, 12, 16])
     np.savez(tmp_path / "few.npz", x=digits()[0][: len(y)], y=y)

@@ -204,7 +204,8 @@ with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as p
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-@pytest.mark.parametrize("before", [pytest.param("fitted", marks=pytest.mark.slow), "torch alone"])
+@pytest.mark.parametrize("before", ["fitted", "torch alone"])
+@pytest.mark.slow
 def test_a_process_forked_from_one_that_used_threads_ends(before):
     found = subprocess.run(
         [sys.executable, "-c", FORKED, before], capture_output=True, text=True, timeout=120, check=True

@@ -742,8 +742,16 @@ def fit_in(folder: Path, fields: dict):
 
 @pytest.mark.parametrize(
     ("how", "fields"),
-    [("kill", {"epochs": 3}), ("full", {"epochs": 3}), ("kill", {"early_stopping": True, "n_iter_no_change": 1})],
-    ids=["kill", "full disk", "kill with early stopping"],
+    [
+        pytest.param("kill", {"epochs": 3}, id="kill"),
+        pytest.param("full", {"epochs": 3}, marks=pytest.mark.slow, id="full disk"),
+        pytest.param(
+            "kill",
+            {"early_stopping": True, "n_iter_no_change": 1},
+            marks=pytest.mark.slow,
+            id="kill with early stopping",
+        ),
+    ],
 )
 def test_a_run_cut_short_at_any_write_goes_on_to_the_same_end(
     tmp_path, monkeypatch, checkpoint_every_epoch, fields, how
@@ -857,9 +865,10 @@ def test_kill_9_at_random_moments_and_resume_is_one_unbroken_run(tmp_path, digit
 
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130)],
     ids=["SIGTERM", "SIGINT"],
 )
+@pytest.mark.slow
 def test_a_signal_ends_a_run_with_a_checkpoint_and_its_exit_code(tmp_path, digits_run, number, code):
     process = train_digits(tmp_path / "run")
     wait_for_an_epoch(process, tmp_path / "run")
