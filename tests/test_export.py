@@ -152,6 +152,7 @@ def test_labels_count(case):
     assert np.abs(one - other).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_logits_of_a_step_are_the_priors_probabilities():
     codes = np.random.default_rng(1).integers(8, size=(9, *fitted("codes").model_.prior.code_shape))
     y = np.arange(9)

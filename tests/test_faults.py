@@ -56,7 +56,8 @@ def test_what_is_killed_goes_on_to_the_same_end(bench, tmp_path, name):
     assert tally.counts["trials"] == 1
 
 
-@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_write_that_fails_is_told_and_can_be_done_again(bench, tmp_path, name):
     job, whole, _ = bench(name)
     tally = Tally()
@@ -65,6 +66,7 @@ def test_a_write_that_fails_is_told_and_can_be_done_again(bench, tmp_path, name)
     assert tally.counts["write errors"] == 1
 
 
+@pytest.mark.slow
 def test_the_campaign_sees_what_differs_and_what_is_left(bench, tmp_path):
     """A campaign that could find nothing would be worth nothing."""
     _, whole, folder = bench("fit-prior")

@@ -234,6 +234,7 @@ def test_a_training_that_fails_on_an_executor_is_left_out_and_said(data, tmp_pat
     assert any("vqvae-seed0 (it diverged)" in note for note in found["protocol"]["notes"])
 
 
+@pytest.mark.slow
 def test_so_many_trainings_at_once_as_were_asked_for_the_longest_first(data, compared, tmp_path, monkeypatch):
     asked, said = [], []
 

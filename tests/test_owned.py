@@ -251,7 +251,9 @@ def test_nothing_is_written_into_a_folder_of_images(runs, tmp_path, capsys):
 FOLDERS_OF_THE_CACHE = ("decoded", "images", "judges", "mnist", "inception", "")
 
 
-@pytest.mark.parametrize("place", FOLDERS_OF_THE_CACHE)
+@pytest.mark.parametrize(
+    "place", [pytest.param(one, marks=[pytest.mark.slow][: one == "judges"]) for one in FOLDERS_OF_THE_CACHE]
+)
 def test_a_cache_that_holds_other_things_loses_nothing(runs, tmp_path, monkeypatch, capfd, place):
     cache, temporary = tmp_path / "cache", tmp_path / "tmp"
     key = "0" * 64
