@@ -15,7 +15,11 @@ settings.load_profile("same")
 
 # Before vaekit is imported: its cache and its data are looked up when they are needed.
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-os.environ["VAEKIT_CACHE"] = tempfile.mkdtemp(prefix="vaekit-tests-")
+if (
+    "PYTEST_XDIST_WORKER" not in os.environ
+):  # whose cache is that of the process which began it: a judge is trained once
+    _cache = tempfile.TemporaryDirectory(prefix="vaekit-tests-", ignore_cleanup_errors=True)  # until the process ends
+    os.environ["VAEKIT_CACHE"] = _cache.name
 if SHARED.is_dir():
     os.environ.setdefault("VAEKIT_DATA", str(SHARED))
 
