@@ -137,6 +137,7 @@ def test_using_a_model_is_one_graph(name):
     check(lambda y: module.sample(BATCH, y), module, y)
 
 
+@pytest.mark.slow
 def test_a_learned_beta_is_one_graph():
     module, _, x, _ = training("bvae", "mlp")
     objective = MODELS["bvae"].estimator()(epsilon=5.0).make_objective(1)
@@ -343,8 +344,16 @@ def test_priors(kind):
     check(lambda y: prior.sample(BATCH, y, 0.7), prior, labels())
 
 
-@pytest.mark.parametrize("n_classes", [pytest.param(0, marks=pytest.mark.slow), 3])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "n_classes"),
+    [
+        ("pixelcnn", 3),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("pixelcnn", 0), ("transformer", 0), ("transformer", 3)]
+        ),
+    ],
+)
 def test_causal_networks_and_their_prior(network, n_classes):
     """Densities; drawing goes position by position, with what is known already kept from one to the next."""
     net = NETWORKS[network](n_values=5, grid=(2, 3), channels=8, layers=2, n_classes=n_classes, dropout=0.1)

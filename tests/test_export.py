@@ -167,6 +167,7 @@ def test_the_logits_of_a_step_are_the_priors_probabilities():
     np.testing.assert_allclose(again[:, 1, :3], logits[:, 1, :3], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_mixture_has_its_components_moments():
     prior, n, rng = fitted("table").model_.prior, 40_000, np.random.default_rng(0)
     weights, means, precision = (

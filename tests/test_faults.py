@@ -32,10 +32,15 @@ NAMES = ["fit-prior", "decode and train", "compare", "sweep"]
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def jobs(tmp_path_factory):
+    """Name -> job."""
+    return faults.make_jobs(tmp_path_factory.mktemp("jobs"), small=True)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory, jobs):
     """What a job's name stands for: the job, its unbroken run, and the folder of that."""
     root, wholes = tmp_path_factory.mktemp("faults"), {}
-    jobs = faults.make_jobs(root, small=True)
 
     def get(name: str):
         if name not in wholes:
@@ -85,9 +90,8 @@ def test_the_campaign_sees_what_differs_and_what_is_left(bench, tmp_path):
 # Signals
 
 
-def test_sigterm_before_a_training_ends_a_command_with_143_and_says_how_to_go_on(bench, tmp_path):
-    job, _, _ = bench("decode and train")
-    ended = attempt(tmp_path / "run", job.command, kill=(signal.SIGTERM, 0.0))
+def test_sigterm_before_a_training_ends_a_command_with_143_and_says_how_to_go_on(jobs, tmp_path):
+    ended = attempt(tmp_path / "run", jobs["decode and train"].command, kill=(signal.SIGTERM, 0.0))
     assert ended.code == 143
     assert "vaekit: stopped; a run in a folder goes on with --resume, and fit-prior, compare and sweep" in ended.said
 
@@ -100,9 +104,8 @@ def test_the_callers_handler_of_sigterm_comes_back(capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes where Linux lists them")
-def test_the_processes_of_a_sweep_end_with_it_and_it_with_them(bench, tmp_path):
-    job, _, _ = bench("sweep")
-    command = [*job.command[:-1], "2"]
+def test_the_processes_of_a_sweep_end_with_it_and_it_with_them(jobs, tmp_path):
+    command = [*jobs["sweep"].command[:-1], "2"]
 
     def when_they_work(do) -> None:
         """Calls do(worker) once both workers are there."""
@@ -253,12 +256,12 @@ def test_a_disk_that_is_full_is_told_with_the_file(tmp_path, monkeypatch, capsys
     )
 
 
-def test_a_full_disk_under_the_cache_says_how_to_choose_another(bench, tmp_path, monkeypatch):
-    job, _, _ = bench("decode and train")
+def test_a_full_disk_under_the_cache_says_how_to_choose_another(jobs, tmp_path, monkeypatch):
+    command = jobs["decode and train"].command
     monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("vaekit.data.cache.os.fsync", broken)
     with pytest.raises(OSError, match=r"No space left on device; .*VAEKIT_CACHE names another folder"):
-        open_data(job.command[job.command.index("--data") + 1])
+        open_data(command[command.index("--data") + 1])
     assert os.listdir(tmp_path / "cache" / "decoded") == [], "half an entry fills the disk for nothing"
 
 

@@ -198,10 +198,18 @@ def test_failed_points_are_named_and_the_others_kept(data, tmp_path, monkeypatch
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory, data):
-    return compare(data, str(tmp_path_factory.mktemp("local") / "out"), say=lambda _: None, **REPORT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vaekit.report.compare.draw", lambda *_, **__: [])
+        return compare(data, str(tmp_path_factory.mktemp("local") / "out"), say=lambda _: None, **REPORT)
 
 
-def test_a_comparison_on_an_executor_is_that_of_one_process(data, compared, tmp_path):
+@pytest.fixture
+def undrawn(monkeypatch):
+    """A page without pictures, which take longer than all the rest of a small comparison."""
+    monkeypatch.setattr("vaekit.report.compare.draw", lambda *_, **__: [])
+
+
+def test_a_comparison_on_an_executor_is_that_of_one_process(data, compared, undrawn, tmp_path):
     said = []
     with ThreadPoolExecutor(1) as pool:
         found = compare(data, str(tmp_path / "out"), executor=Elsewhere(pool), jobs=1, say=said.append, **REPORT)
@@ -216,7 +224,7 @@ def test_a_comparison_on_an_executor_is_that_of_one_process(data, compared, tmp_
     assert (tmp_path / "out" / "index.html").exists()
 
 
-def test_a_training_that_fails_on_an_executor_is_left_out_and_said(data, tmp_path, monkeypatch):
+def test_a_training_that_fails_on_an_executor_is_left_out_and_said(data, undrawn, tmp_path, monkeypatch):
     import vaekit.report.trainings as module
 
     real, said = module._train_apart, []
@@ -235,7 +243,7 @@ def test_a_training_that_fails_on_an_executor_is_left_out_and_said(data, tmp_pat
 
 
 @pytest.mark.slow
-def test_so_many_trainings_at_once_as_were_asked_for_the_longest_first(data, compared, tmp_path, monkeypatch):
+def test_so_many_trainings_at_once_as_were_asked_for_the_longest_first(data, compared, undrawn, tmp_path, monkeypatch):
     asked, said = [], []
 
     @contextmanager
@@ -263,7 +271,7 @@ def test_a_time_budget_needs_to_know_how_many_there_are_at_once(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_budget_is_shared_by_trainings_at_once(data, tmp_path):
+def test_a_budget_is_shared_by_trainings_at_once(data, undrawn, tmp_path):
     said = []
     with ThreadPoolExecutor(1) as pool:
         budgeted = REPORT | {"epochs": 4000, "models": ("vae",), "priors": False}

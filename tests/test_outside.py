@@ -373,6 +373,7 @@ def test_codes_are_exported(runs, parts, tmp_path):
     np.testing.assert_array_equal(session.run(None, {"x": x / np.float32(255)})[0], model.encode(x))
 
 
+@pytest.mark.slow
 def test_latents_and_their_prior_are_exported(runs):
     encoder, _, prior = graphs_of(runs["outsider"].fitted_)
     with torch.no_grad():
