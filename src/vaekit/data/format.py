@@ -137,7 +137,7 @@ class Format:
 
     def data(self, images: Images, device: torch.device, who: str, augment: tuple[str, ...] = ()) -> Data:
         """`images` as a module wants them, on `device`, with labels for a conditional model, which `who` is. Images in a
-        memory-mapped file stay there, and their batches are taken to the device.
+        memory-mapped file stay there, and their batches are taken to the device. augment: as of `Data`, for training.
         """
         self._check_columns(images)
         labels = None
