@@ -416,7 +416,15 @@ def test_a_priors_shares_of_the_classes_are_looked_at(stopped, tmp_path, capsys,
             {"warmup": 0.5},
         ),
         *({"betas": [0.9]}, {"betas": [0.9, 1.0]}, {"betas": ["x", 0.9]}, {"betas": 3}, {"patience": []}, {"more": 1}),
-        *({"gradient_clip": -1.0}, {"precision": []}, {"precision": "x"}, {"schedule": {}}, {"first": -1}),
+        *(
+            {"gradient_clip": -1.0},
+            {"weight_decay": -1.0},
+            {"weight_decay": None},
+            {"precision": []},
+            {"precision": "x"},
+            {"schedule": {}},
+            {"first": -1},
+        ),
     ],
 )
 def test_a_recorded_plan_is_looked_at(stopped, tmp_path, capsys, plan):

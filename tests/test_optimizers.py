@@ -13,6 +13,7 @@ from torch import nn
 from vaekit import VAE, VQVAE
 from vaekit.data import open_data
 from vaekit.data.format import Format
+from vaekit.estimators.base import WEIGHT_DECAY
 from vaekit.training.optimizers import PASSES, QUINTIC, Muon, make_optimizer, matrices_of, orthogonalised
 from vaekit.training.plan import Plan
 from vaekit.training.state import State
@@ -68,6 +69,49 @@ def test_linear_layers_move_as_by_pytorchs_own():
     moved = (mine.weight - start).norm()
     assert (mine.weight - theirs.weight).norm() < 0.03 * moved
     assert moved > 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        ("adam", lambda given: torch.optim.AdamW(given, lr=0.02, betas=PLAN.betas, weight_decay=0.3)),
+        ("muon", lambda given: torch.optim.Muon(given, lr=0.02, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")),
+    ],
+)
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has none")
+def test_weight_decay_is_pytorchs_own(name, peer):
+    torch.manual_seed(0)
+    mine, theirs = (nn.Linear(30, 20, bias=False) for _ in range(2))
+    theirs.load_state_dict(mine.state_dict())
+    start, x = mine.weight.detach().clone(), torch.randn(4, 64, 30)
+    ours, peer = make_optimizer(mine, replace(PLAN, optimizer=name, weight_decay=0.3)), peer(theirs.parameters())
+    for batch in x:
+        for layer, optimizer in ((mine, ours), (theirs, peer)):
+            optimizer.zero_grad()
+            (layer(batch) - batch[:, :20].roll(1, 0)).square().mean().backward()
+            optimizer.step()
+    assert (mine.weight - theirs.weight).norm() < 0.03 * (mine.weight - start).norm()
+
+
+def test_biases_and_scales_do_not_shrink():
+    layers = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
+    optimizer = make_optimizer(layers, replace(PLAN, weight_decay=10.0))
+    before = {name: tensor.clone() for name, tensor in layers.state_dict().items()}
+    optimizer.step()
+    for name, tensor in layers.state_dict().items():
+        expected = before[name] * (0.8 if name == "0.weight" else 1)
+        torch.testing.assert_close(tensor, expected)
+
+
+def test_few_pictures_have_weight_decay_by_default():
+    for n, side, architecture, expected in (
+        (1000, 48, None, WEIGHT_DECAY),
+        (1000, 48, "wang2023", 0.0),
+        (5000, 48, None, 0.0),
+        (1000, 8, None, 0.0),
+    ):
+        assert VAE(architecture=architecture).resolve(Format((side, side, 3)), n)["weight_decay"] == expected
+    assert "weight_decay" not in VAE(weight_decay=0.0).resolve(Format((48, 48, 3)), 1000)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 6, 4), nn.ConvTranspose2d(3, 6, 4)], ids=["conv", "transposed"])

@@ -20,8 +20,8 @@ TOPICS = {  # a flag is about the same thing in every command
     "data": "data split_seed resize fit background colour white labels drop skip_bad binarize split reference unlabelled",
     "model": "models architecture latent_dim beta likelihood",
     "prior": "prior",
-    "training": "epochs batch_size accumulate optimizer learning_rate schedule warmup_steps rate_warmup_epochs gradient_clip "
-    "augment early_stopping n_iter_no_change validation_fraction random_state seeds time_budget resume finish",
+    "training": "epochs batch_size accumulate optimizer learning_rate schedule warmup_steps rate_warmup_epochs weight_decay "
+    "gradient_clip augment early_stopping n_iter_no_change validation_fraction random_state seeds time_budget resume finish",
     "machine": "device precision compile verbose jobs cluster",
     "output": "out overwrite shards shard_size json picture log",
 }

@@ -17,12 +17,15 @@ MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Adam:
-    """The plan's optimizer over the trainable parameters of `module`."""
+    """The plan's optimizer over the trainable parameters of `module`, with the plan's weight decay."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     settings = {"lr": plan.learning_rate, "betas": plan.betas, "fused": parameters[0].device.type != "mps"}
-    if plan.optimizer == "adam":
-        return torch.optim.Adam(parameters, **settings)
-    return Muon(parameters, set(matrices_of(module)), **settings)
+    matrices = set(matrices_of(module))
+    if plan.optimizer == "muon":
+        return Muon(parameters, matrices, decay=plan.weight_decay, **settings)
+    if plan.weight_decay:
+        return DecayedAdam(parameters, matrices, decay=plan.weight_decay, **settings)
+    return torch.optim.Adam(parameters, **settings)
 
 
 def matrices_of(module: nn.Module) -> Iterator[Tensor]:
@@ -34,19 +37,42 @@ def matrices_of(module: nn.Module) -> Iterator[Tensor]:
             yield part.weight
 
 
-class Muon(torch.optim.Adam):
+class DecayedAdam(torch.optim.Adam):
+    """Adam; `matrices` among the `parameters` become smaller in each step by `decay` times its learning rate, whatever comes of
+    the gradient (Loshchilov & Hutter 2019).
+    """
+
+    def __init__(
+        self, parameters: list[nn.Parameter], matrices: set[Tensor], *, decay: float, keeps=ADAM_KEEPS, **settings
+    ):
+        of = {True: [], False: []}
+        for parameter in parameters:
+            of[parameter in matrices].append(parameter)
+        super().__init__([{"params": of[False]}, {"params": of[True], "keeps": keeps, "decay": decay}], **settings)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """One step; returns what `closure` gives."""
+        self.shrink()
+        return super().step(closure)
+
+    def shrink(self) -> None:
+        """The decay of a step."""
+        for group in self.param_groups:
+            if group.get("decay") and group["params"]:
+                torch._foreach_mul_(group["params"], 1 - group["decay"] * group["lr"])
+
+
+class Muon(DecayedAdam):
     """Adam, but for `matrices` among the `parameters`: those move by their momentum with all its singular values brought to one
     size, so that no direction waits for the others (Jordan et al. 2024).
 
     A convolution's kernel is the matrix (out, in * k * k), a transposed one's (in, out * k * k). The step is scaled to Adam's,
-    by 0.2 sqrt(the longer side) (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2). There is no weight decay.
+    by 0.2 sqrt(the longer side) (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
     """
 
-    def __init__(self, parameters: list[nn.Parameter], matrices: set[Tensor], **settings):
-        of = {True: [], False: []}
-        for parameter in parameters:
-            of[parameter in matrices].append(parameter)
-        super().__init__([{"params": of[False]}, {"params": of[True], "keeps": ("momentum",)}], **settings)
+    def __init__(self, parameters: list[nn.Parameter], matrices: set[Tensor], *, decay: float = 0.0, **settings):
+        super().__init__(parameters, matrices, decay=decay, keeps=("momentum",), **settings)
 
     def __setstate__(self, state):
         torch.optim.Optimizer.__setstate__(self, state)  # Adam's would want a step of every parameter
@@ -54,6 +80,7 @@ class Muon(torch.optim.Adam):
     @torch.no_grad()
     def step(self, closure=None):
         """One step of both; returns what `closure` gives."""
+        self.shrink()
         others, matrices = self.param_groups
         self.param_groups = [others]
         loss = super().step(closure)

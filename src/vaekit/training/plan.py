@@ -23,6 +23,8 @@ class Plan:
     accumulate: rounds in which the images of a step are looked at, so that fewer are in memory at once.
     optimizer: "adam" or "muon", see `training/optimizers.py`. betas: Adam's, also of what Muon leaves to it.
     schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
+    weight_decay: of the weights of linear and convolutional layers, by how much of themselves they shrink in a step, in parts
+        of its learning rate.
     gradient_clip: the largest norm of the whole gradient, or None.
     compile: whether the module's passes are compiled, which changes results by rounding alone.
     threads: of the processor, no more than it gives; None is as many. They change results by rounding alone.
@@ -40,6 +42,7 @@ class Plan:
     warmup: int = 0
     optimizer: str = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
     gradient_clip: float | None = None
     patience: int | None = None
     patience_from: int = 0
@@ -105,7 +108,7 @@ class Budget:
 def read_plan(found: dict) -> Plan:
     """The plan that `dataclasses.asdict` made of one. Raises ValueError for what a training can't follow."""
     try:
-        plan = Plan(**{**found, "betas": tuple(found["betas"])})
+        plan, fractions = Plan(**{**found, "betas": tuple(found["betas"])}), ("learning_rate", "height", "weight_decay")
         for name in (
             "steps",
             "batch_size",
@@ -115,12 +118,11 @@ def read_plan(found: dict) -> Plan:
             "seed",
             "first",
             "turn",
-            "learning_rate",
-            "height",
+            *fractions,
         ):
             filled(getattr(plan, name))
             low = 0 if name in ("steps", "batch_size", "accumulate", "learning_rate") else None
-            check_number(name, getattr(plan, name), whole=name not in ("learning_rate", "height"), above=low)
+            check_number(name, getattr(plan, name), whole=name not in fractions, above=low)
         check_number("patience", plan.patience, whole=True)
         check_number("threads", plan.threads, whole=True, above=0)
         check_number("gradient_clip", plan.gradient_clip, above=0)
