@@ -1,5 +1,6 @@
 """Muon: held against its published form and PyTorch's own, and in a training that is broken off."""
 
+import json
 import pickle
 from dataclasses import replace
 
@@ -112,6 +113,26 @@ def test_few_pictures_have_weight_decay_by_default():
     ):
         assert VAE(architecture=architecture).resolve(Format((side, side, 3)), n)["weight_decay"] == expected
     assert "weight_decay" not in VAE(weight_decay=0.0).resolve(Format((48, 48, 3)), 1000)
+    x = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 1), np.uint8)
+    default, none = (VAE(epochs=2, random_state=0, weight_decay=decay).fit(x) for decay in (None, 0.0))
+    assert default.facts_["plan"]["weight_decay"] == WEIGHT_DECAY and none.facts_["plan"]["weight_decay"] == 0
+    sizes = [sum(float(one.detach().square().sum()) for one in matrices_of(model.model_)) for model in (default, none)]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_run_from_before_weight_decay_goes_on_without(tmp_path, digits):
+    images, made = (
+        open_data("digits", "train"),
+        {"architecture": "mlp", "width": 16, "optimizer": "muon", "random_state": 0},
+    )
+    VAE(epochs=1, weight_decay=0.0, **made).fit_images(images, folder=str(tmp_path / "run"))
+    file = tmp_path / "run" / "run.json"
+    config = json.loads(file.read_text())
+    del config["fields"]["weight_decay"], config["plan"]["weight_decay"]
+    file.write_text(json.dumps(config))
+    more = VAE(epochs=2, **made).fit_images(images, folder=str(tmp_path / "run"), resume=True)
+    assert more.facts_["plan"]["weight_decay"] == more.fitted_.fields["weight_decay"] == 0
+    assert VAE(epochs=2, **made).fit_images(images).facts_["plan"]["weight_decay"] == WEIGHT_DECAY
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 6, 4), nn.ConvTranspose2d(3, 6, 4)], ids=["conv", "transposed"])

@@ -80,7 +80,7 @@ DATA_ENTRIES = {
     "binarize": (str,),
 }
 
-ONCE = {"optimizer": "adam"}  # what runs from before a field had in its place
+ONCE = {"optimizer": "adam", "weight_decay": 0.0}  # what runs from before a field had in its place
 
 
 def digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
