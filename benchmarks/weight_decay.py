@@ -1,7 +1,7 @@
 """Weights that shrink a little in each step learn less of few pictures by heart: icons of 48x48, by default models.
 
 The icons of `icons`, as there, 2,344 to train on. A VAE of one vector of latents, one of a grid, and a VQ-VAE in 12 epochs, by
-Muon, without weight decay and with that of the default or another. Claimed: with the default the vector's squared error on new
+Muon, without weight decay and with that of the default. Claimed: with it the vector's squared error on new
 icons is at least 15 % below that without, and no model's is higher.
 """
 
@@ -12,24 +12,20 @@ from benchmarks.icons import PLACE, open_icons, seams
 from vaekit.estimators.base import WEIGHT_DECAY
 from vaekit.evaluation.likelihood import evaluate
 
-MODELS = {  # label -> name, fields and the decays that are tried
-    "VAE, a vector": ("vae", {}, (0.0, 0.5, 1.0)),
-    "VAE, a grid": ("vae", {"grid": True}, (0.0, 1.0)),
-    "VQ-VAE": ("vqvae", {"epochs": 12}, (0.0, 1.0)),
-}
+MODELS = {"VAE, a vector": ("vae", {}), "VAE, a grid": ("vae", {"grid": True}), "VQ-VAE": ("vqvae", {"epochs": 12})}
 
 
 def run(argv):
     parser = argparse.ArgumentParser(prog="python -m benchmarks weight_decay")
     parser.add_argument("--icons", default=PLACE, help="the package's folder of sizes")
-    parser.add_argument("--seeds", type=int, default=1, help="of 0 and the default; of others there is one")
+    parser.add_argument("--seeds", type=int, default=1)
     asked = parser.parse_args(argv)
     train, test = open_icons(asked.icons)
     rows, errors = [], {}
-    for label, (name, fields, decays) in MODELS.items():
-        for decay in decays:
+    for label, (name, fields) in MODELS.items():
+        for decay in (0.0, WEIGHT_DECAY):
             found = []
-            for seed in range(asked.seeds if decay in (0.0, WEIGHT_DECAY) else 1):
+            for seed in range(asked.seeds):
                 kind = f"{name}-grid" if "grid" in fields else name
                 how = {"weight_decay": decay, "random_state": seed, **fields}
                 model = trained(f"weight_decay/{kind}-{decay:g}-seed{seed}", name, train, **how)
@@ -39,7 +35,7 @@ def run(argv):
             mse, elbo, own, steps = zip(*found, strict=True)
             errors[label, decay] = sum(mse) / len(mse)
             forms = [mean_std(mse, ".5f"), mean_std(elbo, ",.0f"), mean_std(own, ",.0f"), mean_std(steps, ".3f")]
-            rows.append([label, f"{decay:g}", len(found), *forms])
+            rows.append([label, f"{decay:.1f}", len(found), *forms])
     gain = 1 - errors["VAE, a vector", WEIGHT_DECAY] / errors["VAE, a vector", 0.0]
     worse = [label for label in MODELS if errors[label, WEIGHT_DECAY] > errors[label, 0.0]]
     text = (
