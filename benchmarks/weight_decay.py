@@ -12,7 +12,7 @@ from benchmarks.icons import PLACE, open_icons, seams
 from vaekit.estimators.base import WEIGHT_DECAY
 from vaekit.evaluation.likelihood import evaluate
 
-MODELS = {"VAE, a vector": ("vae", {}), "VAE, a grid": ("vae", {"grid": True})}
+MODELS = {"VAE, a vector": False, "VAE, a grid": True}
 
 
 def run(argv):
@@ -22,24 +22,24 @@ def run(argv):
     asked = parser.parse_args(argv)
     train, test = open_icons(asked.icons)
     rows, errors = [], {}
-    for label, (name, fields) in MODELS.items():
-        for decay in (0.0, WEIGHT_DECAY):
+    for label, grid in MODELS.items():
+        for decay in (0.0, WEIGHT_DECAY[grid]):
             found = []
             for seed in range(asked.seeds):
-                kind = f"{name}-grid" if "grid" in fields else name
-                how = {"weight_decay": decay, "random_state": seed, **fields}
-                model = trained(f"weight_decay/{kind}-{decay:g}-seed{seed}", name, train, **how)
+                kind = "vae-grid" if grid else "vae"
+                how = {"weight_decay": decay, "random_state": seed, "grid": grid}
+                model = trained(f"weight_decay/{kind}-{decay:g}-seed{seed}", "vae", train, **how)
                 ours, theirs = (evaluate(model.model_, model.fitted_.data(images)) for images in (train, test))
                 found.append((theirs["mse"], theirs["elbo"], ours["elbo"], seams(model.reconstruct(test.x))))
                 progress(f"{label}, decay {decay:g}, seed {seed}: MSE {theirs['mse']:.5f}")
             mse, elbo, own, steps = zip(*found, strict=True)
-            errors[label, decay] = sum(mse) / len(mse)
+            errors[label, decay > 0] = sum(mse) / len(mse)
             forms = [mean_std(mse, ".5f"), mean_std(elbo, ",.0f"), mean_std(own, ",.0f"), mean_std(steps, ".3f")]
             rows.append([label, f"{decay:.1f}", len(found), *forms])
-    gain = 1 - errors["VAE, a vector", WEIGHT_DECAY] / errors["VAE, a vector", 0.0]
-    worse = [label for label in MODELS if errors[label, WEIGHT_DECAY] > errors[label, 0.0]]
+    gain = 1 - errors["VAE, a vector", True] / errors["VAE, a vector", False]
+    worse = [label for label in MODELS if errors[label, True] > errors[label, False]]
     text = (
-        f"The default is {WEIGHT_DECAY:g}. With it the vector's squared error on new icons is {gain:.0%} below that without "
+        f"With the default the vector's squared error on new icons is {gain:.0%} below that without "
         f"(claimed: 15 %); higher is that of: {', '.join(worse) or 'none'} (claimed: none)."
     )
     columns = ["model", "weight decay", "seeds", "MSE, held out", "ELBO, held out", "ELBO, training", "seams"]

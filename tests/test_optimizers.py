@@ -106,16 +106,17 @@ def test_biases_and_scales_do_not_shrink():
 
 def test_few_pictures_have_weight_decay_by_default():
     for n, side, architecture, expected in (
-        (1000, 48, None, WEIGHT_DECAY),
+        (1000, 48, None, WEIGHT_DECAY[False]),
         (1000, 48, "wang2023", 0.0),
         (5000, 48, None, 0.0),
         (1000, 8, None, 0.0),
     ):
         assert VAE(architecture=architecture).resolve(Format((side, side, 3)), n)["weight_decay"] == expected
+    assert VAE(grid=True).resolve(Format((48, 48, 3)), 1000)["weight_decay"] == WEIGHT_DECAY[True]
     assert "weight_decay" not in VAE(weight_decay=0.0).resolve(Format((48, 48, 3)), 1000)
     x = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 1), np.uint8)
     default, none = (VAE(epochs=2, random_state=0, weight_decay=decay).fit(x) for decay in (None, 0.0))
-    assert default.facts_["plan"]["weight_decay"] == WEIGHT_DECAY and none.facts_["plan"]["weight_decay"] == 0
+    assert default.facts_["plan"]["weight_decay"] == WEIGHT_DECAY[False] and none.facts_["plan"]["weight_decay"] == 0
     sizes = [sum(float(one.detach().square().sum()) for one in matrices_of(model.model_)) for model in (default, none)]
     assert sizes[0] < sizes[1]
 
@@ -132,7 +133,7 @@ def test_a_run_from_before_weight_decay_goes_on_without(tmp_path, digits):
     file.write_text(json.dumps(config))
     more = VAE(epochs=2, **made).fit_images(images, folder=str(tmp_path / "run"), resume=True)
     assert more.facts_["plan"]["weight_decay"] == more.fitted_.fields["weight_decay"] == 0
-    assert VAE(epochs=2, **made).fit_images(images).facts_["plan"]["weight_decay"] == WEIGHT_DECAY
+    assert VAE(epochs=2, **made).fit_images(images).facts_["plan"]["weight_decay"] == WEIGHT_DECAY[False]
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 6, 4), nn.ConvTranspose2d(3, 6, 4)], ids=["conv", "transposed"])
