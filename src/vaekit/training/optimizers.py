@@ -59,8 +59,9 @@ class DecayedAdam(torch.optim.Adam):
     def shrink(self) -> None:
         """The decay of a step."""
         for group in self.param_groups:
-            if group.get("decay") and group["params"]:
-                torch._foreach_mul_(group["params"], 1 - group["decay"] * group["lr"])
+            if decay := group.get("decay"):
+                for parameter in group["params"]:
+                    parameter.mul_(1 - decay * group["lr"])
 
 
 class Muon(DecayedAdam):
