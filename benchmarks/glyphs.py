@@ -2,7 +2,8 @@
 
 Fonts that have all of an alphabet's letters, at most 300 of them, evenly spaced in the order of their paths; each letter as
 large as fits, so that its place and size say nothing, and of equal pictures one. A tenth is measured, of the same fonts. `as
-asked` is what this is about: at least 95 % of the samples are to be judged the letter that was asked for.
+asked` is what this is about: at least 95 % of the samples are to be judged the letter that was asked for. `glyphs.txt` names
+Debian's packages of fonts that were installed for the record.
 """
 
 import argparse
@@ -47,6 +48,8 @@ def open_glyphs(fonts: str) -> tuple[Images, Images]:
 def draw_all(fonts: Path, folder: Path) -> None:
     """A picture of each letter by each font that has its alphabet, in a folder for the letter."""
     files = sorted(file for file in fonts.rglob("*") if file.suffix in (".ttf", ".otf", ".ttc"))
+    if not files:
+        raise ValueError(f"--fonts {fonts} holds no .ttf, .otf or .ttc: install some fonts, or say where they are")
     known, drawn = {file: letters_of(file) for file in files}, set()
     for alphabet in ALPHABETS:
         having = [file for file in files if known[file] >= set(map(ord, alphabet))]

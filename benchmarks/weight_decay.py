@@ -1,8 +1,8 @@
 """Weights that shrink a little in each step learn less of few pictures by heart: icons of 48x48, by default models.
 
-The icons of `icons`, as there, 2,344 to train on. A VAE of one vector of latents and one of a grid, by Muon,
-without weight decay and with that of the default. Claimed: with it the vector's squared error on new
-icons is at least 15 % below that without, and no model's is higher.
+The icons of `icons`, as there, 2,344 to train on. A VAE of one vector of latents and one of a grid, by Muon, without weight
+decay and with that of the default. Claimed: with it the vector's squared error on new icons is at least 15 % below that
+without, and no model's is higher.
 """
 
 import argparse

@@ -15,9 +15,8 @@ settings.load_profile("same")
 
 # Before vaekit is imported: its cache and its data are looked up when they are needed.
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-if (
-    "PYTEST_XDIST_WORKER" not in os.environ
-):  # whose cache is that of the process which began it: a judge is trained once
+# A worker's cache is that of the process which began it, so that a judge is trained once.
+if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory(prefix="vaekit-tests-", ignore_cleanup_errors=True)  # until the process ends
     os.environ["VAEKIT_CACHE"] = _cache.name
 if SHARED.is_dir():
@@ -50,3 +49,9 @@ def brief_priors():
         for name in ("pixelcnn", "transformer"):
             patch.setitem(KINDS, name, KINDS[name]._replace(epochs=2, layers=(1, 1), channels=16))
         yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """A report's page without pictures: drawing takes longer than all the rest of a small comparison."""
+    monkeypatch.setattr("vaekit.report.compare.draw", lambda *_, **__: [])

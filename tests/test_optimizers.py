@@ -75,8 +75,8 @@ def test_linear_layers_move_as_by_pytorchs_own():
 @pytest.mark.parametrize(
     ("name", "peer"),
     [
-        ("adam", lambda given: torch.optim.AdamW(given, lr=0.02, betas=PLAN.betas, weight_decay=0.3)),
-        ("muon", lambda given: torch.optim.Muon(given, lr=0.02, weight_decay=0.3, adjust_lr_fn="match_rms_adamw")),
+        ("adam", lambda given: torch.optim.AdamW(given, lr=0.02, betas=PLAN.betas, weight_decay=3.0)),
+        ("muon", lambda given: torch.optim.Muon(given, lr=0.02, weight_decay=3.0, adjust_lr_fn="match_rms_adamw")),
     ],
 )
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this PyTorch has none")
@@ -85,7 +85,7 @@ def test_weight_decay_is_pytorchs_own(name, peer):
     mine, theirs = (nn.Linear(30, 20, bias=False) for _ in range(2))
     theirs.load_state_dict(mine.state_dict())
     start, x = mine.weight.detach().clone(), torch.randn(4, 64, 30)
-    ours, peer = make_optimizer(mine, replace(PLAN, optimizer=name, weight_decay=0.3)), peer(theirs.parameters())
+    ours, peer = make_optimizer(mine, replace(PLAN, optimizer=name, weight_decay=3.0)), peer(theirs.parameters())
     for batch in x:
         for layer, optimizer in ((mine, ours), (theirs, peer)):
             optimizer.zero_grad()
@@ -98,6 +98,10 @@ def test_biases_and_scales_do_not_shrink():
     layers = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
     optimizer = make_optimizer(layers, replace(PLAN, weight_decay=10.0))
     before = {name: tensor.clone() for name, tensor in layers.state_dict().items()}
+    optimizer.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layers.state_dict().items()), "without gradients"
+    for parameter in layers.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for name, tensor in layers.state_dict().items():
         expected = before[name] * (0.8 if name == "0.weight" else 1)
@@ -186,9 +190,16 @@ def test_a_training_by_muon_learns_faster_and_says_so(digits):
     assert models[1].facts_["plan"]["optimizer"] == "muon"
 
 
-def test_it_goes_on_where_it_was_broken_off(tmp_path, digits):
+@pytest.mark.parametrize("name", ["adam", "muon"])
+def test_it_goes_on_where_it_was_broken_off(name, tmp_path, digits):
     images = open_data("digits", "train")
-    made = {"architecture": "conv", "batch_size": 256, "optimizer": "muon", "random_state": 3}
+    made = {
+        "architecture": "conv",
+        "batch_size": 256,
+        "optimizer": name,
+        "weight_decay": 1.0,
+        "random_state": 3,
+    }
     whole = VAE(epochs=3, **made).fit_images(images, folder=str(tmp_path / "whole"))
     real, calls = torch.optim.Adam.step, []
 
@@ -204,8 +215,13 @@ def test_it_goes_on_where_it_was_broken_off(tmp_path, digits):
     broken = VAE(epochs=3, **made).fit_images(images, folder=str(tmp_path / "run"), resume=True)
     for name, tensor in whole.model_.state_dict().items():
         assert torch.equal(tensor, broken.model_.state_dict()[name]), name
-    with pytest.raises(ValueError, match="optimizer muon -> adam"):
-        VAE(epochs=3, **made | {"optimizer": "adam"}).fit_images(images, folder=str(tmp_path / "run"), resume=True)
+    other = {"adam": "muon", "muon": "adam"}[name]
+    for change, said in (
+        ({"optimizer": other}, f"optimizer {name} -> {other}"),
+        ({"weight_decay": 0.5}, "weight_decay 1.0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            VAE(epochs=3, **made | change).fit_images(images, folder=str(tmp_path / "run"), resume=True)
 
 
 @pytest.mark.parametrize(("made_by", "said"), [("adam", "muon"), ("muon", "adam")])

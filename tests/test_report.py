@@ -135,12 +135,6 @@ def trainings(monkeypatch) -> list[str]:
     return titles
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """A page without pictures: drawing takes longer than all the rest of a small comparison."""
-    monkeypatch.setattr("vaekit.report.compare.draw", lambda *_, **__: [])
-
-
 @pytest.fixture(scope="module")
 def npz(digits, tmp_path_factory) -> Path:
     """200 digits with their labels."""

@@ -172,11 +172,11 @@ def test_columns_of_little_noise_have_a_small_sigma():
 
 @pytest.mark.slow
 def test_a_table_learns_the_sigma_of_each_column():
-    x, noise = one_factor(), NOISE
+    x = one_factor()
     ours, one = (tiny(epochs=40, latent_dim=1, likelihood=name).fit(x[:500]) for name in (None, "gaussian"))
     sigma = ours.fitted_.module.likelihood.variance.sqrt().numpy()
-    assert sigma == pytest.approx(noise / np.sqrt(1 + noise**2), abs=0.15)  # of standardised columns
-    exact = multivariate_normal(np.zeros(4), 1.0 + np.diag(noise**2)).logpdf(x[500:]).mean()
+    assert sigma == pytest.approx(NOISE / np.sqrt(1 + NOISE**2), abs=0.15)  # of standardised columns
+    exact = multivariate_normal(np.zeros(4), 1.0 + np.diag(NOISE**2)).logpdf(x[500:]).mean()
     scores = [model.score_samples(x[500:], n_draws=32).mean() for model in (one, ours)]
     assert scores[0] < exact - 0.8 and exact - 0.4 < scores[1] < exact
 

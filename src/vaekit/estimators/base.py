@@ -393,7 +393,7 @@ class Estimator(Fields, Face):
             warmup=min(filled(self.warmup_steps), steps),
             # A shorter memory of squared gradients than Adam's usual one: measured to learn faster in a few epochs.
             betas=(0.9, 0.999) if self.architecture == "wang2023" else (0.9, 0.99),
-            weight_decay=self.weight_decay or 0.0,  # runs of earlier versions know none
+            weight_decay=filled(self.weight_decay),
             gradient_clip=self.gradient_clip,
             patience=self.n_iter_no_change if self.early_stopping else None,
             patience_from=round(filled(self.rate_warmup_epochs) * per_epoch) if self.early_stopping else 0,

@@ -57,11 +57,12 @@ class DecayedAdam(torch.optim.Adam):
         return super().step(closure)
 
     def shrink(self) -> None:
-        """The decay of a step."""
+        """The decay of a step; what has no gradient stays."""
         for group in self.param_groups:
             if decay := group.get("decay"):
                 for parameter in group["params"]:
-                    parameter.mul_(1 - decay * group["lr"])
+                    if parameter.grad is not None:
+                        parameter.mul_(1 - decay * group["lr"])
 
 
 class Muon(DecayedAdam):
