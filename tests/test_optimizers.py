@@ -213,8 +213,8 @@ def test_it_goes_on_where_it_was_broken_off(name, tmp_path, digits):
         patch.setattr(torch.optim.Adam, "step", stop)
         VAE(epochs=3, **made).fit_images(images, folder=str(tmp_path / "run"))
     broken = VAE(epochs=3, **made).fit_images(images, folder=str(tmp_path / "run"), resume=True)
-    for name, tensor in whole.model_.state_dict().items():
-        assert torch.equal(tensor, broken.model_.state_dict()[name]), name
+    for key, tensor in whole.model_.state_dict().items():
+        assert torch.equal(tensor, broken.model_.state_dict()[key]), key
     other = {"adam": "muon", "muon": "adam"}[name]
     for change, said in (
         ({"optimizer": other}, f"optimizer {name} -> {other}"),
