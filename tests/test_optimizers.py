@@ -116,7 +116,8 @@ def test_few_pictures_have_weight_decay_by_default():
         (1000, 8, None, 0.0),
     ):
         assert VAE(architecture=architecture).resolve(Format((side, side, 3)), n)["weight_decay"] == expected
-    assert VAE(grid=True).resolve(Format((48, 48, 3)), 1000)["weight_decay"] == WEIGHT_DECAY[True]
+    for model in (VAE(grid=True), VQVAE()):
+        assert model.resolve(Format((48, 48, 3)), 1000)["weight_decay"] == WEIGHT_DECAY[True]
     assert "weight_decay" not in VAE(weight_decay=0.0).resolve(Format((48, 48, 3)), 1000)
     x = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 1), np.uint8)
     default, none = (VAE(epochs=2, random_state=0, weight_decay=decay).fit(x) for decay in (None, 0.0))

@@ -40,7 +40,7 @@ from vaekit.training.step import Objective
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, seeded
 
 GRID_WIDTH = 4  # latents of a cell
-WEIGHT_DECAY = {False: 1.0, True: 0.5}  # by Muon, of few pictures: for one vector of latents, and for a grid
+WEIGHT_DECAY = {False: 1.0, True: 0.5}  # by Muon, of few pictures: whether latents or codes are a grid
 
 
 class Estimator(Fields, Face):
@@ -340,7 +340,7 @@ class Estimator(Fields, Face):
             "optimizer": self.optimizer_for(format.shape),
             "learning_rate": 0.005 if wang2023 else peak,
             # Of few pictures less is learned by heart so.
-            "weight_decay": WEIGHT_DECAY[self.grid] if few and muon else 0.0,
+            "weight_decay": WEIGHT_DECAY[self.grid or self.discrete] if few and muon else 0.0,
             "schedule": "constant" if wang2023 else "cosine",
             # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
             "warmup_steps": 0 if wang2023 else min(200, steps // 5),

@@ -52,7 +52,7 @@ class Fields:
     """Epochs over which the weight of the rate rises from 0; by default a tenth of all, at most 500 steps (0 for wang2023)."""
     weight_decay: float | None = None
     """By how much of themselves the weights of layers shrink in a step, in parts of its learning rate (Loshchilov & Hutter
-    2019); by default 1, and 0.5 for a grid, with muon below 5,000 images, else 0."""
+    2019); by default 1, and 0.5 for a grid and a VQ-VAE, with muon below 5,000 images, else 0."""
     gradient_clip: float | None = None
     """Largest norm of the gradient; by default it is not clipped."""
     augment: str | None = None
