@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -204,6 +205,9 @@ def joined() -> Iterator[None]:
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
+    # Its functions keep the group that is there when it is first imported, as the first optimizer does; that group's threads
+    # would outlive the interpreter, and abort the process.
+    import_module("torch.distributed.nn.functional")
     try:
         meeting = rendezvous("env://", timeout=timedelta(seconds=RENDEZVOUS_SECONDS))
         store, at, count = next(iter(meeting))

@@ -4,11 +4,13 @@ RANK=0 WORLD_SIZE=2 MASTER_ADDR=localhost MASTER_PORT=... python tests/ranks/cas
 """
 
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -127,9 +129,11 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     rounds, folder = int(sys.argv[1]), Path(sys.argv[2])
     with joined():
+        group = weakref.ref(dist.group.WORLD)
         for name in (*MODELS, *PRIORS):
             if rounds == 1 or name not in SEES_A_ROUND:
                 found = weights(name, rounds)
                 own = {key: value.contiguous() for key, value in found.items() if not key.startswith("record.")}
                 torch.save({"weights": found, "digest": digest(own, {})}, folder / f"{name}-{rank()}.pt")
         torch.save(fitted(), folder / f"fit-{rank()}.pt")
+    assert group() is None, "its threads would outlive the interpreter"
