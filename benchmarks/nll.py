@@ -39,6 +39,7 @@ def run(argv):
     parser.add_argument(
         "--iwae", type=float, nargs="*", default=[10.0], help="minutes of an IWAE's training, each a row"
     )
+    parser.add_argument("--decay", type=float, default=0.0, help="weight decay of all of them")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--k", type=int, default=5000, help="draws per test image")
     options = parser.parse_args(argv)
@@ -49,7 +50,7 @@ def run(argv):
     budgets += [("IWAE, k=5", Iwae(), 5, minutes) for minutes in options.iwae]
     for label, objective, samples, minutes in budgets:
         runs = [
-            one_run(label, objective, samples, data, test, minutes=minutes, seed=seed, k=options.k)
+            one_run(label, objective, samples, data, test, minutes=minutes, decay=options.decay, seed=seed, k=options.k)
             for seed in range(options.seeds)
         ]
         nll = [found["nll"] for _, found, _ in runs]
@@ -76,7 +77,7 @@ def run(argv):
     return Findings(columns, rows, f"Minutes are of {torch.get_num_threads()} threads. " + " ".join(text))
 
 
-def one_run(label, objective, samples, data, test, *, minutes, seed, k):
+def one_run(label, objective, samples, data, test, *, minutes, decay, seed, k):
     """A training, gone on with where it was interrupted: its history, its NLL and its ELBO on the test images, which are kept
     beside it.
     """
@@ -90,10 +91,11 @@ def one_run(label, objective, samples, data, test, *, minutes, seed, k):
         optimizer="muon",
         warmup=200,
         betas=(0.9, 0.99),
+        weight_decay=decay,
         precision=precision,
         seed=seed,
     )
-    folder = RunFolder(OUT / "nll" / f"{samples}-draws-{minutes:g}-minutes-seed{seed}")
+    folder = RunFolder(OUT / "nll" / f"{samples}-draws-{minutes:g}-minutes-decay{decay:g}-seed{seed}")
     if folder.started:
         plan = read_plan(folder.config()["plan"])
     else:

@@ -149,6 +149,7 @@ def test_one_more_pass_is_augmented_too(digits):
     assert ours.history_[0]["objective"] != theirs.history_[0]["objective"]
 
 
+@pytest.mark.slow
 def test_few_images_are_not_learned_by_heart(digits):
     """The gap between the ELBO of 100 training images and that of new ones, in nats."""
     x, new = digits[0][:100], digits[0][1000:1400]

@@ -62,6 +62,7 @@ def without_seconds(records) -> list[dict]:
 # The arms
 
 
+@pytest.mark.slow
 def test_real_images_as_samples_help_and_noise_does_not(records):
     gains = {(gain.arm, gain.per_class): gain for gain in summarise(records)}
     for number in (2, 5):
@@ -73,6 +74,7 @@ def test_real_images_as_samples_help_and_noise_does_not(records):
     assert gains[REAL, 5].accuracy > gains[REAL, 2].accuracy
 
 
+@pytest.mark.slow
 def test_there_is_a_record_for_each_arm_size_and_draw(records):
     arms = [REAL, "real, augmented"]
     arms += [form.format(name) for name in ("perfect", "noise") for form in ARMS_OF_A_MODEL]
@@ -124,6 +126,7 @@ def test_a_model_sees_the_labelled_images_and_smaller_sets_lie_in_larger_ones(pa
     assert sets[0] < sets[1] and sets[2] < sets[3] and sets[1] != sets[3]
 
 
+@pytest.mark.slow
 def test_records_are_functions_of_the_seed(parts):
     train, _, test = parts
     make = functools.partial(augmentation_gain, {"noise": noise}, train, test, per_class=(2,), draws=1, steps=20)
@@ -442,6 +445,7 @@ def test_the_claim_goes_on_where_it_was_interrupted(quick_claim):
         run()
 
 
+@pytest.mark.slow
 def test_the_claim_stops_when_its_budget_is_spent(quick_claim):
     _, run = quick_claim
     found = run("--budget-minutes", "1e-9")

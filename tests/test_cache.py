@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.marks import quick
 from vaekit import CVAE, VAE, VQVAE, open_data
 from vaekit.data import cache, describe
 from vaekit.data.cache import ahead
@@ -225,11 +226,20 @@ def test_parts_of_mapped_data_are_read_when_asked_for(photos, entries, small):
     assert describe(parts["train"])["mean"] == pytest.approx(describe(plain)["mean"])
 
 
-@pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize(
-    ("model", "binarize"),
-    [(VAE, "none"), (CVAE, "none"), (VQVAE, "none"), (VAE, "dynamic")],
-    ids=lambda value: str(value),
+    ("model", "binarize", "published"),
+    quick(
+        [
+            (model, binarize, published)
+            for model, binarize in ((VAE, "none"), (CVAE, "none"), (VQVAE, "none"), (VAE, "dynamic"))
+            for published in (False, True)
+        ],
+        (VAE, "none", False),
+        (CVAE, "none", True),
+        (VQVAE, "none", False),
+        (VAE, "dynamic", True),
+    ),
+    ids=str,
 )
 def test_training_from_a_file_equals_training_from_memory(photos, entries, small, tmp_path, model, binarize, published):
     folder = photos

@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 import vaekit
+from tests.marks import quick
 from vaekit.cli import COMMANDS, main
 from vaekit.data import open_data
 from vaekit.files import load
@@ -867,7 +868,7 @@ def own(runs, tmp_path) -> dict[str, Path]:
     return {name: shutil.copytree(folder, tmp_path / "own" / name) for name, folder in runs.items()}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick(MODELS, "vae", "cvae", "vqvae"))
 def test_evaluating_prints_what_it_writes(own, photos, name):
     shown = done("evaluate", own[name], "--data", photos).out
     found = evaluation(own[name])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.marks import quick
 from vaekit import VAE, VQVAE, load, open_data
 from vaekit.data.format import Format
 from vaekit.data.images import Images
@@ -100,12 +101,11 @@ def training(name: str, architecture: str):
 
 # Every model with one architecture, and every architecture with a model of each kind of latent and condition.
 KINDS = ("cvae", "vqvae")
-STEPS = [(name, "conv") for name in KINDS]
-SLOW = [(name, "mlp") for name in MODELS] + [(name, "resnet") for name in KINDS]
-STEPS += [pytest.param(*step, marks=pytest.mark.slow) for step in SLOW]
+STEPS = [(name, architecture) for name in KINDS for architecture in ("conv", "resnet")]
+STEPS += [(name, "mlp") for name in MODELS]
 
 
-@pytest.mark.parametrize(("name", "architecture"), STEPS)
+@pytest.mark.parametrize(("name", "architecture"), quick(STEPS, ("cvae", "conv"), ("vqvae", "mlp")))
 def test_a_training_step_is_one_graph(name, architecture):
     module, objective, x, y = training(name, architecture)
     # The gradient's own graph, too, where it is quick to make.
@@ -129,7 +129,7 @@ def test_a_training_step_of_the_report_is_one_graph(name):
     assert torch.stack(away).norm() < 0.01 * norm
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", quick(MODELS, "cvae", "vqvae"))
 def test_using_a_model_is_one_graph(name):
     module, _, x, y = training(name, "mlp")
     module.eval()
@@ -176,6 +176,7 @@ def test_a_compiled_training_is_the_plain_one_and_repeats():
     assert compiled.facts_["plan"]["compile"] is True and plain.facts_["plan"]["compile"] is False
 
 
+@pytest.mark.slow
 def test_a_compiled_run_goes_on_compiled(tmp_path, monkeypatch):
     images = Images(rows(100), None, (), "array", "x")
     unbroken = table_model(compile=True).fit_images(images)
@@ -224,7 +225,7 @@ def test_long_trainings_are_compiled():
         VAE(compile="yes").fit(rows(20))
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", quick(["float32", "bfloat16"], "float32"))
 def test_a_compiled_training_of_a_prior_is_the_plain_one(precision, tmp_path):
     images = open_data("digits").take(range(200))
     model = VQVAE(n_codes=8, code_dim=2, epochs=1, random_state=0).fit_images(images)
@@ -283,7 +284,7 @@ QUANTIZERS = {
 
 
 @pytest.mark.parametrize("kind", QUANTIZERS)
-@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("mode", quick([True, False], True), ids=["train", "eval"])
 def test_quantizers(kind, mode):
     latent = QUANTIZERS[kind]().train(mode)
 
@@ -335,7 +336,7 @@ PRIORS = {
 NETWORKS = {"pixelcnn": GatedPixelCNN, "transformer": CausalTransformer}
 
 
-@pytest.mark.parametrize("kind", PRIORS)
+@pytest.mark.parametrize("kind", quick(PRIORS, "mixture of classes", "flow of classes"))
 def test_priors(kind):
     make, code = PRIORS[kind]
     prior = make()
@@ -346,13 +347,7 @@ def test_priors(kind):
 
 @pytest.mark.parametrize(
     ("network", "n_classes"),
-    [
-        ("pixelcnn", 3),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [("pixelcnn", 0), ("transformer", 0), ("transformer", 3)]
-        ),
-    ],
+    quick([("pixelcnn", 0), ("pixelcnn", 3), ("transformer", 0), ("transformer", 3)], ("pixelcnn", 3)),
 )
 def test_causal_networks_and_their_prior(network, n_classes):
     """Densities; drawing goes position by position, with what is known already kept from one to the next."""

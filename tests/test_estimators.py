@@ -21,6 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from tests.marks import quick
 from vaekit import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE, load, open_data
 from vaekit.data.batches import Data
 from vaekit.data.images import Images
@@ -202,7 +203,7 @@ def test_images_come_back_in_the_layout_and_dtype_they_came_in(cls, layout, dtyp
     assert model.score(x, y) == pytest.approx(model.score_samples(x, y).mean())
 
 
-@every_model
+@pytest.mark.parametrize("name", quick(MODELS, "cvae"))
 def test_the_same_images_in_other_forms_give_the_same_latents(name):
     model, (x, y) = fitted(name), held_out(20)
     expected = model.transform(x, y)
@@ -721,7 +722,7 @@ def noise_errors(model, data, draws: int) -> tuple[float, float]:
     return float(own**0.5 / len(data)), float(shared**0.5)
 
 
-@every_model
+@pytest.mark.parametrize("name", quick(MODELS, "vae", "vqvae"))
 def test_evaluation_agrees_with_the_estimators_methods(name):
     model, (x, y) = fitted(name), held_out()
     found = evaluate(model.model_, held_out_data(model), draws=32, seed=2023)

@@ -31,7 +31,7 @@ def few(digits):
 @pytest.fixture(scope="module")
 def fitted(few):
     x, labels, *_ = few
-    model = VAE(latent_dim=20, architecture="mlp", width=256, epochs=40, random_state=0)
+    model = VAE(latent_dim=20, architecture="mlp", width=256, epochs=15, random_state=0)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(few_labels, "ROUNDS", ((200, 0.9), (400, 1.0)))
         return FewLabelsClassifier(model, random_state=0).fit(x, labels)

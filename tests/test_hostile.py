@@ -328,12 +328,16 @@ def swept(tmp_path_factory):
         lambda results: results.update(data=None),
     ],
 )
-def test_a_sweep_goes_on_from_what_it_measured_only(swept, capsys, change):
+def test_a_sweep_goes_on_from_nothing_that_it_has_not_measured(swept, capsys, change):
     folder, whole = swept
     results = json.loads(whole)
     change(results)
     (folder / "out" / "sweep.json").write_text(json.dumps(results))
     assert "sweep.json is damaged" in refusal(capsys, *hostile._sweep(str(folder / "x.npy"), str(folder / "out")))
+
+
+def test_a_sweep_goes_on_once_its_record_is_whole_again(swept, capsys):
+    folder, whole = swept
     (folder / "out" / "sweep.json").write_bytes(b"[" * 100_000)
     assert "sweep.json is damaged" in refusal(capsys, *hostile._sweep(str(folder / "x.npy"), str(folder / "out")))
     (folder / "out" / "sweep.json").write_bytes(whole)

@@ -456,6 +456,7 @@ nasty = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(name=nasty, classes=st.lists(nasty, min_size=2, max_size=3))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_names_from_the_data_break_neither_yaml_nor_markdown(cards, name, classes):

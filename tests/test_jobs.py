@@ -203,6 +203,7 @@ def compared(tmp_path_factory, data):
         return compare(data, str(tmp_path_factory.mktemp("local") / "out"), say=lambda _: None, **REPORT)
 
 
+@pytest.mark.slow
 def test_a_comparison_on_an_executor_is_that_of_one_process(data, compared, undrawn, tmp_path):
     said = []
     with ThreadPoolExecutor(1) as pool:

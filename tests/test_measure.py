@@ -76,6 +76,7 @@ def test_full_adds_copies_with_a_picture_independence_and_training_on_samples(pa
     assert Image.open(tmp_path / "run" / "neighbours.png").size[0] > 300
 
 
+@pytest.mark.slow
 def test_a_vqvae_without_a_prior_has_neither_nll_nor_samples(parts, judged):
     model = VQVAE(**SMALL).fit_images(parts[0])
     entry = measure_run(model.fitted_, *parts, **judged)
@@ -115,6 +116,7 @@ def test_images_with_known_factors_are_scored_for_disentanglement():
     assert entry["constant_factors"] == []
 
 
+@pytest.mark.slow
 def test_dynamically_binarised_training_images_are_probed_as_one_fixed_draw():
     train, test = (open_data("digits", part, binarize="dynamic") for part in ("train", "test"))
     model = VAE(**SMALL, likelihood="bernoulli").fit_images(train)

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.marks import quick
 from vaekit import VAE, VQVAE, load
 from vaekit.cli import main
 from vaekit.data import open_data
@@ -251,9 +252,7 @@ def test_nothing_is_written_into_a_folder_of_images(runs, tmp_path, capsys):
 FOLDERS_OF_THE_CACHE = ("decoded", "images", "judges", "mnist", "inception", "")
 
 
-@pytest.mark.parametrize(
-    "place", [pytest.param(one, marks=[pytest.mark.slow][: one == "judges"]) for one in FOLDERS_OF_THE_CACHE]
-)
+@pytest.mark.parametrize("place", quick(FOLDERS_OF_THE_CACHE, "decoded", ""))
 def test_a_cache_that_holds_other_things_loses_nothing(runs, tmp_path, monkeypatch, capfd, place):
     cache, temporary = tmp_path / "cache", tmp_path / "tmp"
     key = "0" * 64

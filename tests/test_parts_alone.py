@@ -12,10 +12,12 @@ import pytest
 import vaekit
 import vaekit.models
 import vaekit.parts
+from tests.marks import quick
 from vaekit.estimators.base import Estimator
 from vaekit.registry import MODELS
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "parts"
+SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 NO_EXAMPLE = {"Draw", "Trace"}  # what parts return
 
 
@@ -28,9 +30,12 @@ def run_example(path: Path, steps: int):
     return module.train(steps)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_an_example_learns(path, capsys):
-    losses = run_example(path, 40)
+LONG = ("causal", "matching")  # of a second each and more
+
+
+@pytest.mark.parametrize("name", quick(SCRIPTS, *(name for name in SCRIPTS if name not in LONG)))
+def test_an_example_learns(name, capsys):
+    losses = run_example(EXAMPLES / f"{name}.py", 40)
     for curve in losses.values() if isinstance(losses, dict) else [losses]:
         assert len(curve) == 40 and np.isfinite(curve).all()
         assert np.mean(curve[-5:]) < np.mean(curve[:5])

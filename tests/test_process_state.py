@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import vaekit
+from tests.marks import quick
 from vaekit import CVAE, VAE, VQVAE, BetaVAE, state
 from vaekit.data.opening import open_data
 from vaekit.estimators.base import Estimator
@@ -200,7 +201,9 @@ def assert_alike(found: dict, expected: dict) -> None:
         assert np.asarray(found[name]).dtype == np.asarray(value).dtype, name
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize(
+    "name", quick(STATES, "float64", "meta", "inference_mode", "autocast", "deterministic", "warnings", "data frames")
+)
 def test_an_estimator_does_the_same_under_any_setting_and_leaves_it(name, data, plain, tmp_path):
     with STATES[name]():
         before = process_state()
@@ -233,6 +236,7 @@ def test_any_settings_together(data, names):
     assert_alike(found, expected)
 
 
+@pytest.mark.slow
 def test_evaluation_does_the_same_under_all_settings_together(digits):
     x, y = digits
     rng = np.random.default_rng(0)

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.marks import quick
 from vaekit.cli import main
 from vaekit.data import open_data
 from vaekit.evaluation.generation import class_consistency, get_judge
@@ -269,7 +270,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.mark.parametrize("which", ["report", "colour_report"])
+@pytest.mark.parametrize("which", quick(["report", "colour_report"], "report"))
 def test_the_page_begins_with_its_contents_then_pictures_then_findings_then_tables(which, request):
     html = request.getfixturevalue(which).page
     marks = ("<h1>", "<nav", 'id="overview"', "<img ", 'id="findings"', 'id="numbers"', "<table>", 'id="doctor"',
@@ -281,7 +282,7 @@ def test_the_page_begins_with_its_contents_then_pictures_then_findings_then_tabl
     assert contents == sections and len(set(sections)) == len(sections), "all of it, in its order"
 
 
-@pytest.mark.parametrize("which", ["report", "colour_report"])
+@pytest.mark.parametrize("which", quick(["report", "colour_report"], "report"))
 def test_the_page_needs_nothing_but_itself(which, request):
     report = request.getfixturevalue(which)
     page = Page(report.page)
@@ -306,7 +307,7 @@ def test_the_page_allows_its_own_script_and_no_other(report):
     assert html.index("Content-Security-Policy") < html.index("<style>") < html.index("<script>")
 
 
-@pytest.mark.parametrize("which", ["report", "colour_report"])
+@pytest.mark.parametrize("which", quick(["report", "colour_report"], "report"))
 def test_every_picture_of_the_page_has_words_for_who_can_not_see_it(which, request):
     images = [image for image in Page(request.getfixturevalue(which).page)["img"] if image.get("class") != "dark"]
     assert images and all(len(image["alt"].split()) >= 3 for image in images)
@@ -340,6 +341,7 @@ def test_the_doctor_is_heard_on_every_model(report, npz):
     assert "conditioning" in {check["name"] for check in found[MODELS["cvae"].label]}
 
 
+@pytest.mark.slow
 def test_colour_images_without_labels_are_compared(colour_report, colours):
     report = colour_report
     assert report.code == 0, report.err
@@ -350,6 +352,7 @@ def test_colour_images_without_labels_are_compared(colour_report, colours):
     assert {tuple(colour) for colour in shown.tolist()} <= drawn
 
 
+@pytest.mark.slow
 def test_without_labels_conditional_models_are_left_out_and_it_says_so(colour_report):
     assert colour_report.names == ["vae", "bvae", "vqvae"]
     assert "no labels" in colour_report.out + colour_report.err
@@ -357,6 +360,7 @@ def test_without_labels_conditional_models_are_left_out_and_it_says_so(colour_re
     assert not (colour_report.path / "runs" / "cvae-seed0").exists()
 
 
+@pytest.mark.slow
 def test_a_conditional_model_alone_is_compared(npz, tmp_path):
     assert_chosen(run(npz, tmp_path / "report", *QUICK, "--models", "cvae"), ["cvae"])
 
@@ -371,6 +375,7 @@ def assert_chosen(report: Report, models: list[str]) -> None:
     assert {"manifold.png", "traversals.png"} <= report.figures or "vae" not in models
 
 
+@pytest.mark.slow
 def test_seeds_become_means_and_deviations(npz, tmp_path, undrawn, monkeypatch):
     monkeypatch.setattr("vaekit.report.compare.RUNS", 3)  # whole seeds only
     report = run(npz, tmp_path / "report", *QUICK, "--models", "vae,bvae", "--seeds", 2, "--random-state", 5)
@@ -506,6 +511,7 @@ def test_a_map_has_the_test_images_where_they_lie_and_what_each_cell_decodes_to(
             assert np.abs(images_of(decoded)[row * steps + column] - expected.astype(int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_colour_images_without_labels_have_living_figures_too(colour_report, colours):
     found = living(colour_report)
     assert found["inputs"]["names"] is None and found["points"]["y"] is None and len(found["classes"]) == 1
@@ -525,6 +531,7 @@ def test_a_table_can_be_sorted_by_its_numbers(report):
 # ---- going on, and what is refused
 
 
+@pytest.mark.slow
 def test_a_second_comparison_trains_nothing_and_finds_the_same_numbers(
     report, npz, tmp_path, untrained, undrawn, monkeypatch
 ):

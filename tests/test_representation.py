@@ -144,6 +144,7 @@ def test_the_scale_of_a_latent_matters_to_neighbours_and_not_to_the_probe(digits
     assert one["knn_accuracy"] > other["knn_accuracy"] + 0.1
 
 
+@pytest.mark.slow
 def test_the_seed_decides(digits, measure, monkeypatch):
     codes = np.random.default_rng(4).normal(size=(1797, 3))
     assert measure(codes) == measure(codes)
@@ -295,6 +296,7 @@ def test_no_image_is_judged_by_a_probe_that_saw_it():
     assert found["linear_accuracy"] < 0.65 and found["nonlinear_accuracy"] < 0.65
 
 
+@pytest.mark.slow
 def test_independence_is_a_function_of_the_seed(digits):
     codes, y = np.random.default_rng(0).normal(size=(600, 4)), digits[1][:600]
     found = class_independence(codes, y)

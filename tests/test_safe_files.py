@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save as format_safetensors
 
+from tests.marks import quick
 from vaekit import CVAE, VAE, VQVAE, load
 from vaekit.cli import main
 from vaekit.training.checkpoint import RunFolder, digest, read_tensors, write_tensors
@@ -316,7 +317,7 @@ def assert_refused_or_sane(path: Path, x: np.ndarray) -> None:
     assert time.monotonic() - start < 5
 
 
-@pytest.mark.parametrize("kind", ["vae", "cvae", "table", "vqvae"])
+@pytest.mark.parametrize("kind", quick(["vae", "cvae", "table", "vqvae"], "vae", "table"))
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_entry_of_run_json_may_be_anything(kind, data):
@@ -342,7 +343,7 @@ def test_a_field_that_was_filled_in_and_is_nothing_now_is_damage(kind, tmp_path)
             load(path)
 
 
-@pytest.mark.parametrize("kind", ["vqvae", "flow"])
+@pytest.mark.parametrize("kind", quick(["vqvae", "flow"], "flow"))
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_entry_of_a_priors_state_may_be_anything(kind, data):

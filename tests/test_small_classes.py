@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import math
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
+from tests.marks import quick
 from vaekit import CVAE, VAE, VQVAE, BetaVAE, TrainingFailed
 from vaekit.data import open_data
 from vaekit.data.splits import hold_out
@@ -76,9 +78,16 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("sizes", SETS.values(), ids=SETS)
-@pytest.mark.parametrize("prior", QUICK)
-def test_every_class_with_an_image_has_a_prior(prior, sizes):
+@pytest.mark.parametrize(
+    ("prior", "which"),
+    quick(
+        itertools.product(QUICK, SETS),
+        *(("gmm", which) for which in SETS),
+        *((prior, "one large and many small") for prior in QUICK if prior != "gmm"),
+    ),
+)
+def test_every_class_with_an_image_has_a_prior(prior, which):
+    sizes = SETS[which]
     y = labels(sizes)
     model = copy.deepcopy(fitted(KINDS[prior])).fit_prior(digits()[0][: len(y)], y, prior=prior, **QUICK[prior])
     held = model.prior_facts_["validation_images"]

@@ -111,6 +111,7 @@ def test_it_goes_on_where_it_was_and_may_grow(swept):
     assert [p for p in grown["points"] if p["latent_dim"] != 4] == results["points"]
 
 
+@pytest.mark.slow
 def test_a_point_lost_from_the_record_is_measured_again_and_the_same(swept, tmp_path):
     folder, *_ = swept
     held = json.loads((folder / "sweep.json").read_text())

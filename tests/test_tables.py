@@ -341,6 +341,7 @@ def test_densities_stay_exact_in_the_tables_own_units(scaling):
     assert model.score_samples(x) == pytest.approx(inside.score_samples(z) - steps, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_elbo_of_a_lognormal_table_is_a_bound_on_its_density():
     rng = np.random.default_rng(0)
     x, fresh = (np.exp(rng.normal([1, -2], [0.5, 1.5], (2000, 2))) for _ in range(2))
@@ -640,6 +641,7 @@ def test_another_file_is_taken_by_the_names_of_its_columns(files, tmp_path):
         load(files / "cvae").transform(open_data(tmp_path / "turned.csv", "all", labels="species", drop="note"))
 
 
+@pytest.mark.slow
 def test_commands_speak_of_rows_and_values(files, tmp_path):
     said = [
         done("data", files / "wine.tsv.gz"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import itertools
 import textwrap
@@ -86,14 +87,22 @@ def _words(kind: type) -> dict[str, str]:
     """The docstring of each field of a dataclass, in one line."""
     words = {}
     for owner in reversed(kind.__mro__):
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
-        except (OSError, TypeError):  # it was made, not written
-            continue
-        for pair in itertools.pairwise(body):
-            match pair:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    words[name] = " ".join(text.split())
+        words |= _own_words(owner)
+    return words
+
+
+@functools.cache
+def _own_words(owner: type) -> dict[str, str]:
+    """Of the fields that the class itself has; its source is looked for once."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body  # type: ignore[attr-defined]
+    except (OSError, TypeError):  # it was made, not written
+        return {}
+    words = {}
+    for pair in itertools.pairwise(body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                words[name] = " ".join(text.split())
     return words
 
 
