@@ -1,9 +1,9 @@
 """At least 95 % of small errors that a person could make in the package are noticed by the tests.
 
-Each mutation is one error: a sign, a missing floor, another axis, a swallowed condition. The tests of its file run on a copy of
-the tree that has it: they fail and it is caught, or they pass and it is not; it is undecided where they come to no end in five
-times what they take without it, a minute at least. They have to pass without it first. What is mutated is found by its text,
-wherever it stands: a text that is not found exactly once in the package is an error, which names it.
+Each mutation is one error: a sign, a missing floor, another axis, a swallowed condition. The tests of its file, slow ones too,
+run on a copy of the tree that has it: they fail and it is caught, or they pass and it is not; it is undecided where they have
+no end in five times what they take without it, a minute at least. They have to pass without it first. What is mutated is found
+by its text, wherever it stands: a text that is not found exactly once in the package is an error, which names it.
 """
 
 import argparse
@@ -28,6 +28,7 @@ LIST = Path(__file__).with_name("mutations.txt")
 COPIED = ("src", "tests", "benchmarks", "examples", "pyproject.toml")
 LEAST, TIMES = 60.0, 5.0  # seconds that tests may take at least, and times what they take without a mutation
 CLAIMED = 0.95
+NO_TESTS = 5  # pytest's exit code where none are chosen
 OUTCOMES = ("caught", "not caught", "undecided")
 
 
@@ -146,7 +147,9 @@ def find(root: Path, mutant: Mutant) -> Path:
 
 
 def attempt(root: Path, tests: str, mutant: Mutant | None = None, limit: float | None = None) -> Ended:
-    """Runs `tests`, words of pytest's command line, on a copy of the tree, which has the mutation where there is one."""
+    """Runs `tests`, words of pytest's command line, on a copy of the tree, which has the mutation where there is one: the quick
+    ones, and where those pass the slow ones. `limit`: seconds that each of the two may take.
+    """
     with tempfile.TemporaryDirectory(prefix="vaekit-mutation-") as temporary:
         copy = Path(temporary) / "tree"
         for name in COPIED:
@@ -158,26 +161,36 @@ def attempt(root: Path, tests: str, mutant: Mutant | None = None, limit: float |
             file = find(copy, mutant)
             file.write_text(file.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8")
         (copy / "tmp").mkdir()
-        settings = {
-            "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}",
-            "OMP_NUM_THREADS": "1",
-            "TMPDIR": str(copy / "tmp"),
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # no test needs one, and they take as long as most tests do
-        }
-        words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]
-        started = time.perf_counter()
-        with open(copy / "said", "w+b") as said:
-            process = subprocess.Popen(
-                words, cwd=copy, env={**os.environ, **settings}, stdout=said, stderr=said, start_new_session=True
-            )
-            try:
-                code = process.wait(limit)
-            except subprocess.TimeoutExpired:
-                code = None
-            finally:
-                with contextlib.suppress(ProcessLookupError):  # and what the tests have begun
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            seconds = time.perf_counter() - started
-            said.seek(0)
-            return Ended(code, seconds, said.read().decode(errors="replace")[-2000:])
+        ended = run_tests(copy, ["-m", "not slow", *shlex.split(tests)], limit)
+        if ended.code not in (0, NO_TESTS):
+            return ended
+        slow = run_tests(copy, ["-m", "slow", *shlex.split(tests)], limit)
+        code = ended.code if slow.code == NO_TESTS else slow.code
+        return Ended(code, ended.seconds + slow.seconds, slow.said)
+
+
+def run_tests(copy: Path, words: list[str], limit: float | None) -> Ended:
+    """pytest on a copy of the tree."""
+    settings = {
+        "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}",
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(copy / "tmp"),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # no test needs one, and they take as long as most tests do
+    }
+    words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words]
+    started = time.perf_counter()
+    with open(copy / "said", "w+b") as said:
+        process = subprocess.Popen(
+            words, cwd=copy, env={**os.environ, **settings}, stdout=said, stderr=said, start_new_session=True
+        )
+        try:
+            code = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # and what the tests have begun
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        seconds = time.perf_counter() - started
+        said.seek(0)
+        return Ended(code, seconds, said.read().decode(errors="replace")[-2000:])

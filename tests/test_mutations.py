@@ -8,7 +8,18 @@ from benchmarks import mutations
 from benchmarks.mutations import LIST, ROOT, Ended, Mutant, attempt, conclude, find, read, try_all
 
 CLAMP = "def clamp(x):\n    return max(0, min(1, x))\n"
-TEST = "from toy import clamp\n\n\ndef test_clamp():\n    assert clamp(2) == 1\n"
+TEST = """import pytest
+from toy import clamp
+
+
+def test_clamp():
+    assert clamp(2) == 1
+
+
+@pytest.mark.slow
+def test_the_other_side():
+    assert clamp(-1) == 0
+"""
 MUTANTS = [mutant for area in read(LIST).values() for mutant in area]
 
 
@@ -38,6 +49,9 @@ def test_every_mutation_is_of_a_text_that_stands_once_in_the_package():
 def test_tests_run_on_a_copy_that_has_the_mutation(root):
     assert attempt(root, mutant().tests).code == 0
     assert attempt(root, mutant().tests, mutant()).code == 1
+    other = mutant("max(0", "max(-1")
+    assert attempt(root, other.tests, other).code == 1, "slow tests are run where the quick ones pass"
+    assert attempt(root, f"{other.tests} -k nothing").code == mutations.NO_TESTS
     endless = mutant("return max", "while True:\n        pass\n    return max")
     assert attempt(root, endless.tests, endless, limit=0.1).code is None
     assert (root / "src/toy.py").read_text() == CLAMP
