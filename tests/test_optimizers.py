@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.marks import quick
 from vaekit import VAE, VQVAE
-from vaekit.data import open_data
+from vaekit.data import Images, open_data
 from vaekit.data.format import Format
 from vaekit.estimators.base import WEIGHT_DECAY
 from vaekit.training.optimizers import PASSES, QUINTIC, Muon, make_optimizer, matrices_of, orthogonalised
@@ -125,6 +125,14 @@ def test_few_pictures_have_weight_decay_by_default():
     assert default.facts_["plan"]["weight_decay"] == WEIGHT_DECAY[False] and none.facts_["plan"]["weight_decay"] == 0
     sizes = [sum(float(one.detach().square().sum()) for one in matrices_of(model.model_)) for model in (default, none)]
     assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("decay", [100, 1e30, float("inf"), float("nan"), -1, "much"])
+def test_a_decay_that_turns_weights_over_is_refused_before_anything_is_written(decay, digits, tmp_path):
+    model = VAE(architecture="mlp", learning_rate=0.01, weight_decay=decay, epochs=1)
+    with pytest.raises(ValueError, match="weight_decay must be"):
+        model.fit_images(Images(digits[0][:40], None, (), "x"), folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_from_before_weight_decay_goes_on_without(tmp_path, digits):

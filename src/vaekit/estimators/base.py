@@ -316,7 +316,7 @@ class Estimator(Fields, Face):
 
     def resolve(self, format: Format, n: int, *, steps: int | None = None) -> dict:
         """The fields that are None, filled in for n samples of `format`; steps: of a run that is shorter or longer than its
-        epochs say.
+        epochs say. Raises ValueError where its steps would turn weights over.
         """
         wang2023 = self.architecture == "wang2023"
         table = format.is_table
@@ -348,6 +348,12 @@ class Estimator(Fields, Face):
             "compile": by_default(self.architecture or ("mlp" if table else "conv"), steps, self.device),
             **self.defaults(wang2023=wang2023, shape=format.shape),
         }
+        rate = self.learning_rate or defaults["learning_rate"]
+        if (self.weight_decay or 0) * rate >= 1:
+            raise ValueError(
+                f"weight_decay must be below 1 / learning_rate, here {1 / rate:g}, or a step turns weights over; "
+                f"got {self.weight_decay:g}"
+            )
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
 
     def _latent_dim(self, shape: tuple[int, int, int]) -> int:
