@@ -274,6 +274,7 @@ def shares(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_its_budget_out_evenly(tmp_path, shares, monkeypatch):
     x = np.random.default_rng(0).normal(size=(60, 3))
     np.save(tmp_path / "x.npy", x)

@@ -105,7 +105,7 @@ STEPS = [(name, architecture) for name in KINDS for architecture in ("conv", "re
 STEPS += [(name, "mlp") for name in MODELS]
 
 
-@pytest.mark.parametrize(("name", "architecture"), quick(STEPS, ("cvae", "conv"), ("vqvae", "mlp")))
+@pytest.mark.parametrize(("name", "architecture"), quick(STEPS, ("vqvae", "mlp")))
 def test_a_training_step_is_one_graph(name, architecture):
     module, objective, x, y = training(name, architecture)
     # The gradient's own graph, too, where it is quick to make.
@@ -225,7 +225,8 @@ def test_long_trainings_are_compiled():
         VAE(compile="yes").fit(rows(20))
 
 
-@pytest.mark.parametrize("precision", quick(["float32", "bfloat16"], "float32"))
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_compiled_training_of_a_prior_is_the_plain_one(precision, tmp_path):
     images = open_data("digits").take(range(200))
     model = VQVAE(n_codes=8, code_dim=2, epochs=1, random_state=0).fit_images(images)
@@ -283,7 +284,7 @@ QUANTIZERS = {
 }
 
 
-@pytest.mark.parametrize("kind", QUANTIZERS)
+@pytest.mark.parametrize("kind", quick(QUANTIZERS, "by moving averages"))
 @pytest.mark.parametrize("mode", quick([True, False], True), ids=["train", "eval"])
 def test_quantizers(kind, mode):
     latent = QUANTIZERS[kind]().train(mode)
@@ -345,9 +346,10 @@ def test_priors(kind):
     check(lambda y: prior.sample(BATCH, y, 0.7), prior, labels())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "n_classes"),
-    quick([("pixelcnn", 0), ("pixelcnn", 3), ("transformer", 0), ("transformer", 3)], ("pixelcnn", 3)),
+    [("pixelcnn", 0), ("pixelcnn", 3), ("transformer", 0), ("transformer", 3)],
 )
 def test_causal_networks_and_their_prior(network, n_classes):
     """Densities; drawing goes position by position, with what is known already kept from one to the next."""

@@ -330,6 +330,7 @@ def test_a_latent_for_each_factor_scores_the_most_there_is(factors, perfect):
     assert mig(perfect[:, :3], factors) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_noise_scores_what_chance_gives(factors):
     """0 for differences, the most frequent value's share for informativeness, 1 / 3 for the classifiers of three factors."""
     found = disentanglement(np.random.default_rng(2).normal(size=(len(factors), 5)), factors)

@@ -300,6 +300,7 @@ def test_codes_as_near_as_the_nearest_are_no_difference():
     assert latent.as_near(h, torch.tensor([[[4, 3]]]), nearest, TOLERANCE).tolist() == [[[False, True]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off", [1e-3, 1e-6])
 def test_files_that_differ_from_pytorch_are_not_written(off, monkeypatch, tmp_path):
     """The files are those of a model whose decoder is a little off."""

@@ -124,6 +124,7 @@ def test_kernel_distance_between_draws_of_one_distribution_is_zero_on_average():
         assert (np.array(found) < 0).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_standard_error_of_the_kernel_distance_is_the_spread_over_new_images():
     results = [
         kernel_distance(features(100, seed=2 * s, shift=0.5), features(100, seed=2 * s + 1), subsets=40, size=size)

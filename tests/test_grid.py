@@ -199,6 +199,7 @@ def test_a_flow_is_what_a_grid_gets_and_labels_guide_it(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_bound_makes_no_importance_weights():
     model = copy.deepcopy(fitted()).fit_prior(patches(), **QUICK)
     better = {"plain_rate": 2.0, "validation_rate": 1.0}  # so that it is in use

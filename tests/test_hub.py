@@ -345,6 +345,7 @@ def test_a_repository_is_a_run_folder_with_a_card_and_a_picture(models, some, tm
         write_repository(models["vae"].fitted_, folder)
 
 
+@pytest.mark.slow
 def test_nothing_tells_of_the_machine(hub, models, some, tmp_path, capsys):
     photos = tmp_path / "home" / "jane" / "faces"
     for index, image in enumerate(some.x[:40]):

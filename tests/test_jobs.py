@@ -266,6 +266,7 @@ def test_a_time_budget_needs_to_know_how_many_there_are_at_once(data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_budget_is_shared_by_trainings_at_once(data, undrawn, tmp_path):
     said = []
     with ThreadPoolExecutor(1) as pool:

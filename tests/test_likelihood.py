@@ -189,6 +189,7 @@ def test_betatc_of_weights_one_is_the_elbo_and_its_parts_are_the_rate(linear_gau
     torch.testing.assert_close(total(heavier) - total(terms), 3 * terms["total_correlation"].value.mean())
 
 
+@pytest.mark.slow
 def test_total_correlation_of_the_whole_data_is_near_that_of_a_gaussian():
     """Codes of a correlated Gaussian: its total correlation is known, -1/2 log det of the correlations."""
     n, rho = 4000, 0.8

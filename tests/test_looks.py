@@ -218,6 +218,7 @@ def test_few_examples_of_many_classes_are_from_the_first_to_the_last():
     assert len(set(chosen)) == 20 and (np.diff(chosen) > 0).all() and chosen.max() > 200
 
 
+@pytest.mark.slow
 def test_a_contact_sheet_counts_what_it_leaves_out(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("vaekit.pictures.style.save", lambda figure, path: drawn.append(figure))

@@ -91,6 +91,7 @@ def test_without_labels_or_with_too_few_there_is_no_probe(vae, parts):
     assert "probe_accuracy" not in measure_run(vae[0].fitted_, one, test)
 
 
+@pytest.mark.slow
 def test_a_table_is_measured_in_its_own_units():
     x, y = load_iris(return_X_y=True)
     images = Images(x, y.astype(np.int64), ("a", "b", "c"), "iris")
@@ -107,6 +108,7 @@ def test_a_table_is_measured_in_its_own_units():
     assert "ssim" not in entry and entry["probe_accuracy"] > 0.7
 
 
+@pytest.mark.slow
 def test_images_with_known_factors_are_scored_for_disentanglement():
     images, factors = sprites(700, size=16)
     np.testing.assert_array_equal(images.take(np.arange(5)).factors, factors.values[:5])

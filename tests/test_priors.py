@@ -714,6 +714,7 @@ def test_the_history_has_a_falling_rate_for_each_epoch(prior):
     assert model.prior_facts_["validation_rate"] == pytest.approx(best, abs=tolerance), "the best epoch is kept"
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept():
     """Where a network learns 100 images by heart, the rate of those held out rises again."""
     asked = {"layers": 1, "channels": 32, "epochs": 40, "dropout": 0.0, "learning_rate": 0.02, "batch_size": 10}

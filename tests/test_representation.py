@@ -90,6 +90,7 @@ def test_pca_and_pixels_are_what_scikit_learn_finds(digits, measure):
     )
 
 
+@pytest.mark.slow
 def test_baselines_are_found_once_for_all_models_on_the_same_images(digits, monkeypatch):
     x, y = digits
     fits, kept, probe = [], {}, representation._probe
@@ -121,6 +122,7 @@ def test_the_penalty_is_chosen_by_what_it_gives(digits, measure):
     assert few["probe_c"] >= 0.1
 
 
+@pytest.mark.slow
 def test_the_order_of_latents_of_test_images_and_the_names_of_classes_do_not_matter(digits, measure):
     x, y = digits
     codes = PCA(5).fit_transform(x.reshape(len(x), -1) / 255)

@@ -428,6 +428,7 @@ def test_factor_analysis_reconstructs_in_the_tables_units():
     assert np.square(tables.reconstruct(model, x) - x).mean() < 0.2 * x.var(0).mean()
 
 
+@pytest.mark.slow
 def test_the_classifier_claim_in_small(tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "OUT", tmp_path)
     found = classifier.run(["--data", "digits", "--seeds", "1", "--epochs", "2"])
@@ -446,6 +447,7 @@ def test_calibration_error_by_hand():
     assert classifier.calibration_error(np.eye(2)[y], y) == 0
 
 
+@pytest.mark.slow
 def test_the_anomaly_example(tmp_path):
     anomaly = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "anomaly.py"))
     x, y = load_digits(return_X_y=True)

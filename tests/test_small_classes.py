@@ -109,6 +109,7 @@ def test_few_images_without_labels_have_a_prior(prior, n):
     assert model.prior_facts_["validation_rate"] < 1000 and np.isfinite(model.sample(3)).all()
 
 
+@pytest.mark.slow
 def test_a_class_of_one_image_has_a_mixture_for_every_seed():
     """And what it says of that class is what its neighbours suggest: around its image, as wide as others are."""
     y = labels([1, 20, 20, 20])
@@ -122,6 +123,7 @@ def test_a_class_of_one_image_has_a_mixture_for_every_seed():
     assert np.isfinite(rates).all() and np.max(rates) < 50
 
 
+@pytest.mark.slow
 def test_thirty_classes_of_four_images_have_a_mixture_for_every_seed():
     y = labels([4] * 30)
     for seed in range(5):

@@ -150,6 +150,7 @@ def test_wrong_grids_end_with_2(flags, message, tmp_path, capsys):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_the_command_prints_points_and_advice(tmp_path, capsys):
     main(["sweep", "--data", "digits", "--out", str(tmp_path / "s"), "--latent-dim", "3", "--beta", "1,2", "--epochs", "1",
           "--architecture", "mlp", "--jobs", "1"])  # fmt: skip
@@ -159,6 +160,7 @@ def test_the_command_prints_points_and_advice(tmp_path, capsys):
     assert "sweep.png" in said
 
 
+@pytest.mark.slow
 def test_folders_are_read_as_their_flags_say(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for i in range(60):

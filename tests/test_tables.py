@@ -161,6 +161,7 @@ def one_factor() -> np.ndarray:
     return rng.normal(size=(3000, 1)) + NOISE * rng.normal(size=(3000, 4))
 
 
+@pytest.mark.slow
 def test_columns_of_little_noise_have_a_small_sigma():
     x, how = one_factor(), {"epochs": 20, "latent_dim": 1, "batch_size": 50, "learning_rate": 0.01}
     ours, one = (tiny(**how, likelihood=name).fit(x[:500]) for name in (None, "gaussian"))

@@ -166,7 +166,7 @@ def posterior_collapse(patient: Patient) -> Diagnosis | None:
     )
     if used > width / 2 or (used and beta <= usual):
         return Diagnosis("posterior collapse", False, "the latents carry what the image is", evidence)
-    words = "posterior collapse: the latents carry nothing" if used == 0 else f"{weight} silences most of the latents"
+    words = "the latents carry nothing" if used == 0 else f"{weight} silences most of the latents"
     if weight is not None and beta > 1:
         cure = patient.command(**{weight: None if beta > usual else max(1.0, beta / 4)})
     elif settings.get("epsilon") is not None:
