@@ -29,6 +29,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import estimator_checks
 
 from benchmarks import classifier, harness, tables
+from tests.marks import quick
 from vaekit import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE, load
 from vaekit.pictures import style
 from vaekit.world import seeded
@@ -74,7 +75,7 @@ CHECKS = [
 
 # The other models differ from the VAE in what they are trained for alone.
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("cls", [VAE, CVAE, VQVAE], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", quick([VAE, CVAE, VQVAE], VAE, VQVAE), ids=lambda cls: cls.__name__)
 @pytest.mark.filterwarnings("ignore:X .*feature names:UserWarning")  # the checks provoke them
 def test_scikit_learns_checks_of_frames(cls, check):
     check(cls.__name__, tiny(cls))
