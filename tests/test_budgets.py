@@ -319,6 +319,7 @@ def test_the_trainings_of_a_comparison_are_those_that_share_its_budget():
     assert len(_trainings(["vae", "bvae"], 1, 0, sweeps=True)) == 2 + 2 + 8
 
 
+@pytest.mark.slow
 def test_a_comparison_shares_its_budget_out(tmp_path, shares, monkeypatch):
     x = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), dtype=np.uint8)
     np.save(tmp_path / "x.npy", x)

@@ -143,6 +143,7 @@ def test_unfit_factors_are_refused(call, message):
         call()
 
 
+@pytest.mark.slow
 def test_open_data_gives_the_parts_of_20000_sprites():
     whole = open_data("sprites", "all")
     assert whole.x.shape == (20_000, 64, 64, 1) and whole.classes == SHAPES
@@ -503,6 +504,7 @@ def test_sap_of_rare_values_is_balanced():
 # What comes in
 
 
+@pytest.mark.slow
 def test_factors_that_do_not_vary_are_left_out_and_listed(factors, perfect):
     widened = np.insert(factors, 1, 5, axis=1)
     found = disentanglement(perfect, widened, seed=2)

@@ -611,7 +611,7 @@ def test_a_second_fit_forgets_the_first():
     ("cls", "own"),
     [
         (VAE, {"latent_dim": 10}),
-        (BetaVAE, {"latent_dim": 10, "beta": 1.5}),
+        pytest.param(BetaVAE, {"latent_dim": 10, "beta": 1.5}, marks=pytest.mark.slow),
         (CVAE, {"latent_dim": 10}),
         (VQVAE, {"n_codes": 10, "code_dim": 2, "ema": 0, "codebook_init": "uniform", "revive": 0}),
     ],

@@ -31,7 +31,7 @@ def few(digits):
 @pytest.fixture(scope="module")
 def fitted(few):
     x, labels, *_ = few
-    model = VAE(latent_dim=20, architecture="mlp", width=256, epochs=15, random_state=0)
+    model = VAE(latent_dim=20, architecture="mlp", width=256, epochs=40, random_state=0)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(few_labels, "ROUNDS", ((200, 0.9), (400, 1.0)))
         return FewLabelsClassifier(model, random_state=0).fit(x, labels)
@@ -75,6 +75,7 @@ def test_neighbours_are_the_nearest_others():
     np.testing.assert_allclose(distances, np.take_along_axis(table, indices, 1), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_beats_the_same_network_on_the_labels_alone(few, fitted):
     x, labels, test_x, test_y = few
     known = labels >= 0
@@ -86,6 +87,7 @@ def test_it_beats_the_same_network_on_the_labels_alone(few, fitted):
     assert np.array_equal(fitted.classes_[shares.argmax(1)], fitted.predict(test_x[:5]))
 
 
+@pytest.mark.slow
 def test_it_comes_back_from_its_folder_and_damage_is_refused(few, fitted, tmp_path):
     _, _, test_x, _ = few
     fitted.save(tmp_path / "c")

@@ -318,7 +318,7 @@ def assert_refused_or_sane(path: Path, x: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("kind", quick(["vae", "cvae", "table", "vqvae"], "vae", "table"))
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_entry_of_run_json_may_be_anything(kind, data):
     config = json.loads((run_of(kind) / "run.json").read_text())
@@ -344,7 +344,7 @@ def test_a_field_that_was_filled_in_and_is_nothing_now_is_damage(kind, tmp_path)
 
 
 @pytest.mark.parametrize("kind", quick(["vqvae", "flow"], "flow"))
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_entry_of_a_priors_state_may_be_anything(kind, data):
     tensors, state = read_tensors(run_of(kind) / "prior.safetensors")

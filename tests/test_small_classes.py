@@ -241,6 +241,7 @@ def judge_files(tmp_path, suffix: str):
     return sorted((tmp_path / "cache" / "judges").glob(f"*.{suffix}"))
 
 
+@pytest.mark.slow
 def test_the_judge_stops_when_its_held_out_loss_rests(parts, monkeypatch):
     histories = []
 
