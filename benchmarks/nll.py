@@ -31,7 +31,6 @@ from vaekit.world import fast_bfloat16, seeded
 
 PUBLISHED = {"VAE": 86.76, "IWAE, k=5": 85.54}
 LATENTS, HIDDEN, BATCH = 50, (200, 200), 1000
-LONG, DECAY = 30, 0.1  # minutes, from which on weights decay: in fewer, it was measured to cost more than it gives
 
 
 def run(argv):
@@ -83,7 +82,6 @@ def one_run(label, objective, samples, data, test, *, minutes, seed, k):
     """
     with seeded(seed):
         module = build(samples)
-    decay = DECAY if minutes >= LONG else 0.0
     precision = "bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32"
     plan = Plan(
         steps=1,
@@ -92,11 +90,10 @@ def one_run(label, objective, samples, data, test, *, minutes, seed, k):
         optimizer="muon",
         warmup=200,
         betas=(0.9, 0.99),
-        weight_decay=decay,
         precision=precision,
         seed=seed,
     )
-    folder = RunFolder(OUT / "nll" / f"{samples}-draws-{minutes:g}-minutes-decay{decay:g}-seed{seed}")
+    folder = RunFolder(OUT / "nll" / f"{samples}-draws-{minutes:g}-minutes-seed{seed}")
     if folder.started:
         plan = read_plan(folder.config()["plan"])
     else:
