@@ -11,7 +11,7 @@ from vaekit.files import load
 from vaekit.report.advice import advise
 from vaekit.report.sweep import sweep
 
-QUICK = {"architecture": "mlp", "epochs": 12}
+QUICK = {"architecture": "mlp", "epochs": 8}
 
 
 def point(latent_dim, beta, elbo, seed=0, **more):
@@ -125,7 +125,7 @@ def test_a_point_lost_from_the_record_is_measured_again_and_the_same(swept, tmp_
 
 def test_other_settings_and_damage_are_refused(swept):
     folder, *_ = swept
-    with pytest.raises(ValueError, match=r"other settings \(epochs 12 -> 3\)"):
+    with pytest.raises(ValueError, match=r"other settings \(epochs 8 -> 3\)"):
         sweep("digits", str(folder), latent_dims=(2,), betas=(1.0,), architecture="mlp", epochs=3)
     (folder / "sweep.json").write_text("{")
     with pytest.raises(ValueError, match="damaged"):
