@@ -1,5 +1,6 @@
 """vaekit among scikit-learn's own tools: frames, names, pipelines, searches, joblib, and training batch after batch."""
 
+import copy
 import functools
 import json
 import pickle
@@ -139,6 +140,17 @@ def test_a_rows_results_do_not_depend_on_its_batch(n, seed):
         some = None if labels is None else labels[chosen]
         for method in (model.transform, model.score_samples, model.reconstruct):
             assert np.allclose(method(x[chosen], some), method(x, labels)[chosen], rtol=1e-7, atol=1e-7)
+
+
+def test_what_networks_see_of_a_table_does_not_depend_on_its_batch():
+    """Whole blocks of rows, so that a row is rounded as in any other batch, on every machine."""
+    frame, _ = wine()
+    seen = []
+    model = copy.deepcopy(fitted_on_wine()[0])
+    model.model_.encoder.register_forward_hook(lambda module, inputs, out: seen.append(len(inputs[0])))
+    for n in (1, 5, 64, 65, 130):
+        model.transform(frame.to_numpy()[:n])
+    assert seen == [64, 64, 64, 128, 192]
 
 
 @functools.cache
