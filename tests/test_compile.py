@@ -337,7 +337,7 @@ PRIORS = {
 NETWORKS = {"pixelcnn": GatedPixelCNN, "transformer": CausalTransformer}
 
 
-@pytest.mark.parametrize("kind", quick(PRIORS, "mixture of classes", "flow of classes"))
+@pytest.mark.parametrize("kind", quick(PRIORS, "mixture of classes"))
 def test_priors(kind):
     make, code = PRIORS[kind]
     prior = make()
@@ -368,7 +368,7 @@ def test_conditions():
 
 
 @pytest.mark.parametrize("spatial", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["vector", "grid"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", quick(ARCHITECTURES, "conv", "mlp"))
 def test_networks(architecture, spatial):
     shape = (1, 28, 28) if architecture == "wang2023" else (2, 9, 10)
     n_classes = 0 if architecture == "wang2023" and spatial else 3

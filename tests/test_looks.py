@@ -86,6 +86,7 @@ def test_any_text_is_drawn_without_a_word_from_matplotlib(name):
     assert not logged
 
 
+@pytest.mark.slow
 def test_every_figure_takes_any_names_and_cuts_none_off(tmp_path):
     n = len(NAMES)
     y = np.arange(40 * n) % n

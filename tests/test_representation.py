@@ -254,6 +254,7 @@ def test_codes_that_say_nothing_of_the_class_are_at_chance(digits):
     assert json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.slow
 def test_a_linear_and_a_nonlinear_trace_of_the_class_are_found():
     """Means apart: both probes are as good as can be. Variances or correlations apart: the linear one misses most of it."""
     rng = np.random.default_rng(0)

@@ -129,6 +129,7 @@ def test_nothing_is_left_of_an_earlier_fits_columns():
     assert not hasattr(model.fit(np.zeros((20, 8, 8))), "n_features_in_")
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 120), st.integers(0, 2**31 - 1))
 def test_a_rows_results_do_not_depend_on_its_batch(n, seed):
