@@ -671,6 +671,27 @@ def test_the_cache_folder_follows_the_environment(monkeypatch):
     assert cache_dir() == Path.home() / ".cache" / "vaekit"
     monkeypatch.setenv("VAEKIT_CACHE", "/own")
     assert cache_dir() == Path("/own")
+    for name in ("VAEKIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")  # as if it were not there, and not the folder one is in
+    assert cache_dir() == Path.home() / ".cache" / "vaekit"
+
+
+def test_no_data_of_a_name_are_looked_for_in_the_folder_one_is_in(tmp_path, monkeypatch):
+    (tmp_path / "mnist").mkdir()
+    for name, content in idx_set().items():
+        (tmp_path / "mnist" / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VAEKIT_DATA", "")
+
+    def download(*_):
+        raise OSError("nothing is at hand")
+
+    monkeypatch.setattr("vaekit.data.named.download_idx_set", download)
+    with pytest.raises(OSError, match="nothing is at hand"):
+        open_data("mnist", "train")
+    monkeypatch.setenv("VAEKIT_DATA", ".")
+    assert len(open_data("mnist", "train")) == 60
 
 
 # What is in a data set, and what is wrong with it

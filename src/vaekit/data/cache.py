@@ -66,8 +66,8 @@ class Decoded(NamedTuple):
 
 def cache_dir() -> Path:
     """Where downloads, decoded images and judges are kept: $VAEKIT_CACHE, or vaekit/ in the user's cache folder."""
-    if "VAEKIT_CACHE" in os.environ:
-        return Path(os.environ["VAEKIT_CACHE"])
+    if own := os.environ.get("VAEKIT_CACHE"):  # an empty one is none, and not the folder one is in
+        return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
 
 

@@ -93,7 +93,8 @@ def _mnist_5k() -> Path:
 def _find_idx_set(name: str) -> Path:
     """The folder that holds a published set's four files: the user's, the cache, or the cache after a download."""
     cached = cache_dir() / name
-    own = [Path(os.environ["VAEKIT_DATA"]) / name] if "VAEKIT_DATA" in os.environ else []
+    given = os.environ.get("VAEKIT_DATA")
+    own = [Path(given) / name] if given else []
     for folder in (*own, cached):
         if has_idx_files(folder):
             return folder

@@ -216,8 +216,10 @@ def overfitting(patient: Patient) -> Diagnosis:
     if gap <= OVERFIT * spread or gap <= 4 * error:
         words = "new images are explained like those it trained on"
     elif patient.settings["early_stopping"]:
-        words = "known images fare better, but training stopped where new ones began to suffer; more images would help, and "
-        words += "weight decay may"
+        words = (
+            "known images fare better, but training stopped where new ones began to suffer; more images would help, and "
+            "weight decay may"
+        )
     else:
         cure = patient.command(early_stopping=True)
         return Diagnosis("overfitting", True, "training images are explained much better than new ones", evidence, cure)
