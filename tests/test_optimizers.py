@@ -135,6 +135,12 @@ def test_a_decay_that_turns_weights_over_is_refused_before_anything_is_written(d
     assert not (tmp_path / "run").exists()
 
 
+def test_a_learning_rate_that_is_too_high_for_the_default_decay_is_refused():
+    with pytest.raises(ValueError, match=r"weight_decay must be below 1 / learning_rate, here 0\.5, .* got 1"):
+        VAE(learning_rate=2.0).resolve(Format((48, 48, 3)), 1000)
+    assert VAE(learning_rate=2.0, weight_decay=0.0).resolve(Format((48, 48, 3)), 1000)["optimizer"] == "muon"
+
+
 def test_a_run_from_before_weight_decay_goes_on_without(tmp_path, digits):
     images, made = (
         open_data("digits", "train"),

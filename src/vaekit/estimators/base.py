@@ -349,10 +349,10 @@ class Estimator(Fields, Face):
             **self.defaults(wang2023=wang2023, shape=format.shape),
         }
         rate = self.learning_rate or defaults["learning_rate"]
-        if (self.weight_decay or 0) * rate >= 1:
+        decay = defaults["weight_decay"] if self.weight_decay is None else self.weight_decay
+        if decay * rate >= 1:
             raise ValueError(
-                f"weight_decay must be below 1 / learning_rate, here {1 / rate:g}, or a step turns weights over; "
-                f"got {self.weight_decay:g}"
+                f"weight_decay must be below 1 / learning_rate, here {1 / rate:g}, or a step turns weights over; got {decay:g}"
             )
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
 
