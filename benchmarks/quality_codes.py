@@ -1,4 +1,4 @@
-"""Time to the report's quality of the VQ-VAE: vaekit's default network needs at most a fifth of the time that pythae needs.
+"""Time to the report's quality of the VQ-VAE: vaekit's default network needs at most a twentieth of the time that pythae needs.
 
 As `quality`, for the VQ-VAE at the report's codes.
 """

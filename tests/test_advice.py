@@ -83,6 +83,26 @@ def test_a_label_that_is_ignored_is_found_whatever_the_blur(blurred, monkeypatch
     assert "--beta 6.25 " in f"{found.cure} "
 
 
+def test_a_label_is_not_blamed_for_samples_from_where_no_latents_are(blurred, monkeypatch):
+    """Then a prior is what is missing, unless the rate weighs less than is usual."""
+    real = blurred.fitted_.sample
+
+    def sample(n, y, random_state):
+        return real(n, np.random.default_rng(0).permutation(y), random_state=random_state)
+
+    away = Diagnosis("prior", True, "samples are drawn where no image's latents are", "", "vaekit fit-prior")
+    monkeypatch.setattr(blurred.fitted_, "sample", sample, raising=False)
+    monkeypatch.setattr(doctor, "plain_prior", lambda patient: away)
+    found = findings(blurred)["conditioning"]
+    assert not found.wrong and found.cure is None
+    assert "can't be told: samples are drawn where no image's latents are" in found.words
+    monkeypatch.setitem(blurred.fitted_.record.fields, "beta", 2.0)
+    monkeypatch.setattr(doctor, "FEW", 0)
+    monkeypatch.setattr(doctor, "FALLING", 1.0)
+    found = findings(blurred)["conditioning"]
+    assert found.wrong and "--beta" not in found.cure
+
+
 def test_where_reconstructions_do_not_show_their_class_nothing_is_said_of_labels(blurred, monkeypatch):
     grey = lambda n: np.full((n, 8, 8), 100, np.uint8)  # noqa: E731
     monkeypatch.setattr(blurred.fitted_, "reconstruct", lambda x, y: grey(len(x)), raising=False)

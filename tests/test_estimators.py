@@ -24,6 +24,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from tests.marks import quick
 from vaekit import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE, load, open_data
 from vaekit.data.batches import Data
+from vaekit.data.format import Format
 from vaekit.data.images import Images
 from vaekit.evaluation.likelihood import evaluate
 from vaekit.models.objectives import distortion_and_rate
@@ -447,6 +448,11 @@ def test_the_default_beta_grows_with_the_root_of_the_number_of_pixels(cls, side,
     model = tiny(cls, architecture="mlp", width=2, epochs=1, rate_warmup_epochs=0).fit(x, labels_for(x))
     assert model.resolved_["beta"] == pytest.approx(beta, rel=1e-3)
     assert model.history_[0]["rate_weight"] == model.resolved_["beta"]
+
+
+@pytest.mark.parametrize(("cls", "beta"), [(BetaVAE, 11.43), (CVAE, 1.0)])
+def test_of_a_picture_a_cvae_keeps_what_the_class_does_not_tell(cls, beta):
+    assert cls().resolve(Format((32, 32, 1), classes=np.arange(2)), 20)["beta"] == pytest.approx(beta, rel=1e-3)
 
 
 @pytest.mark.slow

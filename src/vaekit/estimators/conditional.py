@@ -10,6 +10,7 @@ from vaekit.data.images import Images
 from vaekit.estimators.base import Estimator, balanced_beta
 from vaekit.estimators.fields import CVAEFields
 from vaekit.messages import check_number, filled
+from vaekit.parts.networks import PICTURE
 from vaekit.state import undisturbed
 
 
@@ -24,7 +25,9 @@ class CVAE(CVAEFields, Estimator):
     rate_weight: ClassVar[str | None] = "beta"
 
     def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
-        return {"beta": 1.0 if wang2023 or self.grid else balanced_beta(shape)}  # a flow then finds where a grid lies
+        # What a picture holds beyond its class is much: a prior that is fitted finds where it lies.
+        picture = len(shape) == 3 and min(shape[:2]) >= PICTURE
+        return {"beta": 1.0 if wang2023 or self.grid or picture else balanced_beta(shape)}
 
     def make_objective(self, steps_per_epoch: int):
         return self.elbo(filled(self.beta), steps_per_epoch)

@@ -412,6 +412,9 @@ def conditioning(patient: Patient) -> Diagnosis | None:
     words, cure = "z tells the class, and the label little beside it", None
     if (weight := patient.model.rate_weight) is not None:
         beta, usual = patient.settings[weight], _default(patient, weight)
+        if beta >= usual and (away := plain_prior(patient)) is not None and away.wrong:
+            words = "whether the label decides the class can't be told: samples are drawn where no image's latents are"
+            return Diagnosis("conditioning", False, words, evidence)
         cure = patient.command(**{weight: None if beta < usual else 2 * beta})
     return Diagnosis("conditioning", True, words, evidence, cure)
 
