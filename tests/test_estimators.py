@@ -450,9 +450,12 @@ def test_the_default_beta_grows_with_the_root_of_the_number_of_pixels(cls, side,
     assert model.history_[0]["rate_weight"] == model.resolved_["beta"]
 
 
-@pytest.mark.parametrize(("cls", "beta"), [(BetaVAE, 11.43), (CVAE, 1.0)])
-def test_of_a_picture_a_cvae_keeps_what_the_class_does_not_tell(cls, beta):
-    assert cls().resolve(Format((32, 32, 1), classes=np.arange(2)), 20)["beta"] == pytest.approx(beta, rel=1e-3)
+@pytest.mark.parametrize(
+    ("cls", "channels", "beta"), [(BetaVAE, 3, 19.79), (CVAE, 1, 11.43), (CVAE, 3, 1.0), (CVAE, 4, 1.0)]
+)
+def test_of_a_picture_in_colours_a_cvae_keeps_what_the_class_does_not_tell(cls, channels, beta):
+    format = Format((32, 32, channels), classes=np.arange(2))
+    assert cls().resolve(format, 20)["beta"] == pytest.approx(beta, rel=1e-3)
 
 
 @pytest.mark.slow

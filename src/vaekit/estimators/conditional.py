@@ -25,9 +25,9 @@ class CVAE(CVAEFields, Estimator):
     rate_weight: ClassVar[str | None] = "beta"
 
     def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
-        # What a picture holds beyond its class is much: a prior that is fitted finds where it lies.
-        picture = len(shape) == 3 and min(shape[:2]) >= PICTURE
-        return {"beta": 1.0 if wang2023 or self.grid or picture else balanced_beta(shape)}
+        # A class tells little of a picture in colours, and much of a letter: the rest has to be in z.
+        colours = len(shape) == 3 and min(shape[:2]) >= PICTURE and shape[2] >= 3
+        return {"beta": 1.0 if wang2023 or self.grid or colours else balanced_beta(shape)}
 
     def make_objective(self, steps_per_epoch: int):
         return self.elbo(filled(self.beta), steps_per_epoch)

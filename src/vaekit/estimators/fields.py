@@ -100,8 +100,9 @@ class CVAEFields(Fields):
 
     beta: float | None = None
     """Weight of the rate, >= 0; by default sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28, and 1 for a grid, for pictures
-    of 32x32 or more, and for wang2023 as in the report. Above 1 where samples come from the training's prior: the less z tells
-    beyond the label, the surer is a sample's class. Of pictures it would leave a fog, and `fit-prior` finds where z lies."""
+    in colours of 32x32 or more, and for wang2023 as in the report. Above 1 where samples come from the training's prior: the less
+    z tells beyond the label, the surer is a sample's class. Pictures in colours it would leave in a fog; there `fit-prior` finds
+    where z lies."""
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
