@@ -109,16 +109,19 @@ def test_biases_and_scales_do_not_shrink():
         torch.testing.assert_close(tensor, expected)
 
 
-def test_few_pictures_have_weight_decay_by_default():
+def test_the_fewer_pictures_the_more_weight_decay_by_default():
     for n, side, architecture, expected in (
         (1000, 48, None, WEIGHT_DECAY[False]),
         (1000, 48, "wang2023", 0.0),
-        (5000, 48, None, 0.0),
+        (5000, 48, None, WEIGHT_DECAY[False]),
+        (20000, 48, None, WEIGHT_DECAY[False] / 4),
+        (60000, 48, None, 0.083),
         (1000, 8, None, 0.0),
     ):
         assert VAE(architecture=architecture).resolve(Format((side, side, 3)), n)["weight_decay"] == expected
     for model in (VAE(grid=True), VQVAE()):
         assert model.resolve(Format((48, 48, 3)), 1000)["weight_decay"] == WEIGHT_DECAY[True]
+        assert model.resolve(Format((48, 48, 3)), 10000)["weight_decay"] == WEIGHT_DECAY[True] / 2
     assert "weight_decay" not in VAE(weight_decay=0.0).resolve(Format((48, 48, 3)), 1000)
     x = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 1), np.uint8)
     default, none = (VAE(epochs=2, random_state=0, weight_decay=decay).fit(x) for decay in (None, 0.0))

@@ -32,6 +32,7 @@ from sklearn.utils import estimator_checks
 from benchmarks import classifier, harness, tables
 from tests.marks import quick
 from vaekit import CVAE, IWAE, VAE, VQVAE, BetaTCVAE, BetaVAE, load
+from vaekit.data.format import Format
 from vaekit.pictures import style
 from vaekit.world import seeded
 
@@ -389,13 +390,34 @@ def test_the_width_of_an_mlp():
     assert tiny(epochs=1).fit(x).resolved_["width"] == 512
     images = np.random.default_rng(0).random((20, 8, 8))
     assert tiny(architecture="mlp").fit(images).resolved_["width"] == 512
-    assert tiny().fit(images).resolved_["width"] is None
     model = tiny(VQVAE, width=10, epochs=1).fit(x)
     assert [layer.out_features for layer in model.model_.encoder.net.layers] == [10, 5]
-    with pytest.raises(ValueError, match="width=10 is the mlp's: it needs architecture 'mlp', got None"):
-        tiny(width=10).fit(images)
+    with pytest.raises(
+        ValueError, match=r"width=10 is that of the mlp's layers.*VQVAE has none with architecture=None"
+    ):
+        tiny(VQVAE, width=10).fit(images)
     with pytest.raises(ValueError, match="width must be a whole number > 0, got 0"):
         tiny(width=0).fit(x)
+
+
+def test_the_width_between_convolutions_and_a_vector(tmp_path):
+    """A picture gets a wider one; a run of before there was a choice keeps its own."""
+    images = np.random.default_rng(0).random((20, 8, 8))
+    model = tiny(epochs=1).fit(images)
+    assert model.resolved_["width"] == model.model_.encoder.head.layers[0].out_features == 208
+    assert tiny(epochs=1, width=10).fit(images).model_.decoder.stem.layers[0].out_features == 10
+    for shape, width in (((31, 40, 1), 208), ((32, 40, 1), 384), ((48, 48, 3), 384)):
+        assert VAE().resolve(Format(shape), 20)["width"] == width
+    for without in (VAE(grid=True), VQVAE(), VAE(architecture="wang2023")):
+        assert without.resolve(Format((32, 32, 1)), 20)["width"] is None
+    with pytest.raises(ValueError, match="VAE has none with architecture=None and grid=True"):
+        tiny(grid=True, width=10, epochs=1, latent_dim=None).fit(images)
+    model.save(tmp_path / "run")
+    file = tmp_path / "run" / "run.json"
+    config = json.loads(file.read_text())
+    config["resolved"]["width"] = None
+    file.write_text(json.dumps(config))
+    assert_same_weights(load(tmp_path / "run"), model)
 
 
 def test_a_run_without_a_width_loads(tmp_path):

@@ -27,7 +27,7 @@ from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import Elbo
 from vaekit.parts.latents import GaussianLatent
 from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
-from vaekit.parts.networks import ARCHITECTURES, PICTURE, grid_of, make_networks
+from vaekit.parts.networks import ARCHITECTURES, DENSE, PICTURE, grid_of, make_networks
 from vaekit.parts.priors import StandardNormalPrior
 from vaekit.ranks import from_first, is_first
 from vaekit.second_stage import fit_prior_to
@@ -40,7 +40,9 @@ from vaekit.training.step import Objective
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, seeded
 
 GRID_WIDTH = 4  # latents of a cell
-WEIGHT_DECAY = {False: 1.0, True: 0.5}  # by Muon, of few pictures: whether latents or codes are a grid
+WIDTH = 384  # of the layer between the convolutions for a picture and a vector of latents
+WEIGHT_DECAY = {False: 1.0, True: 0.5}  # by Muon, of FEW pictures or fewer: whether latents or codes are a grid
+FEW = 5000
 
 
 class Estimator(Fields, Face):
@@ -83,6 +85,7 @@ class Estimator(Fields, Face):
             spatial=self.grid,
             n_classes=n_classes,
             hidden=self.hidden,
+            dense=self.width or DENSE,
         )
         return Autoencoder(
             encoder=networks.encoder,
@@ -259,8 +262,11 @@ class Estimator(Fields, Face):
             self._check_grid(images)
         if self.scaling != "standard" and not images.is_table:
             raise ValueError(f"scaling {self.scaling!r} is for the columns of tables; images need 'standard'")
-        if self.width is not None and self.architecture != "mlp" and not images.is_table:
-            raise ValueError(f"width={self.width} is the mlp's: it needs architecture 'mlp', got {self.architecture!r}")
+        if self.width is not None and not images.is_table and not self._has_width:
+            raise ValueError(
+                f"width={self.width} is that of the mlp's layers, or of the one between convolutions and a vector of latents; "
+                f"{type(self).__name__} has none with architecture={self.architecture!r} and grid={self.grid}"
+            )
         if images.is_table and self.likelihood is not None and not make_likelihood(self.likelihood).reals:
             raise ValueError(f"likelihood {self.likelihood!r} is for images; tables need 'gaussian'")
         if images.is_table and self.augment is not None:
@@ -320,27 +326,25 @@ class Estimator(Fields, Face):
         """
         wang2023 = self.architecture == "wang2023"
         table = format.is_table
-        batch_size = self.batch_size or (100 if wang2023 else 128 if n >= 5000 else 64)
+        batch_size = self.batch_size or (100 if wang2023 else 128 if n >= FEW else 64)
         per_epoch = steps_per_epoch(n, batch_size)
         passes = max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch))
         # What is local repeats within a picture: a grid has learned it in a third of the passes.
         epochs = self.epochs or (50 if wang2023 else max(4, passes // 3) if self.grid else passes)
         steps = steps or epochs * per_epoch
-        mlp = table or self.architecture == "mlp"
-        few, muon = n < 5000, self.optimizer_for(format.shape) == "muon"
-        peak = 0.01 if muon else 0.002 if few else 0.004
+        muon = self.optimizer_for(format.shape) == "muon"
+        peak = 0.01 if muon else 0.002 if n < FEW else 0.004
         defaults = {
             "latent_dim": self._latent_dim(format.module_shape),
             "architecture": "mlp" if table else "conv",
-            # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
-            "width": (128 if table and n < 1000 else 512) if mlp else None,
+            "width": self._width(format, n),
             "likelihood": "gaussian_fixed" if wang2023 else "gaussian_columns" if table else "gaussian",
             "epochs": epochs,
             "batch_size": batch_size,
             "optimizer": self.optimizer_for(format.shape),
             "learning_rate": 0.005 if wang2023 else peak,
-            # Of few pictures less is learned by heart so.
-            "weight_decay": WEIGHT_DECAY[self.grid or self.discrete] if few and muon else 0.0,
+            # The fewer pictures there are, the more is learned by heart without.
+            "weight_decay": round(WEIGHT_DECAY[self.grid or self.discrete] * min(1.0, FEW / n), 3) if muon else 0.0,
             "schedule": "constant" if wang2023 else "cosine",
             # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
             "warmup_steps": 0 if wang2023 else min(200, steps // 5),
@@ -366,6 +370,20 @@ class Estimator(Fields, Face):
             return 10
         return 2 ** round(math.log2(min(256, max(16, math.prod(shape) / 48))))
 
+    @property
+    def _has_width(self) -> bool:
+        """Whether images go through layers whose width can be chosen."""
+        return self.architecture == "mlp" or not (self.architecture == "wang2023" or self.grid or self.discrete)
+
+    def _width(self, format: Format, n: int) -> int | None:
+        """For n samples of `format`. Of pictures a narrow layer lets too little through."""
+        if format.is_table or self.architecture == "mlp":
+            # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
+            return 128 if format.is_table and n < 1000 else 512
+        if not self._has_width:
+            return None
+        return WIDTH if min(format.shape[:2]) >= PICTURE else DENSE
+
     def optimizer_for(self, shape: tuple[int, ...]) -> str:
         """The optimizer for samples of `shape`. Muon learns pictures in less time, but for small ones, of which there is little
         to learn; the mlp's wide matrices cost it more than it gains.
@@ -377,7 +395,7 @@ class Estimator(Fields, Face):
         """A copy of this estimator whose fields are all filled in: by `resolved`, or after `fit` by what it filled in."""
         resolved = self.fitted_.record.resolved if resolved is None else resolved
         if empty := [name for name, value in resolved.items() if value is None and name != "width"]:
-            raise ValueError(f"{empty[0]} is not filled in")  # a width is the mlp's alone
+            raise ValueError(f"{empty[0]} is not filled in")  # not all networks have a width
         return type(self)(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **resolved})
 
     def settings(self) -> dict:

@@ -21,7 +21,8 @@ class Fields:
     """conv, resnet, mlp or wang2023 (the report's networks); by default conv for images and mlp for tables."""
     width: int | None = None
     """Width of the mlp's wider hidden layer, the other has half of it; by default 512 for images, and for tables 128, or 512
-    from 1,000 rows on."""
+    from 1,000 rows on. Of conv and resnet that of the layer between convolutions and a vector of latents; by default 208, and
+    384 for pictures of 32x32 or more."""
     likelihood: str | None = None
     """gaussian (sigma learned), gaussian_columns (a sigma for each column of a table), gaussian_fixed, bernoulli or
     discretized_logistic; by default gaussian, for tables gaussian_columns, for wang2023 gaussian_fixed."""
@@ -52,7 +53,8 @@ class Fields:
     """Epochs over which the weight of the rate rises from 0; by default a tenth of all, at most 500 steps (0 for wang2023)."""
     weight_decay: float | None = None
     """By how much of themselves the weights of layers shrink in a step, in parts of its learning rate (Loshchilov & Hutter
-    2019); by default 1, and 0.5 for a grid and a VQ-VAE, with muon below 5,000 images, else 0."""
+    2019); by default with muon 1, and 0.5 for a grid and a VQ-VAE, of 5,000 images or fewer, and less in proportion of more;
+    else 0."""
     gradient_clip: float | None = None
     """Largest norm of the gradient; by default it is not clipped."""
     augment: str | None = None
@@ -88,21 +90,10 @@ class BetaVAEFields(Fields):
     """beta-VAE (Higgins et al. 2017): the weight of the rate, fixed or learned."""
 
     beta: float | None = None
-    """Weight of the rate, >= 0; by default sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1.5 for wang2023, as in
-    the report)."""
-    epsilon: float | None = None
-    """Target of the rate in nats per image: beta becomes its Lagrange multiplier, starting at 1. By default beta is fixed."""
-
-
-@dataclass(kw_only=True, repr=False, eq=False)
-class CVAEFields(Fields):
-    """Conditional VAE (Sohn, Lee & Yan 2015): the weight of the rate."""
-
-    beta: float | None = None
-    """Weight of the rate, >= 0; by default sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28, and 1 for a grid, for pictures
-    in colours of 32x32 or more, and for wang2023 as in the report. Above 1 where samples come from the training's prior: the less
-    z tells beyond the label, the surer is a sample's class. Pictures in colours it would leave in a fog; there `fit-prior` finds
-    where z lies."""
+    """Weight of the rate, >= 0; by default sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28, and 1 for a grid, for
+    pictures in colours of 32x32 or more, and for wang2023 as in the report. Above 1, since samples come from the prior: the
+    less z tells beyond the label, the surer is a sample's class. Pictures in colours would be a fog; for these `fit-prior`
+    finds where z lies."""
 
 
 @dataclass(kw_only=True, repr=False, eq=False)

@@ -21,7 +21,7 @@ from vaekit.ranks import size
 ARCHITECTURES = ("conv", "resnet", "mlp", "wang2023")
 SMALLEST_SIDE = 8
 PICTURE = 32  # pixels of the shorter side, from which an image is a picture: what is below is a digit or a sign
-DENSE = 208  # width of the one dense layer between a convolutional stack and a Gaussian latent
+DENSE = 208  # width of the one dense layer between a convolutional stack and a vector of latents
 
 
 class Condition(nn.Module):
@@ -404,6 +404,7 @@ def make_networks(
     spatial: bool = False,
     n_classes: int = 0,
     hidden: tuple[int, ...] = (512, 256),
+    dense: int = DENSE,
     cells: int = 8,
 ) -> Networks:
     """The encoder and decoder called `architecture` for images of `shape` (C, H, W).
@@ -413,6 +414,7 @@ def make_networks(
     out_channels: channels the likelihood asks of the decoder.
     n_classes: number of labels, 0 for an unconditional network.
     hidden, cells: widths of the "mlp", and the length of its 1 x cells code grid.
+    dense: width of the layer between the convolutions of "conv" or "resnet" and a vector of latents.
     """
     _, height, width = shape
     if architecture == "mlp":
@@ -440,12 +442,12 @@ def make_networks(
     norm = picture or architecture == "resnet"
     stages = _stages(architecture, height, width, spatial=spatial)
     encoder = ConvEncoder(
-        shape=shape, stages=stages, dense=DENSE, features=features, spatial=spatial, n_classes=n_classes, norm=norm
+        shape=shape, stages=stages, dense=dense, features=features, spatial=spatial, n_classes=n_classes, norm=norm
     )
     decoder = ConvDecoder(
         out_shape=(out_channels, height, width),
         stages=stages,
-        dense=DENSE,
+        dense=dense,
         latent_dim=latent_dim,
         spatial=spatial,
         n_classes=n_classes,
