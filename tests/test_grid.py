@@ -22,6 +22,8 @@ from vaekit.parts.matching import STEPS, VelocityField
 from vaekit.parts.networks import Up, grid_of
 from vaekit.report.doctor import latent_width
 from vaekit.report.measure import measure_run
+from vaekit.training.kinds import resolve_settings
+from vaekit.training.settings import PriorSettings
 
 QUICK = {"layers": 1, "channels": 8, "epochs": 2}
 
@@ -310,3 +312,21 @@ def test_a_prior_is_learned_by_muon_where_that_is_asked_for():
     assert not torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2])
     with pytest.raises(ValueError, match="optimizer must be one of adam, muon, got 'sgd'"):
         fitted().fit_prior(patches(), optimizer="sgd")
+
+
+@pytest.mark.parametrize(
+    ("grid", "given", "optimizer", "rate"),
+    [
+        (True, {}, "muon", 0.005),
+        (True, {"prior": "matching"}, "muon", 0.005),
+        (True, {"optimizer": "adam"}, "adam", 0.001),
+        (True, {"learning_rate": 0.5}, "muon", 0.5),
+        (True, {"prior": "flow"}, "adam", 0.002),
+        (False, {"prior": "matching"}, "adam", 0.001),
+        (False, {"prior": "matching", "optimizer": "muon"}, "muon", 0.005),
+    ],
+)
+def test_a_grids_velocities_are_learned_by_muon(grid, given, optimizer, rate):
+    how = {"codes": False, "n": 1000, "latent_dim": 16, "n_classes": 0, "device": torch.device("cpu"), "grid": grid}
+    resolved = resolve_settings(PriorSettings(**given), **how)
+    assert (resolved.optimizer, resolved.learning_rate) == (optimizer, rate)

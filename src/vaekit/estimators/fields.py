@@ -90,6 +90,17 @@ class BetaVAEFields(Fields):
     """beta-VAE (Higgins et al. 2017): the weight of the rate, fixed or learned."""
 
     beta: float | None = None
+    """Weight of the rate, >= 0; by default sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28 (1.5 for wang2023, as in
+    the report)."""
+    epsilon: float | None = None
+    """Target of the rate in nats per image: beta becomes its Lagrange multiplier, starting at 1. By default beta is fixed."""
+
+
+@dataclass(kw_only=True, repr=False, eq=False)
+class CVAEFields(Fields):
+    """Conditional VAE (Sohn, Lee & Yan 2015): the weight of the rate."""
+
+    beta: float | None = None
     """Weight of the rate, >= 0; by default sqrt(values per image) / 2.8: 2.9 for 8x8, 10 for 28x28, and 1 for a grid, for
     pictures in colours of 32x32 or more, and for wang2023 as in the report. Above 1, since samples come from the prior: the
     less z tells beyond the label, the surer is a sample's class. Pictures in colours would be a fog; for these `fit-prior`

@@ -39,7 +39,8 @@ class Kind(NamedTuple):
     of_codes: for codes, or for Gaussian latents. make: the unfitted prior, of resolved settings, for a trained model. term: the
     objective that is made of what `rate` gives.
     The rest is what is filled in for settings that are None. steps, epochs: about so many steps, in so many epochs at most.
-    layers: from 5,000 images on, and below. components: of (images in a class, latent_dim, whether there are classes).
+    muon: the learning rate of that, which is a grid's optimizer where it is said. layers: from 5,000 images on, and below.
+    components: of (images in a class, latent_dim, whether there are classes).
     """
 
     label: str
@@ -51,6 +52,7 @@ class Kind(NamedTuple):
     steps: int = 7000
     epochs: int = 20
     learning_rate: float = 0.002
+    muon: float | None = None
     layers: tuple[int | None, int | None] = (None, None)
     channels: int | None = None
     components: Callable[[int, int, bool], int | None] = lambda images, latent_dim, classes: None
@@ -174,9 +176,10 @@ KINDS = {
         _make_matching,
         _matching_rate,
         matching_term,
-        steps=1500,
+        steps=1200,
         epochs=100,
         learning_rate=0.001,
+        muon=0.005,
         layers=(2, 2),
         channels=64,
     ),
@@ -249,6 +252,7 @@ def resolve_settings(
     batch_size = min(settings.batch_size or (64 if codes or grid else 128), n)
     per_epoch = steps_per_epoch(n, batch_size)
     epochs = settings.epochs or max(1, min(kind.epochs, kind.steps // per_epoch))
+    optimizer = settings.optimizer or ("muon" if grid and kind.muon else "adam")
     defaults = {
         "prior": name,
         "components": kind.components(n // max(1, n_classes), latent_dim, n_classes > 0),
@@ -257,8 +261,8 @@ def resolve_settings(
         "dropout": (0.5 if small else 0.0) if codes else None,
         "epochs": epochs,
         "batch_size": batch_size,
-        "optimizer": "adam",
-        "learning_rate": kind.learning_rate,
+        "optimizer": optimizer,
+        "learning_rate": kind.muon if optimizer == "muon" and kind.muon else kind.learning_rate,
         "precision": "bfloat16" if codes and not small and fast_bfloat16(device) else "float32",
         "compile": by_default(name, epochs * per_epoch, device.type),
     }
