@@ -40,7 +40,6 @@ from vaekit.training.step import Objective
 from vaekit.world import PRECISIONS, check_random_state, derive_seed, seeded
 
 GRID_WIDTH = 4  # latents of a cell
-WIDTH = 384  # of the layer between the convolutions for a picture and a vector of latents
 WEIGHT_DECAY = {False: 1.0, True: 0.5}  # by Muon, of FEW pictures or fewer: whether latents or codes are a grid
 FEW = 5000
 
@@ -85,7 +84,7 @@ class Estimator(Fields, Face):
             spatial=self.grid,
             n_classes=n_classes,
             hidden=self.hidden,
-            dense=self.width or DENSE,
+            dense=DENSE if self.width is None else self.width,
         )
         return Autoencoder(
             encoder=networks.encoder,
@@ -267,6 +266,8 @@ class Estimator(Fields, Face):
                 f"width={self.width} is that of the mlp's layers, or of the one between convolutions and a vector of latents; "
                 f"{type(self).__name__} has none with architecture={self.architecture!r} and grid={self.grid}"
             )
+        if images.is_table or self.architecture == "mlp":
+            check_number("width", self.width, whole=True, above=0)
         if images.is_table and self.likelihood is not None and not make_likelihood(self.likelihood).reals:
             raise ValueError(f"likelihood {self.likelihood!r} is for images; tables need 'gaussian'")
         if images.is_table and self.augment is not None:
@@ -296,11 +297,12 @@ class Estimator(Fields, Face):
         for field in fields(self):
             if getattr(self, field.name) is None and field.default is not None:
                 raise ValueError(f"{field.name} must not be None")
-        for name in ("latent_dim", "width", "epochs", "batch_size", "accumulate", "n_iter_no_change"):
+        for name in ("latent_dim", "epochs", "batch_size", "accumulate", "n_iter_no_change"):
             check_number(name, getattr(self, name), whole=True, above=0)
         for name in ("learning_rate", "gradient_clip", "likelihood_variance"):
             check_number(name, getattr(self, name), above=0)
-        check_number("warmup_steps", self.warmup_steps, whole=True)
+        for name in ("width", "warmup_steps"):
+            check_number(name, getattr(self, name), whole=True)
         for name in ("rate_warmup_epochs", "weight_decay"):
             check_number(name, getattr(self, name))
         for name, known in (
@@ -376,13 +378,13 @@ class Estimator(Fields, Face):
         return self.architecture == "mlp" or not (self.architecture == "wang2023" or self.grid or self.discrete)
 
     def _width(self, format: Format, n: int) -> int | None:
-        """For n samples of `format`. Of pictures a narrow layer lets too little through."""
+        """For n samples of `format`. A layer between a picture's convolutions and its latents was measured to hold it back."""
         if format.is_table or self.architecture == "mlp":
             # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
             return 128 if format.is_table and n < 1000 else 512
         if not self._has_width:
             return None
-        return WIDTH if min(format.shape[:2]) >= PICTURE else DENSE
+        return 0 if self.architecture != "resnet" and min(format.shape[:2]) >= PICTURE else DENSE
 
     def optimizer_for(self, shape: tuple[int, ...]) -> str:
         """The optimizer for samples of `shape`. Muon learns pictures in less time, but for small ones, of which there is little

@@ -200,7 +200,10 @@ class ConvEncoder(nn.Module):
             self.head: nn.Module = nn.Conv2d(channels, features, 1)
         else:
             self.head = MLP(
-                in_features=channels * height * width, hidden=(dense,), out_features=features, n_classes=n_classes
+                in_features=channels * height * width,
+                hidden=(dense,) if dense else (),
+                out_features=features,
+                n_classes=n_classes,
             )
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -235,7 +238,10 @@ class ConvDecoder(nn.Module):
             self.stem: nn.Module = nn.Conv2d(latent_dim, top, 1)
         else:
             self.stem = MLP(
-                in_features=latent_dim, hidden=(dense,), out_features=math.prod(self.start), n_classes=n_classes
+                in_features=latent_dim,
+                hidden=(dense,) if dense else (),
+                out_features=math.prod(self.start),
+                n_classes=n_classes,
             )
         layers: list[nn.Module] = []
         below = [out_channels, *(stage.channels for stage in stages[:-1])]
@@ -414,7 +420,7 @@ def make_networks(
     out_channels: channels the likelihood asks of the decoder.
     n_classes: number of labels, 0 for an unconditional network.
     hidden, cells: widths of the "mlp", and the length of its 1 x cells code grid.
-    dense: width of the layer between the convolutions of "conv" or "resnet" and a vector of latents.
+    dense: width of a layer between the convolutions of "conv" or "resnet" and a vector of latents; 0 is none.
     """
     _, height, width = shape
     if architecture == "mlp":
