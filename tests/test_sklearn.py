@@ -403,15 +403,22 @@ def test_the_width_of_an_mlp():
 
 
 def test_the_width_between_convolutions_and_a_vector(tmp_path):
-    """A picture has none; a run of before there was a choice keeps its own."""
+    """Many latents of a picture have none; a run of before there was a choice keeps its own."""
     images = np.random.default_rng(0).random((20, 8, 8))
     model = tiny(epochs=1).fit(images)
     assert model.resolved_["width"] == model.model_.encoder.head.layers[0].out_features == 208
     assert tiny(epochs=1, width=10).fit(images).model_.decoder.stem.layers[0].out_features == 10
     assert len(tiny(epochs=1, width=0).fit(images).model_.decoder.stem.layers) == 0
-    for shape, width in (((31, 40, 1), 208), ((32, 40, 1), 0), ((48, 48, 3), 0)):
-        assert VAE().resolve(Format(shape), 20)["width"] == width
-        assert VAE(architecture="resnet").resolve(Format(shape), 20)["width"] == 208
+    for shape, latents, width in (
+        ((48, 48, 3), None, 0),
+        ((48, 48, 3), 63, 208),
+        ((32, 32, 3), None, 0),
+        ((32, 32, 1), None, 208),
+        ((32, 40, 1), 64, 0),
+        ((31, 40, 1), 64, 208),
+    ):
+        assert VAE(latent_dim=latents).resolve(Format(shape), 20)["width"] == width
+        assert VAE(latent_dim=latents, architecture="resnet").resolve(Format(shape), 20)["width"] == 208
     for without in (VAE(grid=True), VQVAE(), VAE(architecture="wang2023")):
         assert without.resolve(Format((32, 32, 1)), 20)["width"] is None
     with pytest.raises(ValueError, match="VAE has none with architecture=None and grid=True"):

@@ -42,6 +42,7 @@ from vaekit.world import PRECISIONS, check_random_state, derive_seed, seeded
 GRID_WIDTH = 4  # latents of a cell
 WEIGHT_DECAY = {False: 1.0, True: 0.5}  # by Muon, of FEW pictures or fewer: whether latents or codes are a grid
 FEW = 5000
+MANY = 64  # latents, for which a linear map is enough
 
 
 class Estimator(Fields, Face):
@@ -378,13 +379,16 @@ class Estimator(Fields, Face):
         return self.architecture == "mlp" or not (self.architecture == "wang2023" or self.grid or self.discrete)
 
     def _width(self, format: Format, n: int) -> int | None:
-        """For n samples of `format`. A layer between a picture's convolutions and its latents was measured to hold it back."""
+        """For n samples of `format`. Many latents of a picture were measured to be better without a layer before them, few
+        with one.
+        """
         if format.is_table or self.architecture == "mlp":
             # A few hundred rows are learned by heart by a wider one, and the sigma learned with them is then far too small.
             return 128 if format.is_table and n < 1000 else 512
         if not self._has_width:
             return None
-        return 0 if self.architecture != "resnet" and min(format.shape[:2]) >= PICTURE else DENSE
+        many = (self.latent_dim or self._latent_dim(format.module_shape)) >= MANY
+        return 0 if many and self.architecture != "resnet" and min(format.shape[:2]) >= PICTURE else DENSE
 
     def optimizer_for(self, shape: tuple[int, ...]) -> str:
         """The optimizer for samples of `shape`. Muon learns pictures in less time, but for small ones, of which there is little
