@@ -32,7 +32,7 @@ def test_the_time_is_that_of_a_step_times_the_steps_of_model_and_prior(monkeypat
         1000,
         {"epochs": 3, "batch_size": 10, "grid": True},
     )
-    assert grid == Times(150.0, 0.5 * 100 * 15), "flow matching, in batches of 64"
+    assert grid == Times(150.0, 0.5 * 80 * 15), "1,200 steps of flow matching, in batches of 64"
     codes = times("vqvae", images(), 1000, {**fields, "n_codes": 8})
     assert codes == Times(150.0, 0.5 * 20 * 15), "20 epochs in batches of 64"
 
