@@ -5,8 +5,8 @@ hidden layers of 200 on each side, Bernoulli pixels. Training images are binaris
 probability, test images once, by a fixed seed; the NLL is importance-weighted with 5,000 draws per test image. They take 3,280
 passes, in batches of 20, tanh, a learning rate that falls in steps from 0.001, and its best choice on nothing but the training
 objective; here as many as the time is enough for, by Muon, in larger batches, SiLU, products in bfloat16 where the processor
-has them, and a cosine to zero. A training of half an hour or more has batches twice as large, and weight decay: at a high rate
-latents are lost in the long run, and fewer so. Their test set was binarised by another seed.
+has them, and a cosine to zero. A training of half an hour or more has batches twice as large, and weight decay: it ended half a
+nat lower so. Their test set was binarised by another seed.
 """
 
 import argparse

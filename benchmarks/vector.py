@@ -47,8 +47,9 @@ def run(argv):
         return model.fitted_.fields
 
     default = row("the default", "pictures/vector")  # which `pictures` trains, too
-    for width in WIDTHS:
-        row(f"{width} latents, not {default['latent_dim']}", f"vector/latents-{width}", latent_dim=width)
+    for latents in WIDTHS:
+        how = {"latent_dim": latents, "width": default["width"]}  # which the number of latents would decide
+        row(f"{latents} latents, not {default['latent_dim']}", f"vector/latents-{latents}", **how)
     epochs, batch_size = filled(default["epochs"]), default["batch_size"]
     row(f"1/{PART} of the pictures", f"vector/part-{PART}", PART, epochs=PART * epochs, batch_size=batch_size)
     row("half the epochs", "vector/half", epochs=epochs // 2)
