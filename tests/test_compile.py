@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from tests.marks import quick
-from vaekit import VAE, VQVAE, load, open_data
+from vaekit import IWAE, VAE, VQVAE, load, open_data
 from vaekit.data.format import Format
 from vaekit.data.images import Images
+from vaekit.estimators.base import Estimator
 from vaekit.parts import (
     AutoregressivePrior,
     BernoulliLikelihood,
@@ -154,8 +155,8 @@ def rows(n: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(n, 6))
 
 
-def table_model(**fields) -> VAE:
-    return VAE(latent_dim=2, width=8, epochs=3, batch_size=16, random_state=0, **fields)
+def table_model(kind=VAE, **fields) -> Estimator:
+    return kind(latent_dim=2, width=8, epochs=3, batch_size=16, random_state=0, **fields)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -166,9 +167,11 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_a_compiled_training_is_the_plain_one_and_repeats():
+@pytest.mark.parametrize("kind", quick([VAE, IWAE], VAE))
+def test_a_compiled_training_is_the_plain_one_and_repeats(kind):
+    """An IWAE's last epoch is of several draws, those before it of one."""
     x = rows(100)
-    plain, compiled, again = (table_model(compile=way).fit(x) for way in (False, True, True))
+    plain, compiled, again = (table_model(kind, compile=way).fit(x) for way in (False, True, True))
     torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-3, atol=1e-4)
     if shutil.which("g++"):  # without a compiler both are plain
         assert any(not torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(compiled).items())

@@ -5,13 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.test_training import tiny
 from vaekit import VAE
 from vaekit.data import Images, describe
+from vaekit.data.batches import Data
+from vaekit.models import Iwae
 from vaekit.report import times as module
 from vaekit.report.times import Times, of_side, times
 from vaekit.training import step
+from vaekit.training.plan import Plan
 from vaekit.training.progress import roughly
 
 
@@ -35,6 +39,16 @@ def test_the_time_is_that_of_a_step_times_the_steps_of_model_and_prior(monkeypat
     assert grid == Times(150.0, 0.5 * 80 * 15), "1,200 steps of flow matching, in batches of 64"
     codes = times("vqvae", images(), 1000, {**fields, "n_codes": 8})
     assert codes == Times(150.0, 0.5 * 20 * 15), "20 epochs in batches of 64"
+
+
+@pytest.mark.parametrize(
+    "since, seconds", [(0, (30 * 1 + 10 * 3) / 40), (20, (10 * 1 + 10 * 3) / 20), (35, 3.0), (40, 3.0)]
+)
+def test_steps_of_one_draw_count_for_what_they_take(monkeypatch, since, seconds):
+    monkeypatch.setattr(step, "trial_step", lambda *_, at: at)
+    monkeypatch.setattr(step, "_seconds", lambda at: 1.0 if at < 30 else 3.0)
+    plan = Plan(steps=40, batch_size=10, learning_rate=0.1, seed=0)
+    assert step.rehearse(nn.Identity(), Iwae(elbo_steps=30), Data(torch.zeros(10, 1)), plan, since) == seconds
 
 
 def test_what_is_tried_is_not_kept_and_draws_no_number_of_the_callers():

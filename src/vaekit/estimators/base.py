@@ -68,8 +68,10 @@ class Estimator(Fields, Face):
         """The ELBO with its rate weighted by `beta`, which rises over `rate_warmup_epochs`."""
         return Elbo(beta=beta, warmup=round(filled(self.rate_warmup_epochs) * steps_per_epoch))
 
-    def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
-        """Values for fields that are None, for samples of `shape`, where they are not those of every model."""
+    def defaults(self, *, wang2023: bool, shape: tuple[int, ...], epochs: float) -> dict:
+        """Values for fields that are None, for samples of `shape` and a training of so many epochs, where they are not those of
+        every model.
+        """
         return {}
 
     def build(self, shape: tuple[int, int, int], *, n_classes: int = 0, images: bool = True) -> Autoencoder:
@@ -353,7 +355,7 @@ class Estimator(Fields, Face):
             "warmup_steps": 0 if wang2023 else min(200, steps // 5),
             "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * steps, 500) / per_epoch,
             "compile": by_default(self.architecture or ("mlp" if table else "conv"), steps, self.device),
-            **self.defaults(wang2023=wang2023, shape=format.shape),
+            **self.defaults(wang2023=wang2023, shape=format.shape, epochs=steps / per_epoch),
         }
         rate = self.learning_rate or defaults["learning_rate"]
         decay = defaults["weight_decay"] if self.weight_decay is None else self.weight_decay

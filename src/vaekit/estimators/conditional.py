@@ -24,7 +24,7 @@ class CVAE(CVAEFields, Estimator):
     conditional: ClassVar[bool] = True
     rate_weight: ClassVar[str | None] = "beta"
 
-    def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
+    def defaults(self, *, wang2023: bool, shape: tuple[int, ...], epochs: float) -> dict:
         # A class tells little of a picture in colours, and much of a letter: the rest has to be in z.
         colours = len(shape) == 3 and min(shape[:2]) >= PICTURE and shape[2] >= 3
         return {"beta": 1.0 if wang2023 or self.grid or colours else balanced_beta(shape)}

@@ -113,6 +113,9 @@ class IWAEFields(Fields):
 
     k: int = 5
     """Importance-weighted draws per image, >= 1; the decoder works k times. 1 is the VAE."""
+    elbo_epochs: float | None = None
+    """Epochs, the first ones, that go by the ELBO of one draw, in a fraction of the others' time; by default three quarters of
+    all (0 for wang2023)."""
 
 
 @dataclass(kw_only=True, repr=False, eq=False)

@@ -170,10 +170,11 @@ class Fitting:
     def _change_plan(self, before: Plan, why: str) -> None:
         """The course's plan is another than `before`, for the reason `why`."""
         course, plan = self.course, filled(self.course.plan)
-        # A rise of the rate's weight that was to be a part of the training stays one.
+        # A rise of the rate's weight that was to be a part of the training stays one, and so do one draw's epochs.
         shorter = self.estimator.resolve(self.format, len(self.images), steps=plan.steps)
-        if (rise := self.resolved.get("rate_warmup_epochs")) is not None:
-            self.resolved["rate_warmup_epochs"] = min(rise, shorter["rate_warmup_epochs"])
+        for name in ("rate_warmup_epochs", "elbo_epochs"):
+            if (epochs := self.resolved.get(name)) is not None:
+                self.resolved[name] = min(epochs, shorter[name])
         course.objective, fresh = self._make(plan.steps)
         course.plan = replace(plan, patience_from=fresh.patience_from)
         here, there = describe_place(self.at, plan.steps, self.per_epoch).split(" of ")

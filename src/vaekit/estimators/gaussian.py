@@ -11,6 +11,8 @@ from vaekit.messages import check_number, filled
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import BetaTc, ConstrainedElbo, Iwae
 
+ELBO_SHARE = 0.75  # of an IWAE's training
+
 
 class VAE(VAEFields, Estimator):
     """Variational autoencoder (Kingma & Welling 2014): Gaussian latent, standard normal prior, the ELBO."""
@@ -21,7 +23,7 @@ class BetaVAE(BetaVAEFields, Estimator):
 
     rate_weight: ClassVar[str | None] = "beta"
 
-    def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
+    def defaults(self, *, wang2023: bool, shape: tuple[int, ...], epochs: float) -> dict:
         if self.epsilon is not None:
             return {"rate_warmup_epochs": 0.0}  # the multiplier finds its own way up
         return {"beta": 1.5 if wang2023 else balanced_beta(shape)}
@@ -55,6 +57,7 @@ class IWAE(IWAEFields, Estimator):
     def check(self, images: Images) -> None:
         super().check(images)
         check_number("k", self.k, whole=True, above=0)
+        check_number("elbo_epochs", self.elbo_epochs)
         if self.rate_warmup_epochs:
             raise ValueError(
                 f"an IWAE has no rate_warmup_epochs, since its bound has no weight on the rate; got {self.rate_warmup_epochs}"
@@ -65,11 +68,14 @@ class IWAE(IWAEFields, Estimator):
         module.samples = self.k
         return module
 
-    def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
-        return {"rate_warmup_epochs": 0.0}
+    def defaults(self, *, wang2023: bool, shape: tuple[int, ...], epochs: float) -> dict:
+        return {"rate_warmup_epochs": 0.0, "elbo_epochs": 0.0 if wang2023 else ELBO_SHARE * epochs}
 
     def make_objective(self, steps_per_epoch: int) -> Iwae:
-        return Iwae()
+        elbo_epochs = (
+            self.elbo_epochs or 0.0
+        )  # None in runs of earlier versions, whose bound was that of k from the start
+        return Iwae(elbo_steps=round(elbo_epochs * steps_per_epoch))
 
 
 class BetaTCVAE(BetaTCVAEFields, Estimator):

@@ -35,7 +35,7 @@ class VQVAE(VQVAEFields, Estimator):
         for name in ("commitment", "codebook_weight", "ema", "revive"):
             check_number(name, getattr(self, name))
 
-    def defaults(self, *, wang2023: bool, shape: tuple[int, ...]) -> dict:
+    def defaults(self, *, wang2023: bool, shape: tuple[int, ...], epochs: float) -> dict:
         defaults: dict = {"compile": False}  # its wide convolutions gain next to nothing: see benchmarks/compiling.py
         if wang2023:
             return defaults | {"n_codes": 10, "code_dim": 2, "ema": 0.0, "codebook_init": "uniform", "revive": 0.0}

@@ -96,12 +96,32 @@ def log_weights(trace: Trace) -> Tensor:
 @dataclass(frozen=True)
 class Iwae:
     """The importance-weighted bound -log 1/k sum_i p(x, z_i) / q(z_i|x) (Burda, Grosse & Salakhutdinov 2016, equation 8),
-    over the k draws that the trace holds; k=1 is the ELBO by sampling.
+    over the k draws that the trace holds; one draw's is the ELBO, and has its rate in closed form where it is known.
 
+    elbo_steps: steps, the first ones, that are to have one draw each: they cost a fraction of the others, and are as good
+        until the posteriors are nearly what they can be.
     Terms: distortion and rate, averages over the draws, and `tightening` <= 0, what the bound gains over their ELBO.
     """
 
+    elbo_steps: int = 0
+
+    def __post_init__(self):
+        if not self.elbo_steps >= 0:
+            raise ValueError(f"elbo_steps must be >= 0, got {self.elbo_steps}")
+
+    def draws(self, step: int) -> int | None:
+        """How many draws the trace of a `step` is to hold; None for as many as the module has by itself."""
+        return 1 if step < self.elbo_steps else None
+
     def __call__(self, trace: Trace, step: int) -> dict[str, Term]:
+        if len(trace.nll) == 1:
+            distortion, rate = distortion_and_rate(trace)
+            return {
+                "distortion": Term(distortion),
+                "rate": Term(rate),
+                "tightening": Term(torch.zeros_like(rate)),
+                **trace.penalties,
+            }
         weights = log_weights(trace)
         distortion, rate = trace.nll.mean(0), torch.stack(list(trace.rates.values())).sum(0).mean(0)
         tightening = weights.mean(0) - log_mean_exp(weights)

@@ -30,8 +30,9 @@ def by_default(network: str, steps: int, device: str) -> bool:
 
 
 def compiled(module: nn.Module, say: Callable[[str], None]) -> Callable[..., Any]:
-    """`module(x, y)` for batches of one shape, compiled at the first call; on CUDA its kernels are captured as one graph. It
-    draws the random numbers that the module itself would draw, so that the results differ by rounding alone.
+    """`module(x, y, *asked)` for batches of one shape, compiled at the first call, and again for others of `asked`; on CUDA its
+    kernels are captured as one graph. It draws the random numbers that the module itself would draw, so that the results differ
+    by rounding alone.
 
     Where compiling fails, for want of a compiler most likely, `say` says why and the module goes on as it is.
     """
@@ -48,18 +49,18 @@ def compiled(module: nn.Module, say: Callable[[str], None]) -> Callable[..., Any
     run: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False, options=options)
     failed = False
 
-    def forward(x: Tensor, y: Tensor | None = None) -> Any:
+    def forward(x: Tensor, y: Tensor | None = None, *asked: int | None) -> Any:
         nonlocal failed
         if not failed:
             try:
-                return run(module, x, y)
+                return run(module, x, y, *asked)
             except torch._dynamo.exc.TorchDynamoException as error:  # pyright: ignore[reportAttributeAccessIssue]
                 failed = True
                 say(f"the training step can't be compiled here, and goes on without ({first_line(error)})")
-        return module(x, y)
+        return module(x, y, *asked)
 
     return forward
 
 
-def _forward(module: nn.Module, x: Tensor, y: Tensor | None) -> Any:
-    return module(x, y)
+def _forward(module: nn.Module, x: Tensor, y: Tensor | None, *asked: int | None) -> Any:
+    return module(x, y, *asked)

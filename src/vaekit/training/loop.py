@@ -134,7 +134,7 @@ class _Training:
         left = plan.steps - state.step
         if left and report.verbose and self.deadline is None:  # which is held, whatever a rehearsal says
             with drawing(derive_seed(plan.seed, "rehearsal")):
-                seconds = rehearse(self.module, self.objective, data, plan) * left
+                seconds = rehearse(self.module, self.objective, data, plan, state.step) * left
             at_most = "at most" if plan.compile else "about"
             report.say(f"{left:,} steps of {self.batch_size}, {at_most} {roughly(seconds)} here")
         alike(state.modules)  # what was drawn or measured here may differ from another machine's by rounding

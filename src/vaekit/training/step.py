@@ -57,11 +57,11 @@ class Step:
         """The next of `batches`, one for each of the parts, at `step`, by a `share` of the learning rate -> the terms of this
         rank's images, and the mean loss of these, which are no longer needed for a gradient.
         """
-        plan, found, losses = self.plan, [], []
+        plan, found, losses, asked = self.plan, [], [], draws_at(self.objective, step)
         for part in self.parts:
             with drawing(derive_seed(plan.seed, "noise", step), part), autocast(self.device, plan.precision):
                 x, y = next(batches)
-                terms = self.objective(self.forward(x, y), step)
+                terms = self.objective(self.forward(x, y, *asked), step)
             loss = total(terms)
             if part is self.parts[0]:
                 self.optimizer.zero_grad(set_to_none=True)
@@ -85,6 +85,12 @@ class Step:
             learner.settle()
 
 
+def draws_at(objective: Objective, step: int) -> tuple[int | None, ...]:
+    """What the module is called with at `step` beside a batch: the draws, where `objective` says how many."""
+    draws = getattr(objective, "draws", None)
+    return () if draws is None else (draws(step),)
+
+
 def _of_all(found: list[dict[str, Term]], losses: list[Tensor]) -> tuple[dict[str, Term], Tensor]:
     """The terms of several rounds as one's, and the mean of their losses."""
     if len(found) == 1:
@@ -101,7 +107,7 @@ def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, 
     """Steps that can be done before `deadline`, a reading of `time.monotonic`, by a rehearsal; one at least. A tenth of the
     time is kept for what is no step.
     """
-    seconds = rehearse(module, objective, data, plan)
+    seconds = rehearse(module, objective, data, plan, plan.first)
     return max(1, int(0.9 * (deadline - time.monotonic()) / seconds))
 
 
@@ -110,12 +116,21 @@ def estimate(module: nn.Module, objective: Objective, data: Data, plan: Plan) ->
     away; about so many, and at most where it is compiled.
     """
     with using(pick_threads(module, objective, data, plan)):
-        return rehearse(module, objective, data, plan) * (plan.steps - plan.first)
+        return rehearse(module, objective, data, plan, plan.first) * (plan.steps - plan.first)
 
 
-def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> float:
-    """Seconds per step, from a few of `trial_step`."""
-    step, times = trial_step(module, objective, data, plan), []
+def rehearse(module: nn.Module, objective: Objective, data: Data, plan: Plan, since: int = 0) -> float:
+    """Seconds per step, the mean of those from the step `since` on, from a few of `trial_step`."""
+    left = plan.steps - since
+    early = max(0, min(getattr(objective, "elbo_steps", 0) - since, left))
+    seconds = _seconds(trial_step(module, objective, data, plan, at=plan.steps))
+    if not early:
+        return seconds
+    return seconds + early / left * (_seconds(trial_step(module, objective, data, plan, at=since)) - seconds)
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    times = []
     for _ in range(REHEARSAL_STEPS):
         started = time.perf_counter()
         step()
@@ -134,8 +149,10 @@ def pick_threads(module: nn.Module, objective: Objective, data: Data, plan: Plan
     return fastest(trial_step(module, objective, data, plan), plan.steps - plan.first)
 
 
-def trial_step(module: nn.Module, objective: Objective, data: Data, plan: Plan) -> Callable[[], None]:
-    """A step of a copy that is thrown away, on as many images as this rank has of a batch; the module is left as it was."""
+def trial_step(module: nn.Module, objective: Objective, data: Data, plan: Plan, *, at: int = 0) -> Callable[[], None]:
+    """A step of a copy that is thrown away, as the one `at` this number, on as many images as this rank has of a batch; the
+    module is left as it was.
+    """
     module, objective = copy.deepcopy(module).train(), copy.deepcopy(objective)
     optimizer = make_optimizer(module, replace(plan, learning_rate=0.0))
     batch_size = math.ceil(min(plan.batch_size, len(data)) / (plan.accumulate * size()))
@@ -146,7 +163,7 @@ def trial_step(module: nn.Module, objective: Objective, data: Data, plan: Plan) 
             for _ in range(plan.accumulate):
                 x, y = data.batch(torch.randint(len(data), (batch_size,), device=data.x.device))
                 with autocast(data.x.device, plan.precision):
-                    loss = total(objective(module(x, y), 0))
+                    loss = total(objective(module(x, y, *draws_at(objective, at)), at))
                 loss.backward()
             optimizer.step()
             loss.item()
