@@ -1,10 +1,10 @@
 """A grid of Gaussian latents and flow matching make a few thousand pictures into new ones: icons of 48x48, by the defaults.
 
-The icons of `icons`, a tenth of them held out. A VAE and a CVAE of one vector, and a VAE of a grid of latents with flow
-matching fitted to it, by class. Frechet distances are in the features of the judge, between samples, as many of each class as
-are held out, or reconstructions, and the held-out icons; "real" is that of as many training icons. A sample's nearest training
-icon is in the judge's features; the ratio is to that of a held-out icon: far below 1, samples would be copies. The sheet has
-held-out icons, what the models make of them, and samples, the grid's by guidance 2.
+The icons of `icons`, a tenth of them held out. A VAE and a CVAE of one vector, a VQ-VAE, and a VAE of a grid of latents, each
+with its default prior, by class: a mixture, a PixelCNN, flow matching. Frechet distances are in the features of the judge,
+between samples, as many of each class as are held out, or reconstructions, and the held-out icons; "real" is that of as many
+training icons. A sample's nearest training icon is in the judge's features; the ratio is to that of a held-out icon: far below
+1, samples would be copies. The sheet has held-out icons, what the models make of them, and samples, the grid's by guidance 2.
 """
 
 import argparse
@@ -30,6 +30,7 @@ SHOWN = 12  # pictures in a row of the sheet
 ARMS = (  # label, folder, model and fields
     ("VAE, a vector", "vector", "vae", {}),
     ("CVAE, a vector", "cvae", "cvae", {}),
+    ("VQ-VAE", "vqvae", "vqvae", {}),
     ("VAE, a grid", "grid", "vae", {"grid": True}),
 )
 COLUMNS = {
@@ -75,10 +76,10 @@ def measure(name: str, train: Images, test: Images, *, seeds: int) -> Findings:
     save(name, np.stack(shown))
     text = (
         f"{len(train):,} pictures to train on, {len(test):,} held out, whose own seams are {seams(test.x):.3f}; {seeds} "
-        f"seed(s). Frechet distance of reconstructions, of samples by class, and of samples by guidance 2 (a vector's prior, a "
-        f"mixture by class, has none); real pictures of the training part: {real:.1f}. The judge labels {accuracy:.0%} of the "
-        f"held-out pictures right; 'as asked' is of samples by guidance 2, or the mixture's. Sheet: held-out pictures; of each "
-        f"model their reconstructions, then samples.\n\n![Held-out pictures, and what the models make of them, reconstructed "
+        f"seed(s). Frechet distance of reconstructions, of samples by class, and of samples by guidance 2, which flow matching "
+        f"alone has; real pictures of the training part: {real:.1f}. The judge labels {accuracy:.0%} of the held-out pictures "
+        f"right; 'as asked' is of samples by guidance 2 where there are such. Sheet: held-out pictures; of each model their "
+        f"reconstructions, then samples.\n\n![Held-out pictures, and what the models make of them, reconstructed "
         f"and sampled](results/{name}.png)"
     )
     return Findings(["model", *COLUMNS], rows, text)
