@@ -21,16 +21,16 @@ LAMBDA = 0.098  # of the report's loss, 1/2 ||x - decoder(z)||^2 + lambda KL
 BATCH, LEARNING_RATE = 100, 0.005
 
 
-def untrained(name: str, images: Images, seed: int) -> Autoencoder:
-    """The module of the report's model `name` as a training from `seed` finds it, in PyTorch's own memory format."""
-    model = MODELS[name].estimator()(architecture="wang2023", random_state=seed)
+def untrained(name: str, images: Images, seed: int, architecture: str = "wang2023") -> Autoencoder:
+    """The module of model `name`, by default the report's, as a training from `seed` finds it, in PyTorch's memory format."""
+    model = MODELS[name].estimator()(architecture=architecture, random_state=seed)
     format = Format.of(images, images, scaling="standard", conditional=model.conditional)
     module = model.filled_in(model.resolve(format, len(images))).make_module(format, seed)
     return module.to(memory_format=torch.contiguous_format).train()
 
 
 def as_floats(images: Images) -> Tensor:
-    """(N, 1, 28, 28) in [0, 1]."""
+    """(N, C, H, W) in [0, 1]."""
     return torch.from_numpy(np.asarray(images.x)).permute(0, 3, 1, 2).float().div(255).contiguous()
 
 
@@ -74,10 +74,18 @@ class PlainLoop:
 
 class Pythae:
     """pythae's BaseTrainer with the layers and initial weights of `module`, on the batches it is told, with the same loss: its
-    BetaVAE with beta = lambda, or its VQVAE, whose means of squared distances are weighted to be the report's sums.
+    BetaVAE with `beta`, or its VQVAE, whose means of squared distances are weighted to be the report's sums.
     """
 
-    def __init__(self, name: str, module: Autoencoder, x: Tensor):
+    def __init__(
+        self,
+        name: str,
+        module: Autoencoder,
+        x: Tensor,
+        beta: float = LAMBDA,
+        batch: int = BATCH,
+        learning_rate: float = LEARNING_RATE,
+    ):
         from pythae.data.datasets import BaseDataset
         from pythae.models import VQVAE, BetaVAE, BetaVAEConfig, VQVAEConfig
         from pythae.models.base.base_utils import ModelOutput
@@ -108,7 +116,7 @@ class Pythae:
         if name == "vqvae":
             distances = module.latent.features * math.prod(module.prior.code_shape)  # of which pythae takes the mean
             config = VQVAEConfig(
-                input_dim=(1, 28, 28),
+                input_dim=tuple(x.shape[1:]),
                 latent_dim=module.latent.features,
                 num_embeddings=module.latent.n_codes,
                 commitment_loss_factor=0.25 * distances,
@@ -118,14 +126,17 @@ class Pythae:
             self.model.quantizer.embeddings.weight.data.copy_(module.latent.codebook)
         else:
             config = BetaVAEConfig(
-                input_dim=(1, 28, 28), latent_dim=module.latent.latent_dim, reconstruction_loss="mse", beta=LAMBDA
+                input_dim=tuple(x.shape[1:]),
+                latent_dim=module.latent.latent_dim,
+                reconstruction_loss="mse",
+                beta=beta,
             )
             self.model = BetaVAE(config, Encoder(), Decoder())
         self.folder = tempfile.TemporaryDirectory()
         settings = BaseTrainerConfig(
             output_dir=self.folder.name,
-            per_device_train_batch_size=BATCH,
-            learning_rate=LEARNING_RATE,
+            per_device_train_batch_size=batch,
+            learning_rate=learning_rate,
             optimizer_cls="Adam",
             no_cuda=True,
         )
@@ -137,7 +148,10 @@ class Pythae:
     def epoch(self, order: Tensor) -> None:
         loader = self.trainer.train_loader
         self.trainer.train_loader = DataLoader(
-            loader.dataset, batch_size=BATCH, sampler=order.tolist(), collate_fn=loader.collate_fn
+            loader.dataset,
+            batch_size=self.trainer.training_config.per_device_train_batch_size,
+            sampler=order.tolist(),
+            collate_fn=loader.collate_fn,
         )
         self.epochs += 1
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
