@@ -61,6 +61,20 @@ def test_a_mixture_of_one_is_the_normal_density(plane):
     np.testing.assert_allclose(score(model.fitted_, normal), expected, rtol=1e-5)
 
 
+def test_mixtures_of_few_samples_are_averaged_as_densities(plane):
+    model, normal, *_ = plane
+    score = AnomalyScore(model.fitted_, "latent")
+    score.fit(model.fitted_, normal[:300])
+    z = torch.from_numpy(model.transform(normal[300:]).astype(np.float64))
+    densities = []
+    for mixture in score.mixtures:
+        of = MultivariateNormal(torch.from_numpy(mixture.means_), torch.from_numpy(mixture.covariances_))
+        densities.append((of.log_prob(z[:, None]).exp() * torch.from_numpy(mixture.weights_)).sum(1))
+    assert len(densities) == 5 and not torch.allclose(densities[0], densities[1], rtol=0.01)
+    expected = torch.stack(densities).mean(0).log()
+    np.testing.assert_allclose(score(model.fitted_, normal[300:]), expected, rtol=1e-5)
+
+
 def test_scores_without_learning_are_those_of_the_model(plane):
     model, normal, *_ = plane
     x, fitted = normal[:50], model.fitted_

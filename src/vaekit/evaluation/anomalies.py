@@ -16,7 +16,8 @@ from vaekit.state import undisturbed
 from vaekit.threads import alone
 from vaekit.world import derive_seed
 
-COMPONENTS = 20  # of the mixture, where there are enough samples
+COMPONENTS = 20  # of a mixture, where there are enough samples
+STARTS, MANY = 5, 5000  # mixtures that are averaged, each from a start of its own; of many samples one tells as much
 PER_PARAMETER = 3  # samples of a component for each dimension, at least
 LEAST_VARIANCE = 0.01  # of a component, in any direction: latents are about as wide as N(0, I)
 FOLDS = 5
@@ -99,11 +100,11 @@ class AnomalyScore:
             self.shift[-1], self.scale[-1] = features[:, -1].mean(), features[:, -1].std() or 1.0
         features = (features - self.shift) / self.scale
         seed = derive_seed(seed, "anomalies") % 2**31
-        self.mixture = _mixture(features, seed)
+        self.mixtures = _mixtures(features, seed)
         folds = np.random.default_rng(seed).permutation(len(features)) % min(FOLDS, len(features))
         scores = np.empty(len(features))
         for fold in np.unique(folds):
-            scores[folds == fold] = _mixture(features[folds != fold], seed).score_samples(features[folds == fold])
+            scores[folds == fold] = _log_density(_mixtures(features[folds != fold], seed), features[folds == fold])
         return scores
 
     @undisturbed
@@ -111,15 +112,26 @@ class AnomalyScore:
         """(N,) scores. y: labels, of a conditional model; without them it infers them."""
         if not self.learns:
             return PLAIN[self.name](fitted, x, y)
-        return self.mixture.score_samples((DENSITIES[self.name](fitted, x, y) - self.shift) / self.scale)
+        return _log_density(self.mixtures, (DENSITIES[self.name](fitted, x, y) - self.shift) / self.scale)
 
 
-def _mixture(features: np.ndarray, seed: int):
-    """scikit-learn's mixture of full covariances, of as many components as (N, D) samples are enough for."""
+def _mixtures(features: np.ndarray, seed: int) -> list:
+    """scikit-learn's mixtures of full covariances, of as many components as (N, D) samples are enough for. Where a mixture ends
+    depends on its start, the more the fewer samples there are; the average of several is a density, too.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     components = max(1, min(COMPONENTS, len(features) // (PER_PARAMETER * (features.shape[1] + 1))))
+    starts = STARTS if components > 1 and len(features) < MANY else 1
     with warnings.catch_warnings(), alone():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return GaussianMixture(components, reg_covar=LEAST_VARIANCE, random_state=seed).fit(features)
+        return [
+            GaussianMixture(components, reg_covar=LEAST_VARIANCE, random_state=seed + start).fit(features)
+            for start in range(starts)
+        ]
+
+
+def _log_density(mixtures: list, features: np.ndarray) -> np.ndarray:
+    """(N,) log of the mean density of `mixtures` at (N, D) features."""
+    return np.logaddexp.reduce([mixture.score_samples(features) for mixture in mixtures]) - np.log(len(mixtures))
