@@ -68,6 +68,11 @@ class Estimator(Fields, Face):
         """The ELBO with its rate weighted by `beta`, which rises over `rate_warmup_epochs`."""
         return Elbo(beta=beta, warmup=round(filled(self.rate_warmup_epochs) * steps_per_epoch))
 
+    @property
+    def unsettled_epochs(self) -> float:
+        """Epochs, the first ones, with another objective than the last: whose weight of the rate still rises."""
+        return filled(self.rate_warmup_epochs)
+
     def defaults(self, *, wang2023: bool, shape: tuple[int, ...], epochs: float) -> dict:
         """Values for fields that are None, for samples of `shape` and a training of so many epochs, where they are not those of
         every model.
@@ -428,7 +433,7 @@ class Estimator(Fields, Face):
             weight_decay=filled(self.weight_decay),
             gradient_clip=self.gradient_clip,
             patience=self.n_iter_no_change if self.early_stopping else None,
-            patience_from=round(filled(self.rate_warmup_epochs) * per_epoch) if self.early_stopping else 0,
+            patience_from=round(self.unsettled_epochs * per_epoch) if self.early_stopping else 0,
             precision=self.precision,
             compile=bool(self.compile),  # whatever counts as one: run.json holds a true or false
             seed=seed,

@@ -72,10 +72,11 @@ class IWAE(IWAEFields, Estimator):
         return {"rate_warmup_epochs": 0.0, "elbo_epochs": 0.0 if wang2023 else ELBO_SHARE * epochs}
 
     def make_objective(self, steps_per_epoch: int) -> Iwae:
-        elbo_epochs = (
-            self.elbo_epochs or 0.0
-        )  # None in runs of earlier versions, whose bound was that of k from the start
-        return Iwae(elbo_steps=round(elbo_epochs * steps_per_epoch))
+        return Iwae(elbo_steps=round(self.unsettled_epochs * steps_per_epoch))
+
+    @property
+    def unsettled_epochs(self) -> float:
+        return self.elbo_epochs or 0.0  # None in runs of earlier versions, whose bound was that of k from the start
 
 
 class BetaTCVAE(BetaTCVAEFields, Estimator):

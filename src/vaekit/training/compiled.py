@@ -49,7 +49,7 @@ def compiled(module: nn.Module, say: Callable[[str], None]) -> Callable[..., Any
     run: Callable[..., Any] = torch.compile(function, fullgraph=True, dynamic=False, options=options)
     failed = False
 
-    def forward(x: Tensor, y: Tensor | None = None, *asked: int | None) -> Any:
+    def forward(x: Tensor, y: Tensor | None = None, *asked: int) -> Any:
         nonlocal failed
         if not failed:
             try:
@@ -62,5 +62,5 @@ def compiled(module: nn.Module, say: Callable[[str], None]) -> Callable[..., Any
     return forward
 
 
-def _forward(module: nn.Module, x: Tensor, y: Tensor | None, *asked: int | None) -> Any:
+def _forward(module: nn.Module, x: Tensor, y: Tensor | None, *asked: int) -> Any:
     return module(x, y, *asked)

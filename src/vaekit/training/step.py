@@ -85,10 +85,10 @@ class Step:
             learner.settle()
 
 
-def draws_at(objective: Objective, step: int) -> tuple[int | None, ...]:
+def draws_at(objective: Any, step: int) -> tuple[int, ...]:
     """What the module is called with at `step` beside a batch: the draws, where `objective` says how many."""
-    draws = getattr(objective, "draws", None)
-    return () if draws is None else (draws(step),)
+    draws = objective.draws(step) if hasattr(objective, "draws") else None
+    return () if draws is None else (draws,)
 
 
 def _of_all(found: list[dict[str, Term]], losses: list[Tensor]) -> tuple[dict[str, Term], Tensor]:
