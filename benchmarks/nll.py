@@ -5,9 +5,9 @@ hidden layers of 200 on each side, Bernoulli pixels. Training images are binaris
 probability, test images once, by a fixed seed; the NLL is importance-weighted with 5,000 draws per test image. They take 3,280
 passes, in batches of 20, tanh, a learning rate that falls in steps from 0.001, and its best choice on nothing but the training
 objective; here as many as the time is enough for, by Muon, in larger batches, SiLU, products in bfloat16 where the processor
-has them, and a cosine to zero. An IWAE's first three quarters go by the ELBO of one draw, as by default. A training of half an
-hour or more has batches twice as large, and weight decay: it ended half a nat lower so. Their test set was binarised by another
-seed.
+has them, and a cosine to zero. An IWAE's first three quarters go by the ELBO of one draw; by default half of them do. A
+training of half an hour or more has batches twice as large, and weight decay: it ended half a nat lower so. Their test set was
+binarised by another seed.
 """
 
 import argparse
@@ -19,7 +19,6 @@ import torch
 from benchmarks.harness import OUT, Findings, mean_std
 from vaekit.data import open_data
 from vaekit.data.batches import Data
-from vaekit.estimators.gaussian import ELBO_SHARE
 from vaekit.evaluation.likelihood import evaluate, importance_nll
 from vaekit.messages import filled
 from vaekit.models import Autoencoder, Elbo, Iwae
@@ -35,6 +34,7 @@ from vaekit.world import fast_bfloat16, seeded
 PUBLISHED = {"VAE": 86.76, "IWAE, k=5": 85.54}
 LATENTS, HIDDEN = 50, (200, 200)
 LONG = 30  # minutes
+ELBO_SHARE = 0.75  # of an IWAE's steps
 
 
 def run(argv):

@@ -90,10 +90,11 @@ README_ROWS = (
     ),
     (
         "Frechet distance of new icons by class, from a grid of latents with flow matching",
-        "{}; from one vector with a mixture: {}; reconstructions: {}",
+        "{}; from one vector with a mixture: {}; pythae's best sampler in as many minutes: {}; reconstructions: {}",
         [
             "pictures :: VAE, a grid :: guidance 2",
             "pictures :: VAE, a vector :: samples",
+            "pictures_pythae :: mixture :: samples",
             "pictures :: VAE, a grid :: reconstructions",
         ],
     ),
