@@ -169,7 +169,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 @pytest.mark.parametrize("kind", quick([VAE, IWAE], VAE))
 def test_a_compiled_training_is_the_plain_one_and_repeats(kind):
-    """An IWAE's last epoch is of several draws, those before it of one."""
+    """An IWAE's first half is of one draw, the second of several."""
     x = rows(100)
     plain, compiled, again = (table_model(kind, compile=way).fit(x) for way in (False, True, True))
     torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-3, atol=1e-4)

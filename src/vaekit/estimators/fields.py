@@ -115,7 +115,7 @@ class IWAEFields(Fields):
     """Importance-weighted draws per image, >= 1, for which the decoder works k times. 1 is the VAE."""
     elbo_epochs: float | None = None
     """Epochs, the first ones, that go by the ELBO of one draw, in a fraction of the others' time; by default half of all
-    (0 for wang2023). 0 is the paper's training: better by a little in as many epochs, and worse in as much time."""
+    (0 for wang2023). 0 is the paper's training: better by a little in as many epochs, which take longer."""
 
 
 @dataclass(kw_only=True, repr=False, eq=False)

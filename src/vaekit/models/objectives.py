@@ -114,17 +114,11 @@ class Iwae:
         return 1 if step < self.elbo_steps else None
 
     def __call__(self, trace: Trace, step: int) -> dict[str, Term]:
-        if len(trace.nll) == 1:
-            distortion, rate = distortion_and_rate(trace)
-            return {
-                "distortion": Term(distortion),
-                "rate": Term(rate),
-                "tightening": Term(torch.zeros_like(rate)),
-                **trace.penalties,
-            }
-        weights = log_weights(trace)
-        distortion, rate = trace.nll.mean(0), torch.stack(list(trace.rates.values())).sum(0).mean(0)
-        tightening = weights.mean(0) - log_mean_exp(weights)
+        distortion, rate = distortion_and_rate(trace)
+        tightening = torch.zeros_like(rate)
+        if len(trace.nll) > 1:
+            weights, rate = log_weights(trace), torch.stack(list(trace.rates.values())).sum(0).mean(0)
+            tightening = weights.mean(0) - log_mean_exp(weights)
         return {"distortion": Term(distortion), "rate": Term(rate), "tightening": Term(tightening), **trace.penalties}
 
 
