@@ -154,12 +154,14 @@ def test_a_budget_holds_when_a_run_is_gone_on_with(tmp_path, monkeypatch, capfd)
     """Of 100 steps, 2 are done; in 2.5 seconds there are 9 of a quarter second each."""
     interrupted(tmp_path / "a", 50, 2, monkeypatch)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.25)
+    looked = []
+    monkeypatch.setattr("vaekit.training.step.rehearse", lambda *given: looked.append(given[-1]) or 0.25)
     whole = tiny(epochs=50, verbose=True).fit_images(table(), folder=str(tmp_path / "a"), resume=True, time_budget=2.6)
     said = capfd.readouterr().err
     assert (
         "a new schedule from epoch 1 on, to its end at epoch 5.5: the time budget is enough for 9 of 98 steps" in said
     )
+    assert looked == [2], "what is still to be done is rehearsed"
     config = RunFolder(tmp_path / "a").config()
     assert whole.history_[-1]["step"] == config["plan"]["steps"] == 11
     assert [plan["steps"] for plan in config["earlier_plans"]] == [100]

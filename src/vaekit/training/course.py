@@ -97,9 +97,10 @@ class Course:
             Lines(self.title, 0).say(text)
 
     def _fitting(self, objective: Objective, plan: Plan, steps: int) -> int:
-        """How many of `steps` steps can be done before the deadline."""
+        """How many of `steps` steps, the last ones of the plan, can be done before the deadline."""
         if self.deadline is None:
             return steps
         deadline = self.deadline
         with seeded(derive_seed(self.seed, "rehearsal")):
-            return min(steps, from_first(lambda: affordable(self.module, objective, self.data, plan, deadline)))
+            rest = plan.steps - steps
+            return min(steps, from_first(lambda: affordable(self.module, objective, self.data, plan, deadline, rest)))

@@ -103,11 +103,11 @@ def _of_all(found: list[dict[str, Term]], losses: list[Tensor]) -> tuple[dict[st
     return terms, (torch.stack(losses) * counts).sum() / counts.sum()
 
 
-def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, deadline: float) -> int:
-    """Steps that can be done before `deadline`, a reading of `time.monotonic`, by a rehearsal; one at least. A tenth of the
-    time is kept for what is no step.
+def affordable(module: nn.Module, objective: Objective, data: Data, plan: Plan, deadline: float, since: int = 0) -> int:
+    """Steps from the step `since` on that can be done before `deadline`, a reading of `time.monotonic`, by a rehearsal; one at
+    least. A tenth of the time is kept for what is no step.
     """
-    seconds = rehearse(module, objective, data, plan, plan.first)
+    seconds = rehearse(module, objective, data, plan, since)
     return max(1, int(0.9 * (deadline - time.monotonic()) / seconds))
 
 
