@@ -6,8 +6,7 @@ probability, test images once, by a fixed seed; the NLL is importance-weighted w
 passes, in batches of 20, tanh, a learning rate that falls in steps from 0.001, and its best choice on nothing but the training
 objective; here as many as the time is enough for, by Muon, in larger batches, SiLU, products in bfloat16 where the processor
 has them, and a cosine to zero. An IWAE's first three quarters go by the ELBO of one draw; by default half of them do. A
-training of half an hour or more has batches twice as large, and weight decay: it ended half a nat lower so. Their test set was
-binarised by another seed.
+training of half an hour or more has batches twice as large, and weight decay. Their test set was binarised by another seed.
 """
 
 import argparse

@@ -45,10 +45,10 @@ def run(argv):
         error = (rebuilt - held).square().mean().item()
         own = f"{frechet_distance(judge.embed(as_bytes(rebuilt)), embedded):.1f}"
         samplers = vae_samplers(peer) if name == "vae" else {"PixelCNN": pixelcnn(peer, x, (1 - share) * seconds)}
-        for sampler, (made, settings) in samplers.items():
+        for sampler, (made, told) in samplers.items():
             started = time.perf_counter()
             with quietly():
-                made.fit(x, **settings)
+                made.fit(x, **told)
                 drawn = made.sample(len(held), batch_size=100, return_gen=True)
             distance = frechet_distance(judge.embed(as_bytes(drawn)), embedded)
             took = time.perf_counter() - started
