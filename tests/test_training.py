@@ -445,6 +445,11 @@ def test_epochs_of_the_rates_warm_up_are_no_candidates_for_the_best():
     assert len(model.history_) > 10, "the objective rises with its weight; that is no reason to stop"
 
 
+def test_a_training_that_ends_before_its_own_objective_says_so():
+    with pytest.warns(UserWarning, match="ends at epoch 4 and rate_warmup_epochs is 5"):
+        tiny(rate_warmup_epochs=5.0).fit(table(20).x)
+
+
 def test_a_time_budget_shortens_the_run(monkeypatch, tmp_path):
     monkeypatch.setattr("vaekit.training.step.rehearse", lambda *_: 0.25)
     for budget, steps in [(0.01, 1), (1.1, 3), (1.65, 5), (1000, 8)]:

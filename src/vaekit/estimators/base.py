@@ -57,6 +57,7 @@ class Estimator(Fields, Face):
     rate_weight: ClassVar[str | None] = None  # the field that weighs the rate
     muon_from: ClassVar[int] = PICTURE  # pixels of a picture's shorter side, from which that is the optimizer
     warms_rate: ClassVar[bool] = True  # whether the rate's weight can rise from 0
+    first_epochs: ClassVar[str] = "rate_warmup_epochs"  # the field that says how many are trained by another objective
 
     # ---- what a named model says -------------------------------------------------------------------------------
 
@@ -71,7 +72,7 @@ class Estimator(Fields, Face):
     @property
     def unsettled_epochs(self) -> float:
         """Epochs, the first ones, with another objective than the last: whose weight of the rate still rises."""
-        return filled(self.rate_warmup_epochs)
+        return getattr(self, self.first_epochs) or 0.0  # None in a run from before there was the field
 
     def defaults(self, *, wang2023: bool, shape: tuple[int, ...], epochs: float) -> dict:
         """Values for fields that are None, for samples of `shape` and a training of so many epochs, where they are not those of

@@ -22,6 +22,7 @@ from vaekit.messages import filled, first_line
 from vaekit.parts.likelihoods import make_likelihood
 from vaekit.ranks import check_alike, check_enough_images, from_first, size
 from vaekit.recorded import Record, config_of, facts_of, read_facts
+from vaekit.state import warn
 from vaekit.training.checkpoint import RunFolder, check_finite, mismatch, objective_state
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
@@ -121,6 +122,7 @@ class Fitting:
                 raise ValueError(f"{run.path} was begun by another process meanwhile; choose another folder")
             else:
                 self._begin()
+            self._warn_of_first_epochs()
             history = self.course.run()
             done, plan = history[-1]["step"], filled(self.course.plan)
             whole = done == filled(self.filled_in.epochs) * self.per_epoch
@@ -181,6 +183,14 @@ class Fitting:
         course.say(f"a new schedule from {here} on, to its end at epoch {there}{f': {why}' if why else ''}")
         self.facts["plan"] = asdict(course.plan)
         self.facts["earlier_plans"] = [*self.facts["earlier_plans"], asdict(before)]
+
+    def _warn_of_first_epochs(self) -> None:
+        ready, steps = self.filled_in, filled(self.course.plan).steps
+        if (first := ready.unsettled_epochs) and first * self.per_epoch >= steps:
+            warn(
+                f"the training ends at epoch {steps / self.per_epoch:g} and {ready.first_epochs} is {first:g}: it never comes "
+                "to its own objective; lower the one, or train for longer"
+            )
 
     def _record(self) -> Record:
         estimator = self.estimator

@@ -54,6 +54,7 @@ class IWAE(IWAEFields, Estimator):
     """
 
     warms_rate: ClassVar[bool] = False
+    first_epochs: ClassVar[str] = "elbo_epochs"
 
     def check(self, images: Images) -> None:
         super().check(images)
@@ -74,10 +75,6 @@ class IWAE(IWAEFields, Estimator):
 
     def make_objective(self, steps_per_epoch: int) -> Iwae:
         return Iwae(elbo_steps=round(self.unsettled_epochs * steps_per_epoch))
-
-    @property
-    def unsettled_epochs(self) -> float:
-        return self.elbo_epochs or 0.0  # None in runs of earlier versions, whose bound was that of k from the start
 
 
 class BetaTCVAE(BetaTCVAEFields, Estimator):
