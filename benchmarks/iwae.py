@@ -44,7 +44,7 @@ def run(argv):
         rows.append([label, mean_std(nll), mean_std(seconds, ".0f")])
     text = (
         f"{asked.seeds} seed(s). Of the {nats[0] - nats[1]:.2f} nats that the paper's training gains on the VAE the default "
-        f"keeps {(nats[0] - nats[2]) / (nats[0] - nats[1]):.0%} (claimed: 50 %), in {times[2] / times[1]:.2f} of its time (claimed: "
-        f"less than 1)."
+        f"keeps {(nats[0] - nats[2]) / (nats[0] - nats[1]):.0%} (claimed: 50 %), in {times[2] / times[1]:.2f} of its time "
+        f"(claimed: less than 1)."
     )
     return Findings(["model", "NLL, test", "training, s"], rows, text)
