@@ -1,9 +1,9 @@
-"""A held-out digit among the other nine is found by the density of a VAE's latents and errors better than by one of pixels.
+"""A held-out digit among the other nine is found with a VAE's latents and errors better than by the density of pixels alone.
 
 scikit-learn's 8x8 digits; each class in turn is left out of training on three quarters of the others, and the area under the
-ROC curve is that of its images against the other quarter. 20 latents and 60 epochs are the example's; scores and mixture were
+ROC curve is that of its images against the other quarter. 20 latents and 60 epochs are the example's; scores and mixtures were
 chosen on MNIST and Fashion-MNIST, 1,800 images each, made 8x8. The peers see the pixels: a mixture of 20 Gaussians on 20
-principal components, the error of 10 components, and an isolation forest by its defaults.
+principal components, the mean density of five of them, the error of 10 components, and an isolation forest by its defaults.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from vaekit.evaluation.anomalies import SCORES
 from vaekit.evaluation.measures import interval
 
 MIXTURE = "Gaussian mixture of pixels"
+FIVE = f"{MIXTURE}, five"
 
 
 def scores_of(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -32,8 +33,9 @@ def scores_of(train: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.nd
     for name in SCORES:
         found[f"VAE, {name}"] = AnomalyDetector(vae, score=name, random_state=seed).fit(train).score_samples(test)
     known, new = (np.reshape(part, (len(part), -1)) / 255 for part in (train, test))
-    mixture = GaussianMixture(20, reg_covar=1e-3, random_state=seed)
-    found[MIXTURE] = make_pipeline(PCA(20, random_state=seed), mixture).fit(known).score_samples(new)
+    mixtures = [GaussianMixture(20, reg_covar=1e-3, random_state=seed + start) for start in range(5)]
+    densities = [make_pipeline(PCA(20, random_state=seed), one).fit(known).score_samples(new) for one in mixtures]
+    found[MIXTURE], found[FIVE] = densities[0], np.logaddexp.reduce(densities)
     pca = PCA(10, random_state=seed).fit(known)
     found["PCA, squared error"] = -np.square(pca.inverse_transform(pca.transform(new)) - new).sum(1)
     found["isolation forest"] = IsolationForest(random_state=seed).fit(known).score_samples(new)
@@ -63,11 +65,12 @@ def run(argv):
         mean, low, high = interval(found.mean(1))
         hardest = found.mean(0).argmin()
         rows.append([name, round(mean, 4), f"± {(high - low) / 2:.4f}", f"{found.mean(0).min():.3f} ({hardest})"])
-    gain = interval((areas["VAE, combined"] - areas[MIXTURE]).mean(1))
+    gain, even = (interval((areas["VAE, combined"] - areas[peer]).mean(1)) for peer in (MIXTURE, FIVE))
     best = max(rows, key=lambda row: row[1])
     text = (
         f"Means over ten held-out digits, of {asked.seeds} seeds, with 95 % intervals by Student's t over the seeds. The "
-        f"default score, combined, is {gain[0]:+.4f} ({gain[1]:+.4f} to {gain[2]:+.4f}) from the mixture, seed by seed; the "
-        f"best row is {best[0]!r}. The claim {'holds' if gain[1] > 0 else 'does NOT hold'}."
+        f"default score, combined, is {gain[0]:+.4f} ({gain[1]:+.4f} to {gain[2]:+.4f}) from the mixture, seed by seed, and "
+        f"{even[0]:+.4f} ({even[1]:+.4f} to {even[2]:+.4f}) from five of them; the best row is {best[0]!r}. The claim "
+        f"{'holds' if gain[1] > 0 else 'does NOT hold'}."
     )
     return Findings(["method", "mean AUC", "interval", "hardest digit"], rows, text)

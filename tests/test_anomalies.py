@@ -61,13 +61,34 @@ def test_a_mixture_of_one_is_the_normal_density(plane):
     np.testing.assert_allclose(score(model.fitted_, normal), expected, rtol=1e-5)
 
 
+def test_combined_is_the_density_of_latents_and_error_and_that_of_the_row_itself(plane):
+    model, normal, *_ = plane
+    fitted, some = model.fitted_, normal[:17]
+    score = AnomalyScore(fitted, "combined")
+    score.fit(fitted, some)
+    errors = [np.log(fitted.squared_errors(x) + 1e-8) for x in (some, normal)]
+    errors = [(error - errors[0].mean()) / errors[0].std() for error in errors]
+    latents = [np.column_stack([model.transform(x), error]) for x, error in zip((some, normal), errors, strict=True)]
+    rows = [(x - normal[:500].mean(0)) / normal[:500].std(0) for x in (some, normal)]  # as the model is given them
+    assert np.allclose(fitted.inputs(normal), rows[1], atol=1e-4)
+    unit = np.sqrt(
+        np.var(rows[0] - rows[0].mean(0), axis=0, ddof=1).mean()
+    )  # of components, which are as many as columns
+    expected = 0
+    for own, new in (latents, [row / unit for row in rows]):
+        covariance = np.cov(own.T, bias=True) + 0.01 * np.eye(own.shape[1])
+        density = MultivariateNormal(torch.from_numpy(own.mean(0)), torch.from_numpy(covariance))
+        expected = expected + density.log_prob(torch.from_numpy(np.asarray(new, float))).numpy()
+    np.testing.assert_allclose(score(fitted, normal), expected, rtol=1e-3)
+
+
 def test_mixtures_of_few_samples_are_averaged_as_densities(plane):
     model, normal, *_ = plane
     score = AnomalyScore(model.fitted_, "latent")
     score.fit(model.fitted_, normal[:300])
     z = torch.from_numpy(model.transform(normal[300:]).astype(np.float64))
     densities = []
-    for mixture in score.mixtures:
+    for mixture in score.mixtures[0]:
         of = MultivariateNormal(torch.from_numpy(mixture.means_), torch.from_numpy(mixture.covariances_))
         densities.append((of.log_prob(z[:, None]).exp() * torch.from_numpy(mixture.weights_)).sum(1))
     assert len(densities) == 5 and not torch.allclose(densities[0], densities[1], rtol=0.01)
@@ -131,8 +152,9 @@ def test_what_has_no_meaning_is_refused(plane, digits):
         AnomalyDetector(model, score="latents").fit(normal)
     with pytest.raises(ValueError, match=r"contamination must be in \(0, 0.5\], got 0.7"):
         AnomalyDetector(model, contamination=0.7).fit(normal)
-    with pytest.raises(ValueError, match="at least 2 normal samples, got 1"):
-        AnomalyDetector(model).fit(normal[:1])
+    with pytest.raises(ValueError, match="at least 3 normal samples, got 2"):
+        AnomalyDetector(model).fit(normal[:2])
+    assert AnomalyDetector(model).fit(normal[:3]).score_samples(normal).shape == (600,)
     codes = VQVAE(epochs=1, n_codes=4, code_dim=2, random_state=0).fit(digits[0][:64])
     assert AnomalyDetector(codes).fit(digits[0][:64]).score_.name == "elbo"
     for name in ("combined", "latent", "importance_weighted"):

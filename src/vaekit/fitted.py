@@ -235,6 +235,18 @@ class Fitted:
         return self._bound(x, y, n_draws, weighted)
 
     @undisturbed
+    def inputs(self, X, basis: np.ndarray | None = None) -> np.ndarray:
+        """(N, values of a sample) what the module is given of X: pixels in [0, 1], or standardised columns. basis: (values of a
+        sample, K); then (N, K) their products with it, of which there may be more than of values in memory.
+        """
+        by = None if basis is None else torch.from_numpy(basis).to(self.device, torch.float32)
+
+        def seen(x: Tensor, _) -> Tensor:
+            return x.flatten(1) if by is None else x.flatten(1) @ by
+
+        return self._map(seen, self.format.check(X, self.name), None).astype(np.float64)
+
+    @undisturbed
     def squared_errors(self, X, y=None) -> np.ndarray:
         """(N,) squared error of each reconstruction, summed over pixels in [0, 1], or over standardised columns."""
         x = self.format.check(X, self.name)

@@ -39,9 +39,9 @@ class Score(RunSource, Sharded):
     split: Split | None = None
     """Which part of the data; by default the test part of what the model was trained on, and all of other data."""
     score: Literal["combined", "latent", "reconstruction", "elbo", "importance_weighted"] | None = None
-    """combined (latents and reconstruction error together under a mixture of Gaussians), latent (latents alone), reconstruction
-    (minus the squared error), elbo or importance_weighted (log p(x) by 50 draws), both in nats; by default combined, and elbo
-    for a VQ-VAE."""
+    """combined (the density of latents and reconstruction error together plus that of principal components, each under a
+    mixture of Gaussians), latent (that of latents alone), reconstruction (minus the squared error), elbo or
+    importance_weighted (log p(x) by 50 draws), both in nats; by default combined, and elbo for a VQ-VAE."""
     share: float = 0.01
     """tail_share is the share of the reference's scores that are as low or lower, and anomaly says whether it is below this."""
     reference: str | None = None
@@ -155,7 +155,7 @@ def _normal(score: AnomalyScore, model, home: Images, learned_from: Images | Non
 
     if learned_from is None or not score.learns:
         return score.fit(model, *some(home))
-    score.fit(model, *some(learned_from))
+    score.learn(model, *some(learned_from))
     return score(model, *some(home))
 
 

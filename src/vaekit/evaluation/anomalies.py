@@ -1,47 +1,92 @@
 """How unlike normal samples a sample is to a trained model, by several scores. The density of latents sees what is strange in
 kind, the reconstruction what the decoder can't express; a mixture over both sees each error beside its neighbours' (Zong et al.
-2018, "Deep Autoencoding Gaussian Mixture Model").
+2018, "Deep Autoencoding Gaussian Mixture Model"). A density of the sample itself, of its principal components, errs elsewhere
+than one of latents, so that the sum of both logarithms is better than either.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
+from vaekit.data.splits import evenly
 from vaekit.fitted import Fitted
 from vaekit.messages import nearest
 from vaekit.state import undisturbed
 from vaekit.threads import alone
 from vaekit.world import derive_seed
 
-COMPONENTS = 20  # of a mixture, where there are enough samples
+COMPONENTS = 20  # of a mixture, where there are enough samples, and of a sample, where it has as many values
 STARTS, MANY = 5, 5000  # mixtures that are averaged, each from a start of its own; of many samples one tells as much
 PER_PARAMETER = 3  # samples of a component for each dimension, at least
 LEAST_VARIANCE = 0.01  # of a component, in any direction: latents are about as wide as N(0, I)
 FOLDS = 5
+FEWEST = 3  # samples: a mixture needs two, and each is scored by one that has not seen it
 DRAWS = 50  # of the importance-weighted likelihood
 LEAST_ERROR = 1e-8
 
 
-def _latents(fitted: Fitted, x, y) -> np.ndarray:
-    return fitted.transform(x, y).astype(np.float64)
+class _Encoded(NamedTuple):
+    """Latent means and, where that has a `deviation`, the logarithm of the squared error in units of it, as wide as latents."""
+
+    mean: float = 0.0
+    deviation: float | None = None
+
+    def __call__(self, fitted: Fitted, x, y) -> np.ndarray:
+        latents = fitted.transform(x, y).astype(np.float64)
+        if self.deviation is None:
+            return latents
+        return np.column_stack([latents, (_log_errors(fitted, x, y) - self.mean) / self.deviation])
 
 
-def _latents_and_error(fitted: Fitted, x, y) -> np.ndarray:
-    return np.column_stack([_latents(fitted, x, y), np.log(fitted.squared_errors(x, y) + LEAST_ERROR)])
+class _Components(NamedTuple):
+    """Principal components, `basis` (values of a sample, K), less their `mean` (K,), all by one unit, `deviation`."""
+
+    basis: np.ndarray
+    mean: np.ndarray
+    deviation: float
+
+    def __call__(self, fitted: Fitted, x, y) -> np.ndarray:
+        return (fitted.inputs(x, self.basis) - self.mean) / self.deviation
 
 
-# By name: what needs no normal samples, and whose density under a mixture over those of normal samples is the score.
+def _log_errors(fitted: Fitted, x, y) -> np.ndarray:
+    return np.log(fitted.squared_errors(x, y) + LEAST_ERROR)
+
+
+def _encoded_with_errors(fitted: Fitted, x, y, seed: int) -> _Encoded:
+    errors = _log_errors(fitted, x, y)
+    return _Encoded(errors.mean(), errors.std() or 1.0)
+
+
+def _components(fitted: Fitted, x, y, seed: int) -> _Components:
+    """Those of normal samples, of which some thousands tell them."""
+    from sklearn.decomposition import PCA
+
+    x = fitted.format.check(x, fitted.name)
+    some = fitted.inputs(x[evenly(len(x), MANY)])
+    with alone():
+        found = PCA(min(COMPONENTS, *some.shape), random_state=seed).fit(some)
+    basis = found.components_.T
+    return _Components(basis, found.mean_ @ basis, np.sqrt(found.explained_variance_.mean()) or 1.0)
+
+
+# By name: what needs no normal samples; and what finds, of normal samples, the vectors whose densities, each under a mixture
+# over those of normal samples, are the score.
 PLAIN: dict[str, Callable] = {
     "elbo": lambda fitted, x, y: fitted.score_samples(x, y),
     "importance_weighted": lambda fitted, x, y: fitted.score_samples(x, y, DRAWS, weighted=True),
     "reconstruction": lambda fitted, x, y: -fitted.squared_errors(x, y),
 }
-DENSITIES: dict[str, Callable] = {"combined": _latents_and_error, "latent": _latents}
+DENSITIES: dict[str, tuple[Callable, ...]] = {
+    "combined": (_encoded_with_errors, _components),
+    "latent": (lambda fitted, x, y, seed: _Encoded(),),
+}
 WORDS = {
-    "combined": "log-density of latents and reconstruction error together, in nats",
+    "combined": "log-densities of latents and reconstruction error, and of principal components, in nats",
     "latent": "log-density of latents, in nats",
     "reconstruction": "minus the squared error",
     "elbo": "ELBO in nats, a bound of log p(x)",
@@ -59,8 +104,9 @@ class AnomalyScore:
     """Scores of samples, the higher the more like `fit`'s they are; what it learned from these is in here, the model is not.
 
     name: combined, the log-density of latent mean and logarithm of the reconstruction's squared error together under a mixture
-        of Gaussians; latent, of the latent mean alone; reconstruction, minus the squared error; elbo, in nats; or
-        importance_weighted, the likelihood by 50 draws in nats, which the ELBO is below.
+        of Gaussians, plus that of the sample's first 20 principal components under another; latent, of the latent mean alone;
+        reconstruction, minus the squared error; elbo, in nats; or importance_weighted, the likelihood by 50 draws in nats,
+        which the ELBO is below.
     Raises ValueError for other names, for a density of latents of a model that has codes, and for importance weights under a
         prior that is not `exact`.
     """
@@ -88,23 +134,30 @@ class AnomalyScore:
         return WORDS[self.name]
 
     @undisturbed
-    def fit(self, fitted: Fitted, x, y=None, *, seed: int = 0) -> np.ndarray:
-        """Learns from normal samples, at least two, and returns their scores (N,), each by a mixture that has not seen it."""
+    def learn(self, fitted: Fitted, x, y=None, *, seed: int = 0) -> list[np.ndarray]:
+        """Learns from normal samples, at least three; returns what their densities are of."""
         if not self.learns:
-            return self(fitted, x, y)
-        features = DENSITIES[self.name](fitted, x, y)
-        if len(features) < 2:
-            raise ValueError(f"score {self.name!r} learns from at least 2 normal samples, got {len(features)}")
-        self.shift, self.scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
-        if self.name == "combined":  # the error's unit becomes its deviation; latents have theirs
-            self.shift[-1], self.scale[-1] = features[:, -1].mean(), features[:, -1].std() or 1.0
-        features = (features - self.shift) / self.scale
+            return []
+        if len(x) < FEWEST:
+            raise ValueError(f"score {self.name!r} learns from at least {FEWEST} normal samples, got {len(x)}")
         seed = derive_seed(seed, "anomalies") % 2**31
-        self.mixtures = _mixtures(features, seed)
-        folds = np.random.default_rng(seed).permutation(len(features)) % min(FOLDS, len(features))
-        scores = np.empty(len(features))
+        self.views = [find(fitted, x, y, seed) for find in DENSITIES[self.name]]
+        features = [view(fitted, x, y) for view in self.views]
+        self.mixtures = [_mixtures(part, seed) for part in features]
+        return features
+
+    def fit(self, fitted: Fitted, x, y=None, *, seed: int = 0) -> np.ndarray:
+        """Learns from normal samples, at least three, and returns their scores (N,), each by a mixture that has not seen it."""
+        features = self.learn(fitted, x, y, seed=seed)
+        if not features:
+            return self(fitted, x, y)
+        seed = derive_seed(seed, "anomalies") % 2**31
+        folds = np.random.default_rng(seed).permutation(len(x)) % min(FOLDS, len(x))
+        scores = np.empty(len(x))
         for fold in np.unique(folds):
-            scores[folds == fold] = _log_density(_mixtures(features[folds != fold], seed), features[folds == fold])
+            held = folds == fold
+            others = [_mixtures(part[~held], seed) for part in features]
+            scores[held] = _log_density(others, [part[held] for part in features])
         return scores
 
     @undisturbed
@@ -112,7 +165,7 @@ class AnomalyScore:
         """(N,) scores. y: labels, of a conditional model; without them it infers them."""
         if not self.learns:
             return PLAIN[self.name](fitted, x, y)
-        return _log_density(self.mixtures, (DENSITIES[self.name](fitted, x, y) - self.shift) / self.scale)
+        return _log_density(self.mixtures, [view(fitted, x, y) for view in self.views])
 
 
 def _mixtures(features: np.ndarray, seed: int) -> list:
@@ -132,6 +185,9 @@ def _mixtures(features: np.ndarray, seed: int) -> list:
         ]
 
 
-def _log_density(mixtures: list, features: np.ndarray) -> np.ndarray:
-    """(N,) log of the mean density of `mixtures` at (N, D) features."""
-    return np.logaddexp.reduce([mixture.score_samples(features) for mixture in mixtures]) - np.log(len(mixtures))
+def _log_density(mixtures: list[list], features: list[np.ndarray]) -> np.ndarray:
+    """(N,) log of the mean density of the `mixtures` of each of the (N, D) features, summed over these."""
+    return sum(
+        np.logaddexp.reduce([mixture.score_samples(part) for mixture in those]) - np.log(len(those))
+        for those, part in zip(mixtures, features, strict=True)
+    )
