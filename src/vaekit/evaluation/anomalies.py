@@ -70,7 +70,7 @@ def _components(fitted: Fitted, x, y, seed: int) -> _Components:
     some = fitted.inputs(x[evenly(len(x), MANY)])
     with alone():
         found = PCA(min(COMPONENTS, *some.shape), random_state=seed).fit(some)
-    basis = found.components_.T
+    basis = np.asarray(found.components_).T
     return _Components(basis, found.mean_ @ basis, np.sqrt(found.explained_variance_.mean()) or 1.0)
 
 
@@ -187,7 +187,8 @@ def _mixtures(features: np.ndarray, seed: int) -> list:
 
 def _log_density(mixtures: list[list], features: list[np.ndarray]) -> np.ndarray:
     """(N,) log of the mean density of the `mixtures` of each of the (N, D) features, summed over these."""
-    return sum(
+    each = [
         np.logaddexp.reduce([mixture.score_samples(part) for mixture in those]) - np.log(len(those))
         for those, part in zip(mixtures, features, strict=True)
-    )
+    ]
+    return np.sum(each, axis=0)
