@@ -13,10 +13,10 @@ from vaekit import __version__
 from vaekit.messages import first_line
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import LearnedPrior
-from vaekit.training.checkpoint import CLOCK, check_finite, digest, mismatch, read_tensors, write_tensors
+from vaekit.rebuilt import check_finite, rebuilt
+from vaekit.training.checkpoint import CLOCK, digest, read_tensors, write_tensors
 from vaekit.training.kinds import check_settings, describe_settings, make_prior
 from vaekit.training.settings import PriorSettings
-from vaekit.world import seeded
 
 WORSE = 0.1  # of the plain prior's rate, or a nat: by more a fitted prior is far worse than that one
 
@@ -103,8 +103,7 @@ def read_prior(path: Path, model: Autoencoder, classes: np.ndarray | None) -> Fi
         check_settings(settings)
         if settings.layers is not None and settings.layers > len(tensors):
             raise ValueError(f"{settings.layers} layers and {len(tensors)} tensors")
-        with torch.device("meta"):
-            difference = mismatch(tensors, make_prior(settings, model, n_classes))
+        learned, difference = rebuilt(lambda: make_prior(settings, model, n_classes), tensors)
     except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or from another vaekit ({first_line(error)})") from None
     if difference:
@@ -113,8 +112,6 @@ def read_prior(path: Path, model: Autoencoder, classes: np.ndarray | None) -> Fi
     shares = tensors["class_shares"]
     if (shares < 0).any() or not math.isclose(shares.sum().item(), 1, abs_tol=1e-4):
         raise ValueError(f"{path} is damaged: class_shares must be shares that sum to 1")
-    with seeded(0):  # what is drawn is replaced
-        learned = make_prior(settings, model, n_classes)
     learned.load_state_dict(tensors)
     return FittedPrior(learned.eval(), settings, known, history, facts)
 

@@ -258,6 +258,15 @@ class Estimator(Fields, Face):
 
     @undisturbed
     def check(self, images: Images) -> None:
+        """Raises ValueError where `check_fields` does, or where no network can be made for `images`."""
+        self.check_fields(images)
+        classes = np.asarray(images.classes) if self.conditional else None
+        format = Format(tuple(images.x.shape[1:]), classes=classes)
+        with unwarned(), torch.device("meta"):
+            self.filled_in(self.resolve(format, len(images))).make_module(format, 0)
+
+    @undisturbed
+    def check_fields(self, images: Images) -> None:
         """Raises ValueError where a field has no meaningful value, or asks for what `images` can't give."""
         self._check_values()
         if self.conditional and images.y is None:
@@ -283,10 +292,6 @@ class Estimator(Fields, Face):
             raise ValueError(f"augment={self.augment!r} is for images, and this is a table")
         if not images.is_table and self.likelihood == "gaussian_columns":
             raise ValueError(f"likelihood {self.likelihood!r} is for tables; images need 'gaussian'")
-        classes = np.asarray(images.classes) if self.conditional else None
-        format = Format(tuple(images.x.shape[1:]), classes=classes)
-        with unwarned(), torch.device("meta"):
-            self.filled_in(self.resolve(format, len(images))).make_module(format, 0)
 
     def _check_grid(self, images: Images) -> None:
         if self.discrete:

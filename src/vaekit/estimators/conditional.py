@@ -32,8 +32,8 @@ class CVAE(CVAEFields, Estimator):
     def make_objective(self, steps_per_epoch: int):
         return self.elbo(filled(self.beta), steps_per_epoch)
 
-    def check(self, images: Images) -> None:
-        super().check(images)
+    def check_fields(self, images: Images) -> None:
+        super().check_fields(images)
         check_number("beta", self.beta)
 
     @undisturbed

@@ -22,8 +22,9 @@ from vaekit.estimators.gaussian import VAE
 from vaekit.evaluation.augmentation import Classifier, InMemory, shift_rotate_scale, train_classifier
 from vaekit.messages import first_line
 from vaekit.owned import claim, remove_temporaries, write_atomically
+from vaekit.rebuilt import check_finite, rebuilt
 from vaekit.state import undisturbed
-from vaekit.training.checkpoint import check_finite, mismatch, read_tensors, write_tensors
+from vaekit.training.checkpoint import read_tensors, write_tensors
 from vaekit.training.propagation import propagate
 from vaekit.world import check_random_state, derive_seed
 
@@ -150,23 +151,23 @@ class FewLabelsClassifier(ClassifierMixin, BaseEstimator):
         tensors, state = read_tensors(folder / WEIGHTS)
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-            classes, shape = np.asarray(facts["classes"]), tuple(facts["shape"])
-            height, width, channels = shape
+            classes, (height, width, channels) = np.asarray(facts["classes"]), facts["shape"]
             if classes.ndim != 1 or len(classes) < 2 or state.get("classes") != facts["classes"]:
                 raise ValueError("its classes are not those of its weights")
-            with torch.device("meta"):
-                meant = Classifier(shape=(channels, height, width), n_classes=len(classes), augment=None)
-                difference = mismatch(tensors, meant)
+            shape = (channels, height, width)
+            network, difference = rebuilt(
+                lambda: Classifier(shape=shape, n_classes=len(classes), augment=None), tensors
+            )
             if difference:
                 raise ValueError(difference)
         except (AttributeError, KeyError, RecursionError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / FACTS} is damaged, or from another vaekit ({first_line(error)})") from None
         check_finite(folder / WEIGHTS, tensors)
         loaded = cls()
-        loaded.network_ = Classifier(shape=(channels, height, width), n_classes=len(classes), augment=None)
-        loaded.network_.load_state_dict(tensors)
-        loaded.network_.eval()
-        loaded.classes_, loaded.image_shape_, loaded.facts_ = classes, shape, facts.get("facts", {})
+        network.load_state_dict(tensors)
+        loaded.network_ = network.eval()
+        loaded.classes_, loaded.image_shape_ = classes, (height, width, channels)
+        loaded.facts_ = facts.get("facts", {})
         return loaded
 
 

@@ -21,9 +21,10 @@ from vaekit.fitted import Fitted
 from vaekit.messages import filled, first_line
 from vaekit.parts.likelihoods import make_likelihood
 from vaekit.ranks import check_alike, check_enough_images, from_first, size
+from vaekit.rebuilt import check_finite, rebuilt
 from vaekit.recorded import Record, config_of, facts_of, read_facts
 from vaekit.state import warn
-from vaekit.training.checkpoint import RunFolder, check_finite, mismatch, objective_state
+from vaekit.training.checkpoint import RunFolder, objective_state
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
 from vaekit.training.optimizers import make_optimizer
@@ -280,8 +281,7 @@ def read_run(estimator, run: RunFolder, config: dict) -> Fitted:
     try:
         format, facts, resolved = _read_config(estimator, config)
         ready = estimator.filled_in(resolved)
-        with torch.device("meta"):
-            difference = mismatch(tensors, ready.make_module(format, 0))
+        module, difference = rebuilt(lambda: ready.make_module(format, 0), tensors)
         if notes:
             plan = read_plan(config["plan"])
             check_notes({"rollbacks": 0, **notes}, plan)
@@ -293,7 +293,6 @@ def read_run(estimator, run: RunFolder, config: dict) -> Fitted:
     if difference:
         raise ValueError(f"{run.path} is damaged: run.json and the weights do not fit together ({difference})")
     check_finite(run.weights_file if notes is None else run.checkpoint_file, tensors)
-    module = ready.make_module(format, 0)
     module.load_state_dict(tensors)
     history = run.history() if notes is None else history_so_far(notes)
     record = Record(type(estimator).__name__, estimator.settings(), resolved, facts, history, objective, unfinished)
@@ -307,7 +306,7 @@ def _read_config(estimator, config: dict) -> tuple[Format, dict, dict]:
     x = np.broadcast_to(np.zeros((), np.float64 if format.is_table else np.uint8), (1, *format.shape))
     labels = np.zeros(1, np.int64) if estimator.conditional else None
     classes = () if format.classes is None else tuple(map(str, format.classes))
-    estimator.filled_in(config["resolved"]).check(Images(x, labels, classes, "run.json"))
+    estimator.filled_in(config["resolved"]).check_fields(Images(x, labels, classes, "run.json"))
     return format, facts, config["resolved"]
 
 

@@ -34,8 +34,8 @@ class BetaVAE(BetaVAEFields, Estimator):
             return ConstrainedElbo(epsilon=self.epsilon)
         return self.elbo(filled(self.beta), steps_per_epoch)
 
-    def check(self, images: Images) -> None:
-        super().check(images)
+    def check_fields(self, images: Images) -> None:
+        super().check_fields(images)
         if self.epsilon is not None and self.early_stopping:
             raise ValueError(
                 "early_stopping compares the objectives of epochs, which a beta learned for epsilon changes: give one of them"
@@ -56,8 +56,8 @@ class IWAE(IWAEFields, Estimator):
     warms_rate: ClassVar[bool] = False
     first_epochs: ClassVar[str] = "elbo_epochs"
 
-    def check(self, images: Images) -> None:
-        super().check(images)
+    def check_fields(self, images: Images) -> None:
+        super().check_fields(images)
         check_number("k", self.k, whole=True, above=0)
         check_number("elbo_epochs", self.elbo_epochs)
         if self.rate_warmup_epochs:
@@ -80,8 +80,8 @@ class IWAE(IWAEFields, Estimator):
 class BetaTCVAE(BetaTCVAEFields, Estimator):
     """beta-TCVAE (Chen, Li, Grosse & Duvenaud 2018): of the rate, only the total correlation of the latents is weighted."""
 
-    def check(self, images: Images) -> None:
-        super().check(images)
+    def check_fields(self, images: Images) -> None:
+        super().check_fields(images)
         for name in ("alpha", "beta", "gamma"):
             check_number(name, getattr(self, name))
 

@@ -28,8 +28,8 @@ class VQVAE(VQVAEFields, Estimator):
     discrete: ClassVar[bool] = True
     muon_from: ClassVar[int] = 16
 
-    def check(self, images: Images) -> None:
-        super().check(images)
+    def check_fields(self, images: Images) -> None:
+        super().check_fields(images)
         for name in ("n_codes", "code_dim"):
             check_number(name, getattr(self, name), whole=True, above=0)
         for name in ("commitment", "codebook_weight", "ema", "revive"):

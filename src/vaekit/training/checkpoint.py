@@ -11,7 +11,7 @@
 Every file is written to a temporary name and renamed. Tensor files carry a checksum of their contents.
 
 A run folder may come from anybody. A checksum finds damage but no intent, so what is read is held against what this vaekit
-would have written before it is used: `RunFolder.model_config`, `mismatch`, `check_finite`.
+would have written before it is used: `RunFolder.model_config`, `vaekit.rebuilt`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as format_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaekit.messages import first_line, nearest_path
 from vaekit.owned import check_folder, claim, discard, locked, write_atomically
@@ -135,30 +135,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     if not isinstance(state, dict):
         raise ValueError(f"{path} is damaged: its state is no JSON object")
     return tensors, state
-
-
-def mismatch(tensors: dict[str, Tensor], module: nn.Module) -> str | None:
-    """What keeps `tensors` from being the state of `module`: the first difference of name, shape or type, in words. On the
-    meta device a module costs no memory, however large a file says that it is.
-    """
-    state = module.state_dict()
-    for name in sorted({*state, *tensors}):
-        if name not in tensors or name not in state:
-            return f"{name} is {'missing' if name in state else 'not of this model'}"
-        for what, found, expected in (
-            ("shape", tuple(tensors[name].shape), tuple(state[name].shape)),
-            ("type", tensors[name].dtype, state[name].dtype),
-        ):
-            if found != expected:
-                return f"{name} has {what} {found}, expected {expected}"
-    return None
-
-
-def check_finite(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Raises ValueError where a number of `tensors`, read from `path`, is NaN or infinite."""
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"{path} is damaged: {name} holds NaN or infinity; train this model again")
 
 
 def _finite(number: str) -> float:
