@@ -54,6 +54,7 @@ FLOORS = [
     ],
     [
         "training.events",
+        "training.rebuilt",
         "training.checkpoint",
         "training.progress",
         "training.compiled",

@@ -13,9 +13,9 @@ from vaekit import __version__
 from vaekit.messages import first_line
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.parts.priors import LearnedPrior
-from vaekit.rebuilt import check_finite, rebuilt
 from vaekit.training.checkpoint import CLOCK, digest, read_tensors, write_tensors
 from vaekit.training.kinds import check_settings, describe_settings, make_prior
+from vaekit.training.rebuilt import check_finite, rebuilt
 from vaekit.training.settings import PriorSettings
 
 WORSE = 0.1  # of the plain prior's rate, or a nat: by more a fitted prior is far worse than that one

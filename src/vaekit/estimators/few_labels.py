@@ -22,10 +22,10 @@ from vaekit.estimators.gaussian import VAE
 from vaekit.evaluation.augmentation import Classifier, InMemory, shift_rotate_scale, train_classifier
 from vaekit.messages import first_line
 from vaekit.owned import claim, remove_temporaries, write_atomically
-from vaekit.rebuilt import check_finite, rebuilt
 from vaekit.state import undisturbed
 from vaekit.training.checkpoint import read_tensors, write_tensors
 from vaekit.training.propagation import propagate
+from vaekit.training.rebuilt import check_finite, rebuilt
 from vaekit.world import check_random_state, derive_seed
 
 MOST = 20_000  # images that are looked at: all labelled ones, and of the others as many as are left, by chance

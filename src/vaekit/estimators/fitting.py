@@ -21,7 +21,6 @@ from vaekit.fitted import Fitted
 from vaekit.messages import filled, first_line
 from vaekit.parts.likelihoods import make_likelihood
 from vaekit.ranks import check_alike, check_enough_images, from_first, size
-from vaekit.rebuilt import check_finite, rebuilt
 from vaekit.recorded import Record, config_of, facts_of, read_facts
 from vaekit.state import warn
 from vaekit.training.checkpoint import RunFolder, objective_state
@@ -37,6 +36,7 @@ from vaekit.training.plan import (
     start_clock,
     steps_per_epoch,
 )
+from vaekit.training.rebuilt import check_finite, rebuilt
 from vaekit.training.state import check_notes, history_so_far
 from vaekit.training.step import Objective
 from vaekit.world import check_random_state, derive_seed, pick_device

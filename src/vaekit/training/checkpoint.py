@@ -11,7 +11,7 @@
 Every file is written to a temporary name and renamed. Tensor files carry a checksum of their contents.
 
 A run folder may come from anybody. A checksum finds damage but no intent, so what is read is held against what this vaekit
-would have written before it is used: `RunFolder.model_config`, `vaekit.rebuilt`.
+would have written before it is used: `RunFolder.model_config`, `vaekit.training.rebuilt`.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from vaekit.messages import first_line
 from vaekit.ranks import NEVER, is_first, summed
-from vaekit.rebuilt import mismatch
 from vaekit.tensors import Term
 from vaekit.training.checkpoint import is_record
 from vaekit.training.guard import ROLLBACKS
 from vaekit.training.optimizers import ADAM_KEEPS, make_optimizer
 from vaekit.training.plan import Plan
+from vaekit.training.rebuilt import mismatch
 from vaekit.training.step import Objective
 
 
