@@ -112,9 +112,18 @@ def test_pieces_come_in_order_and_the_rest_on_the_fastest_number(four, clock):
     for piece in threads.paced(range(40)):
         assert piece == len(counts)
         counts.append(torch.get_num_threads())
-        clock.busy()
+        clock.now += 10 + torch.get_num_threads()
     assert counts == [4, 2, 1] * 4 + [1] * 28
     assert torch.get_num_threads() == 4
+
+
+def test_what_is_plainly_the_fastest_is_tried_no_further(four, clock):
+    """Each further piece on the others would take several times as long."""
+    counts = []
+    for _ in threads.paced(range(40)):
+        counts.append(torch.get_num_threads())
+        clock.busy()
+    assert counts == [4, 2, 1] * 2 + [1] * 34
 
 
 def test_few_pieces_are_done_as_they_are(four):

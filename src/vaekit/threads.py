@@ -18,6 +18,7 @@ ROUNDS = 3  # at most that the numbers are tried in turn, so that a noisy machin
 ENOUGH = 2.0  # seconds of trying, after which there is no further round
 WORTH_TRYING = 15.0  # seconds of work, below which the numbers are not told apart
 GAIN = 0.9  # fewer threads are taken where they need at most this share of the time
+PLAIN = 2.0  # a number of threads that takes so many times less than the others is taken at once
 FEWEST = 8  # pieces of work for each number, below which none is tried
 
 
@@ -88,26 +89,31 @@ def fastest(work: Callable[[], object], times: int) -> int | None:
 
 
 def paced(pieces: Sequence[T]) -> Iterator[T]:
-    """Each of `pieces`, of like size: what is done with the first of them is timed on each of `choices` in turn, and the rest
-    is done on the fastest. A few are done as they are.
+    """Each of `pieces`, of like size: what is done with the first of them is timed on each of `choices` in turn, until one is
+    plainly the fastest or ROUNDS are over, and the rest is done on the fastest. A few are done as they are.
     """
     numbers = choices()
     if len(pieces) < FEWEST * len(numbers) or len(numbers) == 1:
         yield from pieces
         return
     seconds: dict[int, list[float]] = {count: [] for count in numbers}
-    tried = (1 + ROUNDS) * len(numbers)
-    count = numbers[0]
+    chosen: int | None = None
     for place, piece in enumerate(pieces):
-        if place < tried:
-            count = numbers[place % len(numbers)]
-        elif place == tried:
-            count = _best(seconds)
+        round_, turn = divmod(place, len(numbers))
+        if chosen is None and turn == 0 and (round_ > ROUNDS or (round_ > 1 and _told_apart(seconds))):
+            chosen = _best(seconds)
+        count = chosen or numbers[turn]
         with using(count):
             started = time.perf_counter()
             yield piece
-        if len(numbers) <= place < tried:
+        if chosen is None and round_:  # the first one is for caches and pools
             seconds[count].append(time.perf_counter() - started)
+
+
+def _told_apart(seconds: dict[int, list[float]]) -> bool:
+    """Whether the least times are so far below all others that chance is out of the question."""
+    least, second, *_ = sorted(map(statistics.fmean, seconds.values()))
+    return second >= PLAIN * least
 
 
 def _best(seconds: dict[int, list[float]]) -> int:
