@@ -98,6 +98,16 @@ README_ROWS = (
             "pictures :: VAE, a grid :: reconstructions",
         ],
     ),
+    (
+        "area under the ROC curve, one of scikit-learn's digits held out among the other nine",
+        "{}; five Gaussian mixtures of pixels: {}; one: {}; an isolation forest: {}",
+        [
+            "anomalies :: VAE, combined :: mean AUC",
+            "anomalies :: Gaussian mixture of pixels, five :: mean AUC",
+            "anomalies :: Gaussian mixture of pixels :: mean AUC",
+            "anomalies :: isolation forest :: mean AUC",
+        ],
+    ),
 )
 
 
