@@ -7,7 +7,7 @@ than one of latents, so that the sum of both logarithms is better than either.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,8 @@ class _Encoded(NamedTuple):
         latents = fitted.transform(x, y).astype(np.float64)
         if self.deviation is None:
             return latents
-        return np.column_stack([latents, (_log_errors(fitted, x, y) - self.mean) / self.deviation])
+        errors = np.log(fitted.squared_errors(x, y) + LEAST_ERROR)
+        return np.column_stack([latents, (errors - self.mean) / self.deviation])
 
 
 class _Components(NamedTuple):
@@ -53,16 +54,19 @@ class _Components(NamedTuple):
         return (fitted.inputs(x, self.basis) - self.mean) / self.deviation
 
 
-def _log_errors(fitted: Fitted, x, y) -> np.ndarray:
-    return np.log(fitted.squared_errors(x, y) + LEAST_ERROR)
+def _encoded(fitted: Fitted, x, y, seed: int) -> tuple[_Encoded, np.ndarray]:
+    view = _Encoded()
+    return view, view(fitted, x, y)
 
 
-def _encoded_with_errors(fitted: Fitted, x, y, seed: int) -> _Encoded:
-    errors = _log_errors(fitted, x, y)
-    return _Encoded(errors.mean(), errors.std() or 1.0)
+def _encoded_with_errors(fitted: Fitted, x, y, seed: int) -> tuple[_Encoded, np.ndarray]:
+    found = _Encoded(deviation=1.0)(fitted, x, y)
+    mean, deviation = found[:, -1].mean(), found[:, -1].std() or 1.0
+    found[:, -1] = (found[:, -1] - mean) / deviation
+    return _Encoded(mean, deviation), found
 
 
-def _components(fitted: Fitted, x, y, seed: int) -> _Components:
+def _components(fitted: Fitted, x, y, seed: int) -> tuple[_Components, np.ndarray]:
     """Those of normal samples, of which some thousands tell them."""
     from sklearn.decomposition import PCA
 
@@ -71,11 +75,12 @@ def _components(fitted: Fitted, x, y, seed: int) -> _Components:
     with alone():
         found = PCA(min(COMPONENTS, *some.shape), random_state=seed).fit(some)
     basis = np.asarray(found.components_).T
-    return _Components(basis, found.mean_ @ basis, np.sqrt(found.explained_variance_.mean()) or 1.0)
+    view = _Components(basis, found.mean_ @ basis, np.sqrt(found.explained_variance_.mean()) or 1.0)
+    return view, view(fitted, x, y)
 
 
-# By name: what needs no normal samples; and what finds, of normal samples, the vectors whose densities, each under a mixture
-# over those of normal samples, are the score.
+# By name: what needs no normal samples; and what learns from normal samples how samples become vectors, and makes theirs. The
+# density of each kind of vectors, under a mixture over those of normal samples, is a part of the score.
 PLAIN: dict[str, Callable] = {
     "elbo": lambda fitted, x, y: fitted.score_samples(x, y),
     "importance_weighted": lambda fitted, x, y: fitted.score_samples(x, y, DRAWS, weighted=True),
@@ -83,7 +88,7 @@ PLAIN: dict[str, Callable] = {
 }
 DENSITIES: dict[str, tuple[Callable, ...]] = {
     "combined": (_encoded_with_errors, _components),
-    "latent": (lambda fitted, x, y, seed: _Encoded(),),
+    "latent": (_encoded,),
 }
 WORDS = {
     "combined": "log-densities of latents and reconstruction error, and of principal components, in nats",
@@ -134,18 +139,18 @@ class AnomalyScore:
         return WORDS[self.name]
 
     @undisturbed
-    def learn(self, fitted: Fitted, x, y=None, *, seed: int = 0) -> list[np.ndarray]:
-        """Learns from normal samples, at least three; returns what their densities are of."""
+    def learn(self, fitted: Fitted, x, y=None, *, seed: int = 0) -> tuple[np.ndarray, ...]:
+        """Learns from normal samples, at least three; returns the vectors (N, D) that their densities are of."""
         if not self.learns:
-            return []
+            return ()
         if len(x) < FEWEST:
             raise ValueError(f"score {self.name!r} learns from at least {FEWEST} normal samples, got {len(x)}")
         seed = derive_seed(seed, "anomalies") % 2**31
-        self.views = [find(fitted, x, y, seed) for find in DENSITIES[self.name]]
-        features = [view(fitted, x, y) for view in self.views]
+        self.views, features = zip(*(find(fitted, x, y, seed) for find in DENSITIES[self.name]), strict=True)
         self.mixtures = [_mixtures(part, seed) for part in features]
         return features
 
+    @undisturbed
     def fit(self, fitted: Fitted, x, y=None, *, seed: int = 0) -> np.ndarray:
         """Learns from normal samples, at least three, and returns their scores (N,), each by a mixture that has not seen it."""
         features = self.learn(fitted, x, y, seed=seed)
@@ -185,7 +190,7 @@ def _mixtures(features: np.ndarray, seed: int) -> list:
         ]
 
 
-def _log_density(mixtures: list[list], features: list[np.ndarray]) -> np.ndarray:
+def _log_density(mixtures: list[list], features: Sequence[np.ndarray]) -> np.ndarray:
     """(N,) log of the mean density of the `mixtures` of each of the (N, D) features, summed over these."""
     each = [
         np.logaddexp.reduce([mixture.score_samples(part) for mixture in those]) - np.log(len(those))
