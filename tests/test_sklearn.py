@@ -418,7 +418,7 @@ def test_the_width_between_convolutions_and_a_vector(tmp_path):
         ((31, 40, 1), 64, 208),
     ):
         assert VAE(latent_dim=latents).resolve(Format(shape), 20)["width"] == width
-        assert VAE(latent_dim=latents, architecture="resnet").resolve(Format(shape), 20)["width"] == 208
+        assert VAE(latent_dim=latents, architecture="resnet").resolve(Format(shape), 20)["width"] == width
     for without in (VAE(grid=True), VQVAE(), VAE(architecture="wang2023")):
         assert without.resolve(Format((32, 32, 1)), 20)["width"] is None
     with pytest.raises(ValueError, match="VAE has none with architecture=None and grid=True"):

@@ -401,7 +401,7 @@ class Estimator(Fields, Face):
         if not self._has_width:
             return None
         many = (self.latent_dim or self._latent_dim(format.module_shape)) >= MANY
-        return 0 if many and self.architecture != "resnet" and min(format.shape[:2]) >= PICTURE else DENSE
+        return 0 if many and min(format.shape[:2]) >= PICTURE else DENSE
 
     def optimizer_for(self, shape: tuple[int, ...]) -> str:
         """The optimizer for samples of `shape`. Muon learns pictures in less time, but for small ones, of which there is little

@@ -22,7 +22,7 @@ class Fields:
     width: int | None = None
     """Width of the mlp's wider hidden layer, the other has half of it; by default 512 for images, and for tables 128, or 512
     from 1,000 rows on. Of conv and resnet that of a layer between convolutions and a vector of latents; by default 208, and 0,
-    which is none, of conv for pictures of 32x32 or more with 64 latents or more."""
+    which is none, for pictures of 32x32 or more with 64 latents or more."""
     likelihood: str | None = None
     """gaussian (sigma learned), gaussian_columns (a sigma for each column of a table), gaussian_fixed, bernoulli or
     discretized_logistic; by default gaussian, for tables gaussian_columns, for wang2023 gaussian_fixed."""

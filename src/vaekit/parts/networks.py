@@ -277,31 +277,15 @@ def grid_of(architecture: str, shape: tuple[int, int, int]) -> tuple[int, int]:
 
 
 def _stages(architecture: str, height: int, width: int, *, spatial: bool) -> tuple[Stage, ...]:
-    return (_resnet_stages if architecture == "resnet" else _conv_stages)(height, width, spatial=spatial)
-
-
-def _conv_stages(height: int, width: int, *, spatial: bool) -> tuple[Stage, ...]:
-    """`conv`: one large step to a coarse grid, where the arithmetic is dense and cheap, then halvings to 4x4."""
-    first = 4 if min(height, width) >= 16 else 2
+    """`conv`: one large step to a coarse grid, where the arithmetic is dense and cheap, then halvings to 4x4 cells. `resnet`:
+    the same, twice as deep, and on the coarser grids of a vector twice as wide.
+    """
+    first, deep = 4 if min(height, width) >= 16 else 2, 2 if architecture == "resnet" else 1
     if spatial:
-        return (Stage(first, 64, 2),)
-    return (Stage(first, 32, 1), *_halvings(height / first, width / first, channels=64))
-
-
-def _resnet_stages(height: int, width: int, *, spatial: bool) -> tuple[Stage, ...]:
-    """`resnet`: blocks with GroupNorm from the full resolution down, twice the channels at each halving."""
-    stages = [Stage(1, 32, 1), Stage(2, 64, 2)]
-    if min(height, width) >= 16:
-        stages.append(Stage(2, 128, 2))
-    if not spatial:
-        factor = math.prod(stage.factor for stage in stages)
-        stages += _halvings(height / factor, width / factor, channels=128)
-    return tuple(stages)
-
-
-def _halvings(height: float, width: float, *, channels: int) -> list[Stage]:
-    """As many halvings as bring the shorter side to 4 cells or fewer."""
-    return [Stage(2, channels, 1)] * max(0, math.ceil(math.log2(min(math.ceil(height), math.ceil(width)) / 4)))
+        return (Stage(first, 64, 2 * deep),)
+    cells = min(math.ceil(height / first), math.ceil(width / first))
+    halvings = max(0, math.ceil(math.log2(cells / 4)))
+    return (Stage(first, 32, deep), *[Stage(2, 64 * deep, deep)] * halvings)
 
 
 class _Wang2023(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vaekit.messages import first_line
 
 # Steps from which compiling gains more than it costs, by network, on the safe side; `python -m benchmarks compiling` measures
-# both. A resnet gains nothing.
+# both. A resnet has not been measured since it is a deeper conv.
 PAYS_FROM = {"wang2023": 6_000, "conv": 20_000, "mlp": 25_000, "pixelcnn": 4_500}
 
 
