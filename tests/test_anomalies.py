@@ -71,9 +71,7 @@ def test_combined_is_the_density_of_latents_and_error_and_that_of_the_row_itself
     latents = [np.column_stack([model.transform(x), error]) for x, error in zip((some, normal), errors, strict=True)]
     rows = [(x - normal[:500].mean(0)) / normal[:500].std(0) for x in (some, normal)]  # as the model is given them
     assert np.allclose(fitted.inputs(normal), rows[1], atol=1e-4)
-    unit = np.sqrt(
-        np.var(rows[0] - rows[0].mean(0), axis=0, ddof=1).mean()
-    )  # of components, which are as many as columns
+    unit = np.sqrt(rows[0].var(axis=0, ddof=1).mean())  # of components, which are as many as columns
     expected = 0
     for own, new in (latents, [row / unit for row in rows]):
         covariance = np.cov(own.T, bias=True) + 0.01 * np.eye(own.shape[1])

@@ -236,15 +236,14 @@ class Fitted:
 
     @undisturbed
     def inputs(self, X, basis: np.ndarray | None = None) -> np.ndarray:
-        """(N, values of a sample) what the module is given of X: pixels in [0, 1], or standardised columns. basis: (values of a
-        sample, K); then (N, K) their products with it, of which there may be more than of values in memory.
+        """(N, D) the values of each sample as the module is given them: pixels in [0, 1], or standardised columns. basis:
+        (D, K); then (N, K) their products with it, without all values in memory at once.
         """
         by = None if basis is None else torch.from_numpy(basis).to(self.device, torch.float32)
-
-        def seen(x: Tensor, _) -> Tensor:
-            return x.flatten(1) if by is None else x.flatten(1) @ by
-
-        return self._map(seen, self.format.check(X, self.name), None).astype(np.float64)
+        products = self._map(
+            lambda x, _: x.flatten(1) if by is None else x.flatten(1) @ by, self.format.check(X, self.name), None
+        )
+        return products.astype(np.float64)
 
     @undisturbed
     def squared_errors(self, X, y=None) -> np.ndarray:

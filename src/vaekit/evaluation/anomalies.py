@@ -20,7 +20,10 @@ from vaekit.threads import alone
 from vaekit.world import derive_seed
 
 COMPONENTS = 20  # of a mixture, where there are enough samples, and of a sample, where it has as many values
-STARTS, MANY = 5, 5000  # mixtures that are averaged, each from a start of its own; of many samples one tells as much
+STARTS, MANY = (
+    5,
+    5000,
+)  # mixtures that are averaged, each from a start of its own; of many samples one tells as much; so many tell components
 PER_PARAMETER = 3  # samples of a component for each dimension, at least
 LEAST_VARIANCE = 0.01  # of a component, in any direction: latents are about as wide as N(0, I)
 FOLDS = 5
@@ -145,9 +148,9 @@ class AnomalyScore:
             return ()
         if len(x) < FEWEST:
             raise ValueError(f"score {self.name!r} learns from at least {FEWEST} normal samples, got {len(x)}")
-        seed = derive_seed(seed, "anomalies") % 2**31
-        self.views, features = zip(*(find(fitted, x, y, seed) for find in DENSITIES[self.name]), strict=True)
-        self.mixtures = [_mixtures(part, seed) for part in features]
+        self.seed = derive_seed(seed, "anomalies") % 2**31
+        self.views, features = zip(*(find(fitted, x, y, self.seed) for find in DENSITIES[self.name]), strict=True)
+        self.mixtures = [_mixtures(part, self.seed) for part in features]
         return features
 
     @undisturbed
@@ -156,12 +159,11 @@ class AnomalyScore:
         features = self.learn(fitted, x, y, seed=seed)
         if not features:
             return self(fitted, x, y)
-        seed = derive_seed(seed, "anomalies") % 2**31
-        folds = np.random.default_rng(seed).permutation(len(x)) % min(FOLDS, len(x))
+        folds = np.random.default_rng(self.seed).permutation(len(x)) % min(FOLDS, len(x))
         scores = np.empty(len(x))
         for fold in np.unique(folds):
             held = folds == fold
-            others = [_mixtures(part[~held], seed) for part in features]
+            others = [_mixtures(part[~held], self.seed) for part in features]
             scores[held] = _log_density(others, [part[held] for part in features])
         return scores
 
