@@ -2,8 +2,9 @@
 
 scikit-learn's 8x8 digits; each class in turn is left out of training on three quarters of the others, and the area under the
 ROC curve is that of its images against the other quarter. 20 latents and 60 epochs are the example's; scores and mixtures were
-chosen on MNIST and Fashion-MNIST, 1,800 images each, made 8x8. The peers see the pixels: a mixture of 20 Gaussians on 20
-principal components, the mean density of five of them, the error of 10 components, and an isolation forest by its defaults.
+chosen on MNIST and Fashion-MNIST, 1,800 images each, made 8x8, the principal components on MNIST alone. The peers see the
+pixels: a mixture of 20 Gaussians on 20 principal components, the mean density of five of them, the error of 10 components, and
+an isolation forest by its defaults.
 """
 
 import argparse
