@@ -116,9 +116,9 @@ def as_value(where: str, function: Callable, *args) -> Any:
 
 
 def _done(begun: dict) -> list:
-    """Those of the futures that are done, once there are any."""
+    """Those of the futures that are done, once there are any, in the order in which they were begun."""
     if all(isinstance(future, Future) for future in begun):
-        return list(wait_for(begun, return_when=FIRST_COMPLETED).done)
+        wait_for(begun, return_when=FIRST_COMPLETED)
     while not (found := [future for future in begun if future.done()]):
         time.sleep(LOOK_EVERY)
     return found
