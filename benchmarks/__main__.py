@@ -1,5 +1,6 @@
-"""`python -m benchmarks [NAME [ARGUMENTS] | results]`: lists the claims, runs one and adds it to RESULTS.md, or writes
-RESULTS.md from the records alone.
+"""`python -m benchmarks [[--go-on] NAME [ARGUMENTS] | results]`: lists the claims, runs one and adds it to RESULTS.md, or
+writes RESULTS.md from the records alone. `--go-on` is for claims of many hours, which write what each of their runs came to in
+results/runs: those that are there are not measured again.
 """
 
 import sys
@@ -11,17 +12,20 @@ from vaekit.messages import nearest
 def main(argv: list[str]) -> int:
     known = claims()
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: python -m benchmarks NAME [ARGUMENTS], or results\n")
+        print("usage: python -m benchmarks [--go-on] NAME [ARGUMENTS], or results")
+        print("--go-on: with the runs that an earlier call measured, of a claim that keeps them in results/runs\n")
         print("\n".join(f"  {name:<14} {claim}" for name, claim in known.items()))
         return 0
     if argv[0] == "results":
         write_results()
         print(f"written: {RESULTS}")
         return 0
+    if go_on := argv[0] == "--go-on":
+        argv = argv[1:] or [""]
     if argv[0] not in known:
         print(f"unknown claim {argv[0]!r}{nearest(argv[0], known)}; claims are {', '.join(known)}", file=sys.stderr)
         return 2
-    print(record(argv[0], argv[1:]))
+    print(record(argv[0], argv[1:], go_on=go_on))
     write_results()
     return 0
 

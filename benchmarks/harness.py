@@ -48,11 +48,15 @@ def claims() -> dict[str, str]:
     return found
 
 
-def record(name: str, argv: Sequence[str] = ()) -> Path:
-    """Runs the claim `name` and writes what it found, and where, to results/NAME.json."""
+def record(name: str, argv: Sequence[str] = (), *, go_on: bool = False) -> Path:
+    """Runs the claim `name` and writes what it found, and where, to results/NAME.json. go_on: with the runs that an earlier
+    call measured.
+    """
     module = importlib.import_module(f"benchmarks.{name}")
     started, commit = datetime.now(UTC), _commit()
     _used.clear()
+    if not go_on:
+        _measured_runs(name).unlink(missing_ok=True)
     findings = module.run(list(argv))
     RECORDS.mkdir(exist_ok=True)
     content = {
@@ -113,6 +117,22 @@ def trained(folder: str, model: str, images, **fields) -> Estimator:
     return MODELS[model].estimator()(**fields, verbose=True).fit_images(images, folder=str(path), resume=True)
 
 
+def measured(run: str, measure: Callable[[], dict]) -> dict:
+    """What the run CLAIM/NAME came to, in values of JSON: measured now and written to results/runs/CLAIM.json at once; or as it
+    stands there, so that a claim of many hours is gone on with by another process, on another day. The record says which
+    commits trained it.
+    """
+    file = _measured_runs(run.partition("/")[0])
+    found = json.loads(file.read_text()) if file.exists() else {}
+    if run not in found:
+        values = measure()
+        found[run] = {"trained by": _used.get(run, _commit()), **values}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(dict(sorted(found.items())), indent=1) + "\n")
+    _used[run] = found[run]["trained by"]
+    return found[run]
+
+
 def mean_std(values: Sequence[float], form: str = ".2f") -> str:
     """Mean and sample standard deviation as text; the mean alone for one value."""
     spread = f" ± {format(statistics.stdev(values), form)}" if len(values) > 1 else ""
@@ -135,6 +155,10 @@ def interleave(actions: dict[str, Callable[[], None]], rounds: int) -> dict[str,
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Median over rounds of ours / theirs."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def _measured_runs(name: str) -> Path:
+    return RECORDS / "runs" / f"{name}.json"
 
 
 def _commit() -> str:

@@ -10,18 +10,17 @@ training of half an hour or more has batches twice as large, and weight decay. T
 """
 
 import argparse
-import json
 from dataclasses import asdict, replace
+from functools import partial
 
 import torch
 
-from benchmarks.harness import OUT, Findings, mean_std
+from benchmarks.harness import OUT, Findings, mean_std, measured
 from vaekit.data import open_data
 from vaekit.data.batches import Data
 from vaekit.evaluation.likelihood import evaluate, importance_nll
 from vaekit.messages import filled
 from vaekit.models import Autoencoder, Elbo, Iwae
-from vaekit.owned import write_atomically
 from vaekit.parts import BernoulliLikelihood, GaussianLatent, StandardNormalPrior
 from vaekit.parts.networks import make_networks
 from vaekit.training.checkpoint import RunFolder
@@ -43,6 +42,7 @@ def run(argv):
         "--iwae", type=float, nargs="*", default=[10.0], help="minutes of an IWAE's training, each a row"
     )
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--long-seeds", type=int, default=1, help=f"of trainings of {LONG} minutes or more")
     parser.add_argument("--k", type=int, default=5000, help="draws per test image")
     options = parser.parse_args(argv)
     data = Data(torch.from_numpy(open_data("mnist", "train", binarize="dynamic").x), dynamic=True)
@@ -51,38 +51,37 @@ def run(argv):
     budgets = [("VAE", 1, minutes) for minutes in options.vae]
     budgets += [("IWAE, k=5", 5, minutes) for minutes in options.iwae]
     for label, samples, minutes in budgets:
-        runs = [
-            one_run(label, samples, data, test, minutes=minutes, seed=seed, k=options.k)
-            for seed in range(options.seeds)
-        ]
-        nll = [found["nll"] for _, found, _ in runs]
+        runs = []
+        for seed in range(options.long_seeds if minutes >= LONG else options.seeds):
+            one = partial(one_run, label, samples, data, test, minutes=minutes, seed=seed, k=options.k)
+            runs.append(measured(f"nll/{samples}-draws-{minutes:g}-minutes-seed{seed}-k{options.k}", one))
+        nll = [run["nll"] for run in runs]
         rows.append(
             [
                 label,
                 minutes,
-                mean_std([-measured["elbo"] for _, _, measured in runs]),
-                f"{mean_std(nll)} (se over images {runs[0][1]['nll_se']:.2f})",
+                mean_std([run["-elbo"] for run in runs]),
+                f"{mean_std(nll)} (se over images {runs[0]['nll_se']:.2f})",
                 PUBLISHED[label],
-                mean_std([-history[-1]["objective"] for history, _, _ in runs]),
-                ", ".join(str(measured["active_units"]) for _, _, measured in runs),
-                ", ".join(str(round(history[-1]["seconds_total"])) for history, _, _ in runs),
-                ", ".join(str(len(history)) for history, _, _ in runs),
+                mean_std([run["objective, training"] for run in runs]),
+                *(
+                    ", ".join(str(run[key]) for run in runs)
+                    for key in ("active latents", "seconds", "epochs", "threads")
+                ),
             ]
         )
-        by_k = ", ".join(f"{value:.2f} (k={k})" for k, value in runs[0][1]["nll_by_k"] if k in (1, 5, 50, 500, 5000))
+        by_k = ", ".join(f"{value:.2f} (k={k})" for k, value in runs[0]["nll_by_k"] if k in (1, 5, 50, 500, 5000))
         text.append(
-            f"{label} in {minutes:g} minutes: NLL by draws, first seed: {by_k}; "
+            f"{label} in {minutes:g} minutes, {len(runs)} seed(s): NLL by draws, first seed: {by_k}; "
             f"{sum(nll) / len(nll) - PUBLISHED[label]:+.2f} nats from the published figure."
         )
-    columns = ["model", "minutes", "-ELBO, test", "NLL, test", "published NLL", "-objective, training"]
-    columns += ["active latents of 50", "training, s", "epochs"]
-    return Findings(columns, rows, f"Minutes are of {torch.get_num_threads()} threads. " + " ".join(text))
+    columns = ["model", "minutes", "-ELBO, test", "NLL, test", "published NLL", "objective, training"]
+    columns += ["active latents of 50", "training, s", "epochs", "threads"]
+    return Findings(columns, rows, " ".join(text))
 
 
-def one_run(label, samples, data, test, *, minutes, seed, k):
-    """A training, gone on with where it was interrupted: its history, its NLL and its ELBO on the test images, which are kept
-    beside it.
-    """
+def one_run(label, samples, data, test, *, minutes, seed, k) -> dict:
+    """A training, gone on with where it was interrupted, and what it comes to on the test images."""
     with seeded(seed):
         module = build(samples)
     long = minutes >= LONG
@@ -109,11 +108,16 @@ def one_run(label, samples, data, test, *, minutes, seed, k):
     history = train(
         module, objective_of(samples, plan), data, plan, folder=folder, title=f"{label} seed {seed}", verbose=True
     )
-    kept = folder.path / f"measured-{k}.json"
-    if not kept.exists():
-        measured = importance_nll(module, test, k=k), evaluate(module, test)
-        write_atomically(kept, json.dumps(measured))
-    return history, *json.loads(kept.read_text())
+    found, bound = importance_nll(module, test, k=k), evaluate(module, test)
+    return {
+        **{key: found[key] for key in ("nll", "nll_se", "nll_by_k")},
+        "-elbo": -bound["elbo"],
+        "objective, training": history[-1]["objective"],
+        "active latents": bound["active_units"],
+        "seconds": round(history[-1]["seconds_total"]),
+        "epochs": len(history),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def objective_of(samples: int, plan: Plan) -> Elbo | Iwae:

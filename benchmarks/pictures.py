@@ -9,13 +9,14 @@ training icons. A sample's nearest training icon is in the judge's features; the
 
 import argparse
 import io
-import math
+from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.harness import OUT, RECORDS, Findings, mean_std, progress, trained
+from benchmarks.harness import OUT, RECORDS, Findings, mean_std, measured, progress, trained
 from benchmarks.icons import PLACE, open_icons, seams
 from vaekit.data import Images
 from vaekit.data.pixels import with_channels
@@ -62,18 +63,21 @@ def measure(name: str, train: Images, test: Images, *, seeds: int) -> Findings:
     others = train.x[np.concatenate([rng.choice(np.flatnonzero(train.y == c), n) for c, n in enumerate(counts(test))])]
     features = {"test": judge.embed(test.x), "train": judge.embed(train.x)}
     real = frechet_distance(judge.embed(others), features["test"])
-    rows, shown = [], [test.x[spread(test)]]
-    for label, folder, model, fields in ARMS:
-        found = []
-        for seed in range(seeds):
-            found.append(one_run(f"{name}/{folder}-seed{seed}", model, fields, train, test, judge, features, seed))
-            sheet = found[-1].pop("sheet")
-            shown += [] if seed else sheet
-        values = {key: [each[key] for each in found] for key in COLUMNS}
-        rows.append(
-            [label, *("" if math.isnan(values[key][0]) else mean_std(values[key], COLUMNS[key]) for key in COLUMNS)]
-        )
-    save(name, np.stack(shown))
+    sheets = defaultdict(list)
+
+    def one(arm: tuple, seed: int) -> dict:
+        _, folder, model, fields = arm
+        values, sheet = one_run(f"{name}/{folder}-seed{seed}", model, fields, train, test, judge, features, seed)
+        sheets[seed] += sheet
+        return values
+
+    rows = []
+    for arm in ARMS:
+        found = [measured(f"{name}/{arm[1]}-seed{seed}", partial(one, arm, seed)) for seed in range(seeds)]
+        values = {key: [each[key] for each in found if each[key] is not None] for key in COLUMNS}
+        rows.append([arm[0], *(mean_std(values[key], COLUMNS[key]) if values[key] else "" for key in COLUMNS)])
+    if whole := [sheet for sheet in sheets.values() if len(sheet) == 2 * len(ARMS)]:
+        save(name, np.stack([test.x[spread(test)], *whole[0]]))
     text = (
         f"{len(train):,} pictures to train on, {len(test):,} held out, whose own seams are {seams(test.x):.3f}; {seeds} "
         f"seed(s). Frechet distance of reconstructions, of samples by class, and of samples by guidance 2, which flow matching "
@@ -95,8 +99,10 @@ def spread(test) -> np.ndarray:
     return np.linspace(0, len(test) - 1, SHOWN).astype(int)
 
 
-def one_run(folder: str, name: str, fields: dict, train, test, judge, features, seed: int) -> dict:
-    """A model and its prior, by default settings, and what they come to."""
+def one_run(
+    folder: str, name: str, fields: dict, train, test, judge, features, seed: int
+) -> tuple[dict, list[np.ndarray]]:
+    """A model and its prior, by default settings: what they come to, and their rows of the sheet."""
     model = trained(folder, name, train, random_state=seed, **fields)
     seconds = OUT / f"{folder}.prior-seconds"  # a prior's file does not hold them
     if not model.has_prior:
@@ -114,7 +120,7 @@ def one_run(folder: str, name: str, fields: dict, train, test, judge, features, 
         return frechet_distance(judge.embed(x), features["test"])
 
     near = torch.cdist(judge.embed(guided), features["train"]).amin(1).mean()
-    return {
+    values = {
         "MSE": result["mse"],
         "ELBO, nats": result["elbo"],
         "seams": seams(rebuilt),
@@ -122,11 +128,11 @@ def one_run(folder: str, name: str, fields: dict, train, test, judge, features, 
         "prior, s": float(seconds.read_text()),
         "reconstructions": distance(rebuilt),
         "samples": distance(plain),
-        "guidance 2": distance(guided) if model.grid else math.nan,
-        "as asked, %": 100 * (judge.classify(torch.from_numpy(guided)).numpy() == test.y).mean(),
+        "guidance 2": distance(guided) if model.grid else None,
+        "as asked, %": 100 * float((judge.classify(torch.from_numpy(guided)).numpy() == test.y).mean()),
         "nearest": float(near / torch.cdist(features["test"], features["train"]).amin(1).mean()),
-        "sheet": [x[spread(test)] for x in (rebuilt, guided)],
     }
+    return values, [x[spread(test)] for x in (rebuilt, guided)]
 
 
 def save(name: str, rows: np.ndarray) -> None:

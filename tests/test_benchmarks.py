@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import types
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,34 @@ def test_a_kept_run_is_recorded_with_the_commit_that_trained_it(tmp_path, monkey
     (tmp_path / "toy" / "vae" / "weights.safetensors").unlink()
     harness.trained("toy/vae", "vae", images, epochs=1, random_state=0)
     assert harness._used == {"toy/vae": "aaaaaaa bbbbbbb"}
+
+
+def test_a_claim_that_is_gone_on_with_keeps_the_runs_that_it_measured(claim, monkeypatch):
+    taken = []
+
+    def run(argv):
+        def one(seed):
+            taken.append(seed)
+            return {"nll": 86.5 + seed, "guidance": None}
+
+        found = [harness.measured(f"toy/vae-seed{seed}", partial(one, seed)) for seed in range(int(argv[1]))]
+        return harness.Findings(["NLL"], [[values["nll"]] for values in found], "")
+
+    def record(seeds, commit, *, go_on):
+        monkeypatch.setattr(harness, "_commit", lambda: commit)
+        return json.loads(harness.record("toy", ["--seeds", str(seeds)], go_on=go_on).read_text())
+
+    sys.modules["benchmarks.toy"].run = run
+    record(1, "aaaaaaa", go_on=False)
+    found = record(2, "bbbbbbb", go_on=True)
+    assert taken == [0, 1]
+    assert found["figures"] == [{"NLL": 86.5}, {"NLL": 87.5}]
+    assert found["runs"] == {"toy/vae-seed0": "aaaaaaa", "toy/vae-seed1": "bbbbbbb"}
+    assert found["command"] == "python -m benchmarks toy --seeds 2", "which finds the same from nothing"
+    record(2, "ccccccc", go_on=False)
+    assert taken == [0, 1, 0, 1], "else all is measured anew"
+    harness.write_results()
+    assert (claim / "RESULTS.md").read_text().count("## toy") == 1, "what a run came to is no record"
 
 
 def test_results_are_made_from_the_records(claim):
