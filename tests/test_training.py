@@ -1020,7 +1020,7 @@ def test_truncated_weights_are_found(finished, size):
 def test_weights_of_another_model_or_of_none_are_refused(finished, tmp_path):
     tiny(latent_dim=7).fit(table().x).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / "weights.safetensors", finished)
-    with pytest.raises(ValueError, match=r"run\.json and the weights do not fit together"):
+    with pytest.raises(ValueError, match=r"or from another vaekit: run\.json and the weights do not fit"):
         load(finished)
     (finished / "weights.safetensors").unlink()
     with pytest.raises(ValueError, match=r"not finished: it has no weights yet.*--resume"):

@@ -291,7 +291,9 @@ def read_run(estimator, run: RunFolder, config: dict) -> Fitted:
     except (ArithmeticError, AttributeError, LookupError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{run.config_file} is damaged, or from another vaekit: {first_line(error)}") from None
     if difference:
-        raise ValueError(f"{run.path} is damaged: run.json and the weights do not fit together ({difference})")
+        raise ValueError(
+            f"{run.path} is damaged, or from another vaekit: run.json and the weights do not fit together ({difference})"
+        )
     check_finite(run.weights_file if notes is None else run.checkpoint_file, tensors)
     module.load_state_dict(tensors)
     history = run.history() if notes is None else history_so_far(notes)
