@@ -109,10 +109,12 @@ def one_run(label, samples, data, test, *, minutes, seed, k) -> dict:
         module, objective_of(samples, plan), data, plan, folder=folder, title=f"{label} seed {seed}", verbose=True
     )
     found, bound = importance_nll(module, test, k=k), evaluate(module, test)
+    # The last epoch may be of a few batches.
+    whole = [record for record in history if record["step"] % history[0]["step"] == 0]
     return {
         **{key: found[key] for key in ("nll", "nll_se", "nll_by_k")},
         "-elbo": -bound["elbo"],
-        "objective, training": history[-1]["objective"],
+        "objective, training": whole[-1]["objective"],
         "active latents": bound["active_units"],
         "seconds": round(history[-1]["seconds_total"]),
         "epochs": len(history),
