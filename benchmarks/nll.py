@@ -76,7 +76,15 @@ def run(argv):
             f"{label} in {minutes:g} minutes, {len(runs)} seed(s): NLL by draws, first seed: {by_k}; "
             f"{sum(nll) / len(nll) - PUBLISHED[label]:+.2f} nats from the published figure."
         )
-    columns = ["model", "minutes", "-ELBO, test", "NLL, test", "its error over images", "published NLL", "objective, training"]
+    columns = [
+        "model",
+        "minutes",
+        "-ELBO, test",
+        "NLL, test",
+        "its error over images",
+        "published NLL",
+        "objective, training",
+    ]
     columns += ["active latents of 50", "training, s", "epochs", "threads"]
     return Findings(columns, rows, " ".join(text))
 

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.training.plan import Plan
+from vaekit.world import fast_bfloat16
 
 # Of Newton-Schulz's odd quintic: five passes of it bring every singular value near 1 (Jordan et al. 2024).
 QUINTIC, PASSES = (3.4445, -4.7750, 2.0315), 5
+# How many go on one square in bfloat16: in a third the square's rounding, whose eigenvalues may be below zero, would blow up.
+HALF_PASSES = (2, 2, 1)
+HALF_FROM = 2**15  # values of a matrix, below which a product is too small to gain by bfloat16
 MOMENTUM = 0.95
 ADAM_KEEPS = ("step", "exp_avg", "exp_avg_sq")  # of a parameter, in a group that says nothing else
 MATRICES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -94,32 +98,44 @@ class Muon(DecayedAdam):
             if not self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
             momentum = self.state[parameter]["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-            ahead = parameter.grad.lerp(momentum, MOMENTUM)  # Nesterov's
-            alike.setdefault(parameter.shape, []).append((parameter, ahead.flatten(1)))
-        for shape, pairs in alike.items():
-            updates = orthogonalised(torch.stack([ahead for _, ahead in pairs]))
-            rate = 0.2 * max(updates.shape[1:]) ** 0.5 * matrices["lr"]
+            ahead = parameter.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
+            wide = ahead if ahead.shape[0] <= ahead.shape[1] else ahead.T
+            alike.setdefault(wide.shape, []).append((parameter, wide))
+        for (rows, columns), pairs in alike.items():
+            updates = orthogonalised(torch.stack([wide for _, wide in pairs]))
+            rate = 0.2 * columns**0.5 * matrices["lr"]
             for (parameter, _), update in zip(pairs, updates, strict=True):
-                parameter.sub_(update.view(shape), alpha=rate)
+                update = update if len(parameter) == rows else update.T
+                parameter.sub_(update.reshape(parameter.shape), alpha=rate)
         return loss
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """Matrices (n, rows, columns) with their singular values brought to between 0.7 and 1.2 and their singular vectors kept.
+def orthogonalised(matrices: Tensor, *, half: bool | None = None) -> Tensor:
+    """Matrices (n, rows, columns), no higher than wide, with their singular values brought to between 0.7 and 1.2 and their
+    singular vectors kept.
 
     Newton-Schulz's passes X <- (a + b XX' + c (XX')^2) X are taken on XX' alone, whose powers commute: the small side's square
-    is all that five passes multiply, and X itself is multiplied once, at the end.
+    is all that the passes multiply, and X itself is multiplied once, at the end. half: whether in bfloat16, as Jordan et al.
+    have them, with X multiplied after every second pass; None is where it is faster.
     """
-    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    if half is None:
+        half = matrices[0].numel() >= HALF_FROM and matrices.device.type == "cpu" and fast_bfloat16(matrices.device)
+    x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    x = x.bfloat16() if half else x
+    for passes in HALF_PASSES if half else (PASSES,):
+        x = _passes(x, passes)
+    return x.to(matrices.dtype)
+
+
+def _passes(x: Tensor, n: int) -> Tensor:
+    """`n` of them on x (n, rows, columns)."""
     square = x @ x.mT
     product = factor = _quintic(square)
-    for _ in range(PASSES - 1):
+    for _ in range(n - 1):
         square = factor @ square @ factor
         factor = _quintic(square)
         product = factor @ product
-    x = product @ x
-    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+    return product @ x
 
 
 def _quintic(square: Tensor) -> Tensor:
