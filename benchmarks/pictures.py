@@ -9,6 +9,7 @@ training icons. A sample's nearest training icon is in the judge's features; the
 
 import argparse
 import io
+import math
 from collections import defaultdict
 from functools import partial
 
@@ -69,11 +70,15 @@ def measure(name: str, train: Images, test: Images, *, seeds: int) -> Findings:
         _, folder, model, fields = arm
         values, sheet = one_run(f"{name}/{folder}-seed{seed}", model, fields, train, test, judge, features, seed)
         sheets[seed] += sheet
-        return values
+        return {**values, "real": real}
 
     rows = []
     for arm in ARMS:
         found = [measured(f"{name}/{arm[1]}-seed{seed}", partial(one, arm, seed)) for seed in range(seeds)]
+        if any(not math.isclose(each["real"], real, rel_tol=0.01) for each in found):
+            raise ValueError(
+                f"a run of {name} was measured by another judge, whose features are others: begin without --go-on"
+            )
         values = {key: [each[key] for each in found if each[key] is not None] for key in COLUMNS}
         rows.append([arm[0], *(mean_std(values[key], COLUMNS[key]) if values[key] else "" for key in COLUMNS)])
     if whole := [sheet for sheet in sheets.values() if len(sheet) == 2 * len(ARMS)]:
