@@ -100,6 +100,7 @@ def one_run(label, samples, data, test, *, minutes, seed, k) -> dict:
         batch_size=2000 if long else 1000,
         learning_rate=0.02,
         optimizer="muon",
+        half=precision == "bfloat16",
         weight_decay=0.1 if long else 0.0,
         warmup=200,
         betas=(0.9, 0.99),

@@ -61,13 +61,36 @@ def test_passes_in_bfloat16_go_nearly_the_same_way_and_never_far(rows, columns, 
         assert (one * published(matrix)).sum() > 0.85 * one.norm() * published(matrix).norm()
 
 
-def test_large_matrices_are_multiplied_in_bfloat16_where_that_is_faster(monkeypatch):
-    large, small = wide(64, 576, 1, 1), wide(32, 288, 1, 1)
-    for fast in (False, True):
+def test_large_matrices_alone_are_multiplied_in_bfloat16(monkeypatch):
+    for half in (False, True):
+        asked = []
+        monkeypatch.setattr(
+            "vaekit.training.optimizers.orthogonalised",
+            lambda x, half, asked=asked: asked.append((tuple(x.shape), half)) or orthogonalised(x, half=half),
+        )
+        layers = nn.Sequential(nn.Linear(64, 512), nn.Linear(512, 64), nn.Linear(64, 32))
+        optimizer = make_optimizer(layers, replace(PLAN, half=half))
+        optimizer = pickle.loads(pickle.dumps(optimizer))
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+        assert asked == [((2, 64, 512), half), ((1, 32, 64), False)], "wide and tall ones together"
+
+
+def test_a_run_multiplies_as_it_began(monkeypatch, tmp_path):
+    images = open_data("digits", "test")
+    plans = []
+    for fast, optimizer in ((True, "muon"), (True, "adam"), (False, "muon")):
         monkeypatch.setattr("vaekit.training.optimizers.fast_bfloat16", lambda device, fast=fast: fast)
-        assert torch.equal(orthogonalised(large), orthogonalised(large, half=fast))
-        assert torch.equal(orthogonalised(small), orthogonalised(small, half=False))
-    assert not torch.equal(orthogonalised(large), orthogonalised(large, half=False))
+        folder = tmp_path / f"{fast}-{optimizer}"
+        settings = {"optimizer": optimizer, "architecture": "mlp", "random_state": 0}
+        VAE(epochs=1, **settings).fit_images(images, folder=str(folder))
+        plans.append(json.loads((folder / "run.json").read_text())["plan"]["half"])
+    assert plans == [True, False, False]
+    model = VAE(epochs=2, **settings).fit_images(images, folder=str(tmp_path / "True-muon"), resume=True)
+    assert model.facts_["plan"]["half"], "where it is none that gains, too"
+    passed = VAE(**settings).partial_fit(images.x)
+    assert not passed.fitted_.record.facts["plan"]["half"]
 
 
 def test_singular_values_end_near_one_and_singular_vectors_stay():

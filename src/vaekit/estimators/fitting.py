@@ -26,7 +26,7 @@ from vaekit.state import warn
 from vaekit.training.checkpoint import RunFolder, objective_state
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
-from vaekit.training.optimizers import make_optimizer
+from vaekit.training.optimizers import gains_by_half, make_optimizer
 from vaekit.training.plan import (
     Plan,
     best_epoch,
@@ -259,6 +259,7 @@ def _pass_over(estimator, images, format, resolved, module, seed, history, train
         warmup=ready.warmup_steps,
         first=first,
         compile=bool(estimator.compile),  # a single pass is too short for it, unless it is asked for
+        half=gains_by_half(plan, next(module.parameters()).device),
     )
     objective, optimizer = trainer or (objective, None)
     course = Course(

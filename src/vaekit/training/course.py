@@ -13,6 +13,7 @@ from vaekit.ranks import from_first, is_first
 from vaekit.threads import using
 from vaekit.training.checkpoint import RunFolder
 from vaekit.training.loop import train
+from vaekit.training.optimizers import gains_by_half
 from vaekit.training.plan import Plan
 from vaekit.training.progress import Lines
 from vaekit.training.step import Objective, affordable, pick_threads
@@ -45,7 +46,7 @@ class Course:
 
     def begin(self, steps: int) -> None:
         """A new training of `steps` steps, or of as many as the time is enough for."""
-        self.objective, self.plan = self.make(steps)
+        self.objective, self.plan = self._made(steps)
         with seeded(derive_seed(self.seed, "threads")):
             threads = pick_threads(self.module, self.objective, self.data, self.plan)
         if threads is not None and threads < torch.get_num_threads():
@@ -54,8 +55,13 @@ class Course:
             fits = self._fitting(self.objective, self.plan, steps)
         if fits < steps:
             self.say(f"the time budget is enough for {fits:,} of {steps:,} steps")
-            self.objective, self.plan = self.make(fits)
+            self.objective, self.plan = self._made(fits)
         self.plan = replace(self.plan, threads=threads)
+
+    def _made(self, steps: int) -> tuple[Objective, Plan]:
+        """What `make` makes, with what is faster on the first rank's processor."""
+        objective, plan = self.make(steps)
+        return objective, replace(plan, half=from_first(lambda: gains_by_half(plan, self.data.x.device)))
 
     def go_on(self, before: Plan, at: int, goal: int, *, finished: bool = False, anew: int | None = None) -> str | None:
         """A training by the plan `before` that is at the step `at` and is to end at `goal`: as it was planned, or from `at` on

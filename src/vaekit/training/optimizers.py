@@ -26,10 +26,15 @@ def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Adam:
     settings = {"lr": plan.learning_rate, "betas": plan.betas, "fused": parameters[0].device.type != "mps"}
     matrices = set(matrices_of(module))
     if plan.optimizer == "muon":
-        return Muon(parameters, matrices, decay=plan.weight_decay, **settings)
+        return Muon(parameters, matrices, decay=plan.weight_decay, half=plan.half, **settings)
     if plan.weight_decay:
         return DecayedAdam(parameters, matrices, decay=plan.weight_decay, **settings)
     return torch.optim.Adam(parameters, **settings)
+
+
+def gains_by_half(plan: Plan, device: torch.device) -> bool:
+    """Whether the plan's optimizer takes less time here where it multiplies in bfloat16; on cards it was not measured."""
+    return plan.optimizer == "muon" and device.type == "cpu" and fast_bfloat16(device)
 
 
 def matrices_of(module: nn.Module) -> Iterator[Tensor]:
@@ -77,8 +82,17 @@ class Muon(DecayedAdam):
     by 0.2 sqrt(the longer side) (Liu et al. 2025, "Muon is scalable for LLM training", section 2.2).
     """
 
-    def __init__(self, parameters: list[nn.Parameter], matrices: set[Tensor], *, decay: float = 0.0, **settings):
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        matrices: set[Tensor],
+        *,
+        decay: float = 0.0,
+        half: bool = False,
+        **settings,
+    ):
         super().__init__(parameters, matrices, decay=decay, keeps=("momentum",), **settings)
+        self.param_groups[1]["half"] = half
 
     def __setstate__(self, state):
         torch.optim.Optimizer.__setstate__(self, state)  # Adam's would want a step of every parameter
@@ -102,7 +116,8 @@ class Muon(DecayedAdam):
             wide = ahead if ahead.shape[0] <= ahead.shape[1] else ahead.T
             alike.setdefault(wide.shape, []).append((parameter, wide))
         for (rows, columns), pairs in alike.items():
-            updates = orthogonalised(torch.stack([wide for _, wide in pairs]))
+            half = matrices["half"] and rows * columns >= HALF_FROM
+            updates = orthogonalised(torch.stack([wide for _, wide in pairs]), half=half)
             rate = 0.2 * columns**0.5 * matrices["lr"]
             for (parameter, _), update in zip(pairs, updates, strict=True):
                 update = update if len(parameter) == rows else update.T
@@ -110,16 +125,14 @@ class Muon(DecayedAdam):
         return loss
 
 
-def orthogonalised(matrices: Tensor, *, half: bool | None = None) -> Tensor:
+def orthogonalised(matrices: Tensor, *, half: bool = False) -> Tensor:
     """Matrices (n, rows, columns), no higher than wide, with their singular values brought to between 0.7 and 1.2 and their
     singular vectors kept.
 
     Newton-Schulz's passes X <- (a + b XX' + c (XX')^2) X are taken on XX' alone, whose powers commute: the small side's square
-    is all that the passes multiply, and X itself is multiplied once, at the end. half: whether in bfloat16, as Jordan et al.
-    have them, with X multiplied after every second pass; None is where it is faster.
+    is all that the passes multiply, and X itself is multiplied once, at the end. half: in bfloat16, as Jordan et al. have
+    them, with X multiplied after every second pass.
     """
-    if half is None:
-        half = matrices[0].numel() >= HALF_FROM and matrices.device.type == "cpu" and fast_bfloat16(matrices.device)
     x = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     x = x.bfloat16() if half else x
     for passes in HALF_PASSES if half else (PASSES,):

@@ -23,6 +23,7 @@ class Plan:
     accumulate: rounds in which the images of a step are looked at, so that fewer are in memory at once.
     optimizer: "adam" or "muon", see `training/optimizers.py`. betas: Adam's, also of what Muon leaves to it.
     schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
+    half: whether Muon multiplies large matrices in bfloat16.
     weight_decay: of the weights of linear and convolutional layers, by how much of themselves they shrink in a step, in parts
         of its learning rate.
     gradient_clip: the largest norm of the whole gradient, or None.
@@ -41,6 +42,7 @@ class Plan:
     schedule: str = "cosine"
     warmup: int = 0
     optimizer: str = "adam"
+    half: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     gradient_clip: float | None = None
@@ -128,8 +130,9 @@ def read_plan(found: dict) -> Plan:
         check_number("gradient_clip", plan.gradient_clip, above=0)
         if len(plan.betas) != 2 or not all(0 <= beta < 1 for beta in plan.betas):
             raise ValueError(f"betas {plan.betas!r:.40}")
-        if type(plan.compile) is not bool:
-            raise ValueError(f"compile {plan.compile!r:.40}")
+        for name in ("compile", "half"):
+            if type(getattr(plan, name)) is not bool:
+                raise ValueError(f"{name} {getattr(plan, name)!r:.40}")
         for name, known in (("precision", tuple(PRECISIONS)), ("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
             if getattr(plan, name) not in known:
                 raise ValueError(f"{name} {getattr(plan, name)!r:.40}")

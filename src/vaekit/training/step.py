@@ -17,7 +17,7 @@ from vaekit.ranks import Part, add_up, apart, size
 from vaekit.tensors import Term, total
 from vaekit.threads import choices, fastest, using
 from vaekit.training.compiled import compiled
-from vaekit.training.optimizers import make_optimizer
+from vaekit.training.optimizers import gains_by_half, make_optimizer
 from vaekit.training.plan import Plan
 from vaekit.world import autocast, derive_seed, drawing
 
@@ -115,6 +115,7 @@ def estimate(module: nn.Module, objective: Objective, data: Data, plan: Plan) ->
     """Seconds that a training by `plan` takes here and now, on the threads that it would take, by a few steps that are thrown
     away; about so many, and at most where it is compiled.
     """
+    plan = replace(plan, half=gains_by_half(plan, data.x.device))
     with using(pick_threads(module, objective, data, plan)):
         return rehearse(module, objective, data, plan, plan.first) * (plan.steps - plan.first)
 
