@@ -101,7 +101,7 @@ def one_run(label, samples, data, test, *, minutes, seed, k) -> dict:
         learning_rate=0.02,
         optimizer="muon",
         half=precision == "bfloat16",
-        weight_decay=0.1 if long else 0.0,
+        weight_decay=0.02 if long else 0.0,
         warmup=200,
         betas=(0.9, 0.99),
         precision=precision,
