@@ -10,7 +10,8 @@ from vaekit.messages import nearest
 
 
 def main(argv: list[str]) -> int:
-    known = claims()
+    known, go_on = claims(), argv[:1] == ["--go-on"]
+    argv = argv[go_on:]
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: python -m benchmarks [--go-on] NAME [ARGUMENTS], or results")
         print("--go-on: with the runs that an earlier call measured, of a claim that keeps them in results/runs\n")
@@ -20,8 +21,6 @@ def main(argv: list[str]) -> int:
         write_results()
         print(f"written: {RESULTS}")
         return 0
-    if go_on := argv[0] == "--go-on":
-        argv = argv[1:] or [""]
     if argv[0] not in known:
         print(f"unknown claim {argv[0]!r}{nearest(argv[0], known)}; claims are {', '.join(known)}", file=sys.stderr)
         return 2

@@ -28,6 +28,9 @@ RECORDS = HERE / "results"
 RESULTS = HERE / "RESULTS.md"
 OUT = HERE / "out"
 
+_measured: dict[
+    str, dict
+] = {}  # run -> what it came to, of those of this call, and of an earlier one that it goes on with
 _used: dict[str, str] = {}  # folder -> commits that trained it, of the runs a claim has asked for
 
 
@@ -55,8 +58,9 @@ def record(name: str, argv: Sequence[str] = (), *, go_on: bool = False) -> Path:
     module = importlib.import_module(f"benchmarks.{name}")
     started, commit = datetime.now(UTC), _commit()
     _used.clear()
-    if not go_on:
-        _measured_runs(name).unlink(missing_ok=True)
+    _measured.clear()
+    if go_on and (file := _measured_runs(name)).exists():
+        _measured.update(json.loads(file.read_text()))
     findings = module.run(list(argv))
     RECORDS.mkdir(exist_ok=True)
     content = {
@@ -118,19 +122,17 @@ def trained(folder: str, model: str, images, **fields) -> Estimator:
 
 
 def measured(run: str, measure: Callable[[], dict]) -> dict:
-    """What the run CLAIM/NAME came to, in values of JSON: measured now and written to results/runs/CLAIM.json at once; or as it
-    stands there, so that a claim of many hours is gone on with by another process, on another day. The record says which
-    commits trained it.
+    """What the run CLAIM/NAME came to, in values of JSON: measured now and written to results/runs/CLAIM.json at once; or, of a
+    claim that is gone on with, as it stands there, so that one of many hours can be measured by several processes, on several
+    days. The record says which commits trained it.
     """
-    file = _measured_runs(run.partition("/")[0])
-    found = json.loads(file.read_text()) if file.exists() else {}
-    if run not in found:
-        values = measure()
-        found[run] = {"trained by": _used.get(run, _commit()), **values}
+    if run not in _measured:
+        values, file = measure(), _measured_runs(run.partition("/")[0])
+        _measured[run] = {"trained by": _used.get(run, _commit()), **values}
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(dict(sorted(found.items())), indent=1) + "\n")
-    _used[run] = found[run]["trained by"]
-    return found[run]
+        write_atomically(file, json.dumps(dict(sorted(_measured.items())), indent=1) + "\n")
+    _used[run] = _measured[run]["trained by"]
+    return _measured[run]
 
 
 def mean_std(values: Sequence[float], form: str = ".2f") -> str:

@@ -72,15 +72,20 @@ def measure(name: str, train: Images, test: Images, *, seeds: int) -> Findings:
         sheets[seed] += sheet
         return {**values, "real": real}
 
-    rows = []
-    for arm in ARMS:
-        found = [measured(f"{name}/{arm[1]}-seed{seed}", partial(one, arm, seed)) for seed in range(seeds)]
-        if any(not math.isclose(each["real"], real, rel_tol=0.01) for each in found):
+    def kept_or_now(arm: tuple, seed: int) -> dict:
+        found = measured(f"{name}/{arm[1]}-seed{seed}", partial(one, arm, seed))
+        if not math.isclose(found["real"], real, rel_tol=0.01):
             raise ValueError(
                 f"a run of {name} was measured by another judge, whose features are others: begin without --go-on"
             )
+        return found
+
+    rows = []
+    for arm in ARMS:
+        found = [kept_or_now(arm, seed) for seed in range(seeds)]
         values = {key: [each[key] for each in found if each[key] is not None] for key in COLUMNS}
         rows.append([arm[0], *(mean_std(values[key], COLUMNS[key]) if values[key] else "" for key in COLUMNS)])
+    # A sheet shows all models of one seed: where some were kept from an earlier call, it stays as that call drew it.
     if whole := [sheet for sheet in sheets.values() if len(sheet) == 2 * len(ARMS)]:
         save(name, np.stack([test.x[spread(test)], *whole[0]]))
     text = (

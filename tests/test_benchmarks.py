@@ -77,6 +77,9 @@ def test_a_claim_that_is_gone_on_with_keeps_the_runs_that_it_measured(claim, mon
     assert found["figures"] == [{"NLL": 86.5}, {"NLL": 87.5}]
     assert found["runs"] == {"toy/vae-seed0": "aaaaaaa", "toy/vae-seed1": "bbbbbbb"}
     assert found["command"] == "python -m benchmarks toy --seeds 2", "which finds the same from nothing"
+    with pytest.raises(ValueError):
+        harness.record("toy", ["--seeds", "two"])
+    assert len(json.loads((claim / "results" / "runs" / "toy.json").read_text())) == 2, "a wrong argument loses nothing"
     record(2, "ccccccc", go_on=False)
     assert taken == [0, 1, 0, 1], "else all is measured anew"
     harness.write_results()
