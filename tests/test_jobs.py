@@ -114,6 +114,11 @@ def test_jobs_come_back_with_what_they_came_to_and_failures_in_words(at_once, ca
     assert asked == [5, 4, 3, 2, 1]
 
 
+def test_jobs_that_end_at_once_are_told_of_in_the_order_in_which_they_began():
+    with workers(1) as hands:
+        assert [name for name, _ in run_jobs(hands, range(20), lambda name, left: (abs, name), 20)] == list(range(20))
+
+
 def test_a_lost_worker_is_tried_again_and_then_named():
     class Losing:
         def __init__(self):

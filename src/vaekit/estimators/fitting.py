@@ -26,7 +26,7 @@ from vaekit.state import warn
 from vaekit.training.checkpoint import RunFolder, objective_state
 from vaekit.training.compiled import pays
 from vaekit.training.course import Course
-from vaekit.training.optimizers import gains_by_half, make_optimizer
+from vaekit.training.optimizers import make_optimizer
 from vaekit.training.plan import (
     Plan,
     best_epoch,
@@ -259,7 +259,6 @@ def _pass_over(estimator, images, format, resolved, module, seed, history, train
         warmup=ready.warmup_steps,
         first=first,
         compile=bool(estimator.compile),  # a single pass is too short for it, unless it is asked for
-        half=gains_by_half(plan, next(module.parameters()).device),
     )
     objective, optimizer = trainer or (objective, None)
     course = Course(
@@ -267,11 +266,12 @@ def _pass_over(estimator, images, format, resolved, module, seed, history, train
         data=format.data(images, next(module.parameters()).device, name, augment=read_augment(estimator.augment)),
         make=lambda steps: (objective, plan),
         seed=seed,
-        optimizer=optimizer or make_optimizer(module, plan),
+        optimizer=optimizer,
         title=f"{name} seed {seed}",
         verbose=estimator.verbose,
     )
     course.begin(steps)
+    course.optimizer = optimizer or make_optimizer(module, filled(course.plan))  # which the next pass goes on with
     return course
 
 

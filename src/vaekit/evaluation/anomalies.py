@@ -20,10 +20,8 @@ from vaekit.threads import alone
 from vaekit.world import derive_seed
 
 COMPONENTS = 20  # of a mixture, where there are enough samples, and of a sample, where it has as many values
-STARTS, MANY = (
-    5,
-    5000,
-)  # mixtures that are averaged, each from a start of its own; of many samples one tells as much; so many tell components
+STARTS = 5  # mixtures that are averaged, each from a start of its own
+MANY = 5000  # samples: from so many on one mixture tells as much, and components need no more
 PER_PARAMETER = 3  # samples of a component for each dimension, at least
 LEAST_VARIANCE = 0.01  # of a component, in any direction: latents are about as wide as N(0, I)
 FOLDS = 5
