@@ -58,7 +58,7 @@ def test_passes_in_bfloat16_go_nearly_the_same_way_and_never_far(rows, columns, 
     assert found.dtype == torch.float32
     for one, matrix in zip(found.double(), matrices, strict=True):
         assert torch.linalg.matrix_norm(one, 2) < 1.3
-        assert (one * published(matrix)).sum() > 0.85 * one.norm() * published(matrix).norm()
+        assert (one * published(matrix)).sum() > 0.97 * one.norm() * published(matrix).norm()
 
 
 def test_large_matrices_alone_are_multiplied_in_bfloat16(monkeypatch):
