@@ -82,9 +82,13 @@ def opened(browser, report):
 
 
 def settle(page) -> None:
-    """Waits until every canvas shows what it was asked to show: sprites are read in the background."""
+    """Waits until every canvas shows what it was asked to show.
+
+    Sprites are read in the background, and a page hears of another scheme or width in its next frame.
+    """
     page.evaluate(
         """async () => {
+          for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
           const waiting = () => [...document.querySelectorAll("canvas")].some((canvas) => canvas.turn);
           do await new Promise((done) => setTimeout(done, 20)); while (waiting());
         }"""
