@@ -61,6 +61,15 @@ def test_passes_in_bfloat16_go_nearly_the_same_way_and_never_far(rows, columns, 
         assert (one * published(matrix)).sum() > 0.97 * one.norm() * published(matrix).norm()
 
 
+def test_rows_that_are_nearly_parallel_stay_bounded_in_bfloat16():
+    """Their square's rounding makes its small eigenvalue negative: each further pass on one square is an explosion."""
+    slopes = torch.arange(1, 61) / 60
+    pairs = torch.zeros(4, 60, 2, 2)
+    pairs[..., 0, 0], pairs[..., 1, 0] = 1.0, slopes
+    pairs[..., 1, 1] = torch.tensor([0.03, 0.04, 0.05, 0.06])[:, None]
+    assert torch.linalg.matrix_norm(orthogonalised(pairs.flatten(0, 1), half=True), 2).max() < 1.3
+
+
 def test_large_matrices_alone_are_multiplied_in_bfloat16(monkeypatch):
     for half in (False, True):
         asked = []
