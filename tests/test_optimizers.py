@@ -90,7 +90,7 @@ def test_a_run_multiplies_as_it_began(monkeypatch, tmp_path):
     images = open_data("digits", "test")
     plans = []
     for fast, optimizer in ((True, "muon"), (True, "adam"), (False, "muon")):
-        monkeypatch.setattr("vaekit.training.optimizers.fast_bfloat16", lambda device, fast=fast: fast)
+        monkeypatch.setattr("vaekit.training.optimizers.gains_by_bfloat16", lambda device, fast=fast: fast)
         folder = tmp_path / f"{fast}-{optimizer}"
         settings = {"optimizer": optimizer, "architecture": "mlp", "random_state": 0}
         VAE(epochs=1, **settings).fit_images(images, folder=str(folder))
@@ -199,6 +199,65 @@ def test_a_learning_rate_that_is_too_high_for_the_default_decay_is_refused():
     with pytest.raises(ValueError, match=r"weight_decay must be below 1 / learning_rate, here 0\.5, .* got 1"):
         VAE(learning_rate=2.0).resolve(Format((48, 48, 3)), 1000)
     assert VAE(learning_rate=2.0, weight_decay=0.0).resolve(Format((48, 48, 3)), 1000)["optimizer"] == "muon"
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "n", "expected"),
+    [
+        (VAE(), 28, 60_000, ("muon", 256, 12)),
+        (VAE(), 16, 20_000, ("muon", 256, 38)),
+        (VAE(), 28, 19_999, ("adam", 128, 38)),
+        (VAE(), 15, 60_000, ("adam", 128, 12)),
+        (VAE(), 32, 60_000, ("muon", 128, 12)),
+        (VAE(architecture="mlp"), 28, 60_000, ("adam", 128, 12)),
+        (VAE(architecture="wang2023"), 28, 60_000, ("adam", 100, 50)),
+        (VAE(optimizer="adam"), 28, 60_000, ("adam", 128, 12)),
+        (VAE(batch_size=100), 28, 60_000, ("muon", 100, 12)),
+        (VQVAE(), 28, 60_000, ("muon", 128, 12)),
+    ],
+    ids=str,
+)
+def test_many_small_pictures_are_learned_by_muon_in_twice_the_batch_and_as_many_passes(model, side, n, expected):
+    found = model.filled_in(model.resolve(Format((side, side, 1)), n))
+    assert (found.optimizer, found.batch_size, found.epochs) == expected
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_many_pictures_are_learned_in_bfloat16_where_the_processor_has_it(gains, monkeypatch):
+    monkeypatch.setattr("vaekit.estimators.base.gains_by_bfloat16", lambda device: gains)
+    for model, shape, n, expected in (
+        (VAE(), (28, 28, 1), 5000, gains),
+        (VQVAE(), (48, 48, 3), 5000, gains),
+        (VAE(architecture="resnet"), (48, 48, 3), 5000, gains),
+        (VAE(), (28, 28, 1), 4999, False),
+        (VAE(), (20,), 5000, False),
+        (VAE(architecture="mlp"), (28, 28, 1), 5000, False),
+        (VAE(architecture="wang2023"), (28, 28, 1), 5000, False),
+    ):
+        assert model.resolve(Format(shape), n)["precision"] == ("bfloat16" if expected else "float32")
+    assert "precision" not in VAE(precision="float32").resolve(Format((28, 28, 1)), 5000)
+
+
+def test_a_run_goes_on_in_its_precision_on_another_processor(monkeypatch, tmp_path, digits):
+    """And so does one from before there was a default, which says float32 as if it had been asked for."""
+    images = Images(np.tile(digits[0][:50], (100, 1, 1, 1)), None, (), "x")
+    folders = {}
+    for here in (True, False):
+        monkeypatch.setattr("vaekit.estimators.base.gains_by_bfloat16", lambda device, here=here: here)
+        folders[here] = tmp_path / str(here)
+        VAE(epochs=1, random_state=0).fit_images(images, folder=folders[here])
+    file = folders[False] / "run.json"
+    config = json.loads(file.read_text())
+    config["fields"]["precision"] = config["resolved"].pop("precision")
+    file.write_text(json.dumps(config))
+    for begun, folder in folders.items():
+        monkeypatch.setattr("vaekit.estimators.base.gains_by_bfloat16", lambda device, begun=begun: not begun)
+        model = VAE(epochs=2, random_state=0).fit_images(images, folder=folder, resume=True)
+        precision = "bfloat16" if begun else "float32"
+        assert model.facts_["plan"]["precision"] == model.resolved_["precision"] == precision
+        other = "float32" if begun else "bfloat16"
+        with pytest.raises(ValueError, match=f"precision {precision} -> {other}"):
+            VAE(epochs=3, random_state=0, precision=other).fit_images(images, folder=folder, resume=True)
 
 
 def test_a_run_from_before_weight_decay_goes_on_without(tmp_path, digits):

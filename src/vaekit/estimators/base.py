@@ -27,7 +27,7 @@ from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import Elbo
 from vaekit.parts.latents import GaussianLatent
 from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
-from vaekit.parts.networks import ARCHITECTURES, DENSE, PICTURE, grid_of, make_networks
+from vaekit.parts.networks import ARCHITECTURES, DENSE, PICTURE, SMALL, grid_of, make_networks
 from vaekit.parts.priors import StandardNormalPrior
 from vaekit.ranks import from_first, is_first
 from vaekit.second_stage import fit_prior_to
@@ -37,12 +37,13 @@ from vaekit.training.compiled import by_default
 from vaekit.training.events import LOGS, Events
 from vaekit.training.plan import OPTIMIZERS, SCHEDULES, Plan, check_time_budget, steps_per_epoch
 from vaekit.training.step import Objective
-from vaekit.world import PRECISIONS, check_random_state, derive_seed, seeded
+from vaekit.world import PRECISIONS, check_random_state, derive_seed, gains_by_bfloat16, pick_device, seeded
 
 GRID_WIDTH = 4  # latents of a cell
 WEIGHT_DECAY = {False: 1.0, True: 0.5}  # by Muon, of FEW pictures or fewer: whether latents or codes are a grid
 FEW = 5000
-MANY = 64  # latents, for which a linear map is enough
+MANY = 20_000
+ENOUGH = 64  # latents, for which a linear map is enough
 
 
 class Estimator(Fields, Face):
@@ -55,7 +56,10 @@ class Estimator(Fields, Face):
     conditional: ClassVar[bool] = False
     discrete: ClassVar[bool] = False  # whether codes are indices, and `latent_dim` has no part in them
     rate_weight: ClassVar[str | None] = None  # the field that weighs the rate
-    muon_from: ClassVar[int] = PICTURE  # pixels of a picture's shorter side, from which that is the optimizer
+    muon_from: ClassVar[int] = (
+        PICTURE  # pixels of a picture's shorter side, from which that is the optimizer, if not of MANY
+    )
+    adam_rate: ClassVar[float] = 0.004  # the peak learning rate of Adam, for FEW or more
     warms_rate: ClassVar[bool] = True  # whether the rate's weight can rise from 0
     first_epochs: ClassVar[str] = "rate_warmup_epochs"  # the field that says how many are trained by another objective
 
@@ -347,9 +351,14 @@ class Estimator(Fields, Face):
         passes = max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch))
         # What is local repeats within a picture: a grid has learned it in a third of the passes.
         epochs = self.epochs or (50 if wang2023 else max(4, passes // 3) if self.grid else passes)
+        optimizer = self.optimizer_for(format.shape, n)
+        muon = optimizer == "muon"
+        if muon and self.batch_size is None and n >= MANY and min(format.shape[:2]) < self.muon_from:
+            # As many passes in half the steps: what Muon multiplies is of the weights alone, however large the batch.
+            batch_size *= 2
+            per_epoch = steps_per_epoch(n, batch_size)
         steps = steps or epochs * per_epoch
-        muon = self.optimizer_for(format.shape) == "muon"
-        peak = 0.01 if muon else 0.002 if n < FEW else 0.004
+        peak = 0.01 if muon else 0.002 if n < FEW else self.adam_rate
         defaults = {
             "latent_dim": self._latent_dim(format.module_shape),
             "architecture": "mlp" if table else "conv",
@@ -357,7 +366,7 @@ class Estimator(Fields, Face):
             "likelihood": "gaussian_fixed" if wang2023 else "gaussian_columns" if table else "gaussian",
             "epochs": epochs,
             "batch_size": batch_size,
-            "optimizer": self.optimizer_for(format.shape),
+            "optimizer": optimizer,
             "learning_rate": 0.005 if wang2023 else peak,
             # The fewer pictures there are, the more is learned by heart without.
             "weight_decay": round(WEIGHT_DECAY[self.grid or self.discrete] * min(1.0, FEW / n), 3) if muon else 0.0,
@@ -366,6 +375,7 @@ class Estimator(Fields, Face):
             "warmup_steps": 0 if wang2023 else min(200, steps // 5),
             "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * steps, 500) / per_epoch,
             "compile": by_default(self.architecture or ("mlp" if table else "conv"), steps, self.device),
+            "precision": self._precision(format.shape, n),
             **self.defaults(wang2023=wang2023, shape=format.shape, epochs=steps / per_epoch),
         }
         rate = self.learning_rate or defaults["learning_rate"]
@@ -400,15 +410,24 @@ class Estimator(Fields, Face):
             return 128 if format.is_table and n < 1000 else 512
         if not self._has_width:
             return None
-        many = (self.latent_dim or self._latent_dim(format.module_shape)) >= MANY
+        many = (self.latent_dim or self._latent_dim(format.module_shape)) >= ENOUGH
         return 0 if many and min(format.shape[:2]) >= PICTURE else DENSE
 
-    def optimizer_for(self, shape: tuple[int, ...]) -> str:
-        """The optimizer for samples of `shape`. Muon learns pictures in less time, but for small ones, of which there is little
-        to learn; the mlp's wide matrices cost it more than it gains.
+    def _precision(self, shape: tuple[int, ...], n: int) -> str:
+        """For n samples of `shape`. A few pictures are soon learned in either."""
+        gains = n >= FEW and self._convolves(shape) and gains_by_bfloat16(pick_device(self.device))
+        return "bfloat16" if gains else "float32"
+
+    def _convolves(self, shape: tuple[int, ...]) -> bool:
+        """Whether samples of `shape` go through our own convolutional networks."""
+        return len(shape) == 3 and self.architecture in (None, "conv", "resnet")
+
+    def optimizer_for(self, shape: tuple[int, ...], n: int) -> str:
+        """The optimizer for n samples of `shape`. Muon learns pictures in less time, but for a few small ones, of which there
+        is little to learn; the mlp's wide matrices cost it more than it gains.
         """
-        pictures = len(shape) == 3 and self.architecture in (None, "conv", "resnet")
-        return self.optimizer or ("muon" if pictures and min(shape[:2]) >= self.muon_from else "adam")
+        side = SMALL if n >= MANY else self.muon_from
+        return self.optimizer or ("muon" if self._convolves(shape) and min(shape[:2]) >= side else "adam")
 
     def filled_in(self, resolved: dict | None = None):
         """A copy of this estimator whose fields are all filled in: by `resolved`, or after `fit` by what it filled in."""
@@ -440,7 +459,7 @@ class Estimator(Fields, Face):
             gradient_clip=self.gradient_clip,
             patience=self.n_iter_no_change if self.early_stopping else None,
             patience_from=round(self.unsettled_epochs * per_epoch) if self.early_stopping else 0,
-            precision=self.precision,
+            precision=filled(self.precision),
             compile=bool(self.compile),  # whatever counts as one: run.json holds a true or false
             seed=seed,
         )

@@ -35,13 +35,13 @@ class Fields:
     """Passes over the data; by default about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
     (50 for wang2023); a third of these for a grid."""
     batch_size: int | None = None
-    """Images per step; by default 128, or 64 below 5,000 images (100 for wang2023)."""
+    """Images per step; by default 128, or 64 below 5,000 images (100 for wang2023), or 256 where muon learns small pictures."""
     accumulate: int = 1
     """Rounds in which the images of a step are looked at, which takes as many times less memory and comes to the same, but for
     a batch norm (wang2023) and a beta-TCVAE's estimate, which see a round at a time. With more than 1 nothing is compiled."""
     optimizer: str | None = None
     """adam, or muon (Jordan et al. 2024), which moves layers by whole matrices and leaves the rest to adam; by default muon for
-    conv and resnet on pictures of 32x32 or more (a VQ-VAE's: 16x16), else adam."""
+    conv and resnet on pictures of 32x32 or more (a VQ-VAE's: 16x16), and on 20,000 or more of 16x16 or more, else adam."""
     learning_rate: float | None = None
     """Peak learning rate; by default 0.004, 0.002 below 5,000 images and for a VQ-VAE's adam (0.005 for wang2023). With muon
     0.01."""
@@ -71,8 +71,9 @@ class Fields:
     """Seed of everything random; by default drawn from numpy's global state, as in scikit-learn."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    precision: str = "float32"
-    """float32 or bfloat16."""
+    precision: str | None = None
+    """float32 or bfloat16, that of products in training; by default bfloat16 for conv and resnet on 5,000 pictures or more,
+    where the processor multiplies it in hardware, else float32."""
     compile: bool | None = None
     """Compile the training step, which changes results by rounding alone; by default where the run is long enough to gain by
     it: from 6,000 steps on for wang2023, 20,000 for conv, 25,000 for the mlp, never for a VQ-VAE."""

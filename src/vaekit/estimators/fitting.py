@@ -72,7 +72,7 @@ class Fitting:
             # A conditional model has to see every class.
             how = {"seed": derive_seed(self.seed, "validation"), "by_class": estimator.conditional}
             self.images, self.validation = held_out(images, estimator.validation_fraction, **how)
-        self.resolved = estimator.resolve(self.format, len(self.images))
+        self.resolved = from_first(lambda: estimator.resolve(self.format, len(self.images)))
         self.is_done = False
         check_enough_images(min(filled(self.filled_in.batch_size), len(self.images)), estimator.accumulate)
         if run and self.recorded:
@@ -139,7 +139,7 @@ class Fitting:
     def _make(self, steps: int) -> tuple[Objective, Plan]:
         """Objective and plan of so many steps; of others than the epochs', with the fields that this changes."""
         if steps != filled(self.filled_in.epochs) * self.per_epoch and not self.recorded:
-            self.resolved = self.estimator.resolve(self.format, len(self.images), steps=steps)
+            self.resolved = from_first(lambda: self.estimator.resolve(self.format, len(self.images), steps=steps))
         return _objective_and_plan(self.filled_in, steps, self.seed, self.per_epoch, self.module)
 
     def _begin(self) -> None:
@@ -219,7 +219,7 @@ def fit_more(estimator, images: Images, given, fitted: Fitted | None, trainer: t
     if fitted is None:
         seed = from_first(lambda: check_random_state(estimator.random_state))
         format = Format.of(images, given, scaling=estimator.scaling, conditional=estimator.conditional)
-        resolved = estimator.resolve(format, len(images))
+        resolved = from_first(lambda: estimator.resolve(format, len(images)))
         module = estimator.filled_in(resolved).make_module(format, seed).to(pick_device(estimator.device))
         history, seen = [], 0
     else:

@@ -14,7 +14,7 @@ from vaekit.estimators.base import Estimator
 from vaekit.estimators.fields import VQVAEFields
 from vaekit.messages import check_number, filled
 from vaekit.models.autoencoder import Autoencoder
-from vaekit.parts.networks import make_networks
+from vaekit.parts.networks import SMALL, make_networks
 from vaekit.parts.priors import UniformPrior
 from vaekit.parts.quantizers import VectorQuantizer
 from vaekit.state import undisturbed, warn
@@ -26,7 +26,8 @@ class VQVAE(VQVAEFields, Estimator):
     """
 
     discrete: ClassVar[bool] = True
-    muon_from: ClassVar[int] = 16
+    muon_from: ClassVar[int] = SMALL
+    adam_rate: ClassVar[float] = 0.002  # at twice that the encoder outruns the moving averages and the codes collapse
 
     def check_fields(self, images: Images) -> None:
         super().check_fields(images)
@@ -39,9 +40,7 @@ class VQVAE(VQVAEFields, Estimator):
         defaults: dict = {"compile": False}  # its wide convolutions gain next to nothing: see benchmarks/compiling.py
         if wang2023:
             return defaults | {"n_codes": 10, "code_dim": 2, "ema": 0.0, "codebook_init": "uniform", "revive": 0.0}
-        defaults |= {"n_codes": 256, "code_dim": 16, "ema": 0.99, "codebook_init": "kmeans", "revive": 0.1}
-        # At twice this learning rate of Adam's the encoder outruns the moving averages and the codes collapse.
-        return defaults if self.optimizer_for(shape) == "muon" else defaults | {"learning_rate": 0.002}
+        return defaults | {"n_codes": 256, "code_dim": 16, "ema": 0.99, "codebook_init": "kmeans", "revive": 0.1}
 
     def resolve(self, format: Format, n: int, *, steps: int | None = None) -> dict:
         """As for every model, and no more codes than there are training vectors."""

@@ -49,6 +49,8 @@ def same_fields(estimator, resolved: dict, run: RunFolder, recorded: dict, image
     for field in fields(estimator):
         if field.name not in theirs:
             theirs[field.name] = mine[field.name] if asked[field.name] == field.default else field.default
+    if "precision" in resolved:  # not asked for: older runs, whose default it was, say float32 as if it had been
+        resolved["precision"] = mine["precision"] = theirs["precision"]
     free = ("verbose", "device", "compile", "accumulate", *(() if same_epochs else ("epochs",)))
     changed = [name for name in mine if name not in free and mine[name] != theirs[name]]
     if changed:

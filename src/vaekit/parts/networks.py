@@ -20,6 +20,7 @@ from vaekit.ranks import size
 
 ARCHITECTURES = ("conv", "resnet", "mlp", "wang2023")
 SMALLEST_SIDE = 8
+SMALL = 16  # pixels of the shorter side, from which the first step of a convolutional network is one of 4x4
 PICTURE = 32  # pixels of the shorter side, from which an image is a picture: what is below is a digit or a sign
 DENSE = 208  # width of the one dense layer between a convolutional stack and a vector of latents
 
@@ -280,7 +281,7 @@ def _stages(architecture: str, height: int, width: int, *, spatial: bool) -> tup
     """`conv`: one large step to a coarse grid, where the arithmetic is dense and cheap, then halvings to 4x4 cells. `resnet`:
     the same, twice as deep, and on the coarser grids of a vector twice as wide.
     """
-    first, deep = 4 if min(height, width) >= 16 else 2, 2 if architecture == "resnet" else 1
+    first, deep = 4 if min(height, width) >= SMALL else 2, 2 if architecture == "resnet" else 1
     if spatial:
         return (Stage(first, 64, 2 * deep),)
     cells = min(math.ceil(height / first), math.ceil(width / first))

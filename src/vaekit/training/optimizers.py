@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.training.plan import Plan
-from vaekit.world import fast_bfloat16
+from vaekit.world import gains_by_bfloat16
 
 # Of Newton-Schulz's odd quintic: five passes of it bring every singular value near 1 (Jordan et al. 2024).
 QUINTIC, PASSES = (3.4445, -4.7750, 2.0315), 5
@@ -33,8 +33,8 @@ def make_optimizer(module: nn.Module, plan: Plan) -> torch.optim.Adam:
 
 
 def gains_by_half(plan: Plan, device: torch.device) -> bool:
-    """Whether the plan's optimizer takes less time here where it multiplies in bfloat16; on cards it was not measured."""
-    return plan.optimizer == "muon" and device.type == "cpu" and fast_bfloat16(device)
+    """Whether the plan's optimizer takes less time here where it multiplies in bfloat16."""
+    return plan.optimizer == "muon" and gains_by_bfloat16(device)
 
 
 def matrices_of(module: nn.Module) -> Iterator[Tensor]:
