@@ -27,7 +27,7 @@ from vaekit.models.autoencoder import Autoencoder
 from vaekit.models.objectives import Elbo
 from vaekit.parts.latents import GaussianLatent
 from vaekit.parts.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
-from vaekit.parts.networks import ARCHITECTURES, DENSE, PICTURE, SMALL, grid_of, make_networks
+from vaekit.parts.networks import ARCHITECTURES, DENSE, PICTURE, grid_of, make_networks
 from vaekit.parts.priors import StandardNormalPrior
 from vaekit.ranks import from_first, is_first
 from vaekit.second_stage import fit_prior_to
@@ -42,7 +42,6 @@ from vaekit.world import PRECISIONS, check_random_state, derive_seed, gains_by_b
 GRID_WIDTH = 4  # latents of a cell
 WEIGHT_DECAY = {False: 1.0, True: 0.5}  # by Muon, of FEW pictures or fewer: whether latents or codes are a grid
 FEW = 5000
-MANY = 20_000
 ENOUGH = 64  # latents, for which a linear map is enough
 
 
@@ -56,9 +55,7 @@ class Estimator(Fields, Face):
     conditional: ClassVar[bool] = False
     discrete: ClassVar[bool] = False  # whether codes are indices, and `latent_dim` has no part in them
     rate_weight: ClassVar[str | None] = None  # the field that weighs the rate
-    muon_from: ClassVar[int] = (
-        PICTURE  # pixels of a picture's shorter side, from which that is the optimizer, if not of MANY
-    )
+    muon_from: ClassVar[int] = 0  # pixels of a picture's shorter side, from which that is the optimizer
     adam_rate: ClassVar[float] = 0.004  # the peak learning rate of Adam, for FEW or more
     warms_rate: ClassVar[bool] = True  # whether the rate's weight can rise from 0
     first_epochs: ClassVar[str] = "rate_warmup_epochs"  # the field that says how many are trained by another objective
@@ -348,15 +345,9 @@ class Estimator(Fields, Face):
         table = format.is_table
         batch_size = self.batch_size or (100 if wang2023 else 128 if n >= FEW else 64)
         per_epoch = steps_per_epoch(n, batch_size)
-        passes = max(12, min(max(50, 1000 // per_epoch), 6000 // per_epoch))
-        # What is local repeats within a picture: a grid has learned it in a third of the passes.
-        epochs = self.epochs or (50 if wang2023 else max(4, passes // 3) if self.grid else passes)
-        optimizer = self.optimizer_for(format.shape, n)
+        optimizer = self.optimizer_for(format.shape)
         muon = optimizer == "muon"
-        if muon and self.batch_size is None and n >= MANY and min(format.shape[:2]) < self.muon_from:
-            # As many passes in half the steps: what Muon multiplies is of the weights alone, however large the batch.
-            batch_size *= 2
-            per_epoch = steps_per_epoch(n, batch_size)
+        epochs = self.epochs or (50 if wang2023 else self._passes(format.shape, per_epoch, muon=muon))
         steps = steps or epochs * per_epoch
         peak = 0.01 if muon else 0.002 if n < FEW else self.adam_rate
         defaults = {
@@ -385,6 +376,15 @@ class Estimator(Fields, Face):
                 f"weight_decay must be below 1 / learning_rate, here {1 / rate:g}, or a step turns weights over; got {decay:g}"
             )
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
+
+    def _passes(self, shape: tuple[int, ...], per_epoch: int, *, muon: bool) -> int:
+        """Epochs that samples of `shape` are learned in, of so many steps each."""
+        passes = min(max(50, 1000 // per_epoch), 6000 // per_epoch)
+        if self.grid:
+            return max(4, passes // 3)  # what is local repeats within a picture
+        if muon and not self.discrete and self._convolves(shape) and min(shape[:2]) < PICTURE:
+            passes //= 2  # little is to be learned of small ones, and what comes after that by heart
+        return max(12, passes)
 
     def _latent_dim(self, shape: tuple[int, int, int]) -> int:
         """For inputs of `shape` (C, H, W): what pictures hold grows with their size; digits and tables, of which a person asks
@@ -422,12 +422,11 @@ class Estimator(Fields, Face):
         """Whether samples of `shape` go through our own convolutional networks."""
         return len(shape) == 3 and self.architecture in (None, "conv", "resnet")
 
-    def optimizer_for(self, shape: tuple[int, ...], n: int) -> str:
-        """The optimizer for n samples of `shape`. Muon learns pictures in less time, but for a few small ones, of which there
-        is little to learn; the mlp's wide matrices cost it more than it gains.
+    def optimizer_for(self, shape: tuple[int, ...]) -> str:
+        """The optimizer for samples of `shape`. Muon learns pictures in less time; the mlp's wide matrices cost it more than it
+        gains.
         """
-        side = SMALL if n >= MANY else self.muon_from
-        return self.optimizer or ("muon" if self._convolves(shape) and min(shape[:2]) >= side else "adam")
+        return self.optimizer or ("muon" if self._convolves(shape) and min(shape[:2]) >= self.muon_from else "adam")
 
     def filled_in(self, resolved: dict | None = None):
         """A copy of this estimator whose fields are all filled in: by `resolved`, or after `fit` by what it filled in."""

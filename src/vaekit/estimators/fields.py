@@ -33,15 +33,15 @@ class Fields:
     (first median and quartiles, with the tails drawn in) or auto (log or robust for columns that need it)."""
     epochs: int | None = None
     """Passes over the data; by default about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
-    (50 for wang2023); a third of these for a grid."""
+    (50 for wang2023); a third of these for a grid, and half where muon learns a vector of small pictures."""
     batch_size: int | None = None
-    """Images per step; by default 128, or 64 below 5,000 images (100 for wang2023), or 256 where muon learns small pictures."""
+    """Images per step; by default 128, or 64 below 5,000 images (100 for wang2023)."""
     accumulate: int = 1
     """Rounds in which the images of a step are looked at, which takes as many times less memory and comes to the same, but for
     a batch norm (wang2023) and a beta-TCVAE's estimate, which see a round at a time. With more than 1 nothing is compiled."""
     optimizer: str | None = None
     """adam, or muon (Jordan et al. 2024), which moves layers by whole matrices and leaves the rest to adam; by default muon for
-    conv and resnet on pictures of 32x32 or more (a VQ-VAE's: 16x16), and on 20,000 or more of 16x16 or more, else adam."""
+    conv and resnet (a VQ-VAE's on 16x16 or more), else adam."""
     learning_rate: float | None = None
     """Peak learning rate; by default 0.004, 0.002 below 5,000 images and for a VQ-VAE's adam (0.005 for wang2023). With muon
     0.01."""
