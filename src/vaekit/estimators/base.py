@@ -42,7 +42,7 @@ from vaekit.world import PRECISIONS, check_random_state, derive_seed, gains_by_b
 GRID_WIDTH = 4  # latents of a cell
 WEIGHT_DECAY = {False: 1.0, True: 0.5}  # by Muon, of FEW pictures or fewer: whether latents or codes are a grid
 FEW = 5000
-ENOUGH = 64  # latents, for which a linear map is enough
+MANY = 64  # latents, for which a linear map is enough
 
 
 class Estimator(Fields, Face):
@@ -362,8 +362,8 @@ class Estimator(Fields, Face):
             # The fewer pictures there are, the more is learned by heart without.
             "weight_decay": round(WEIGHT_DECAY[self.grid or self.discrete] * min(1.0, FEW / n), 3) if muon else 0.0,
             "schedule": "constant" if wang2023 else "cosine",
-            # Shorter rises were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
-            "warmup_steps": 0 if wang2023 else min(200, steps // 5),
+            # Shorter rises of Adam's were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
+            "warmup_steps": 0 if wang2023 else min(200, steps // (50 if muon and not self.discrete else 5)),
             "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * steps, 500) / per_epoch,
             "compile": by_default(self.architecture or ("mlp" if table else "conv"), steps, self.device),
             "precision": self._precision(format.shape, n),
@@ -379,12 +379,12 @@ class Estimator(Fields, Face):
 
     def _passes(self, shape: tuple[int, ...], per_epoch: int, *, muon: bool) -> int:
         """Epochs that samples of `shape` are learned in, of so many steps each."""
-        passes = min(max(50, 1000 // per_epoch), 6000 // per_epoch)
+        # Muon soon learns what there is in small pictures, and what comes after that by heart, the sooner the fewer they are.
+        soon = muon and self._convolves(shape) and min(shape[:2]) < PICTURE and not (self.discrete or self.grid)
+        passes = min(max(50, (300 if soon else 1000) // per_epoch), 6000 // per_epoch)
         if self.grid:
             return max(4, passes // 3)  # what is local repeats within a picture
-        if muon and not self.discrete and self._convolves(shape) and min(shape[:2]) < PICTURE:
-            passes //= 2  # little is to be learned of small ones, and what comes after that by heart
-        return max(12, passes)
+        return max(12, passes // 2 if soon else passes)
 
     def _latent_dim(self, shape: tuple[int, int, int]) -> int:
         """For inputs of `shape` (C, H, W): what pictures hold grows with their size; digits and tables, of which a person asks
@@ -410,12 +410,13 @@ class Estimator(Fields, Face):
             return 128 if format.is_table and n < 1000 else 512
         if not self._has_width:
             return None
-        many = (self.latent_dim or self._latent_dim(format.module_shape)) >= ENOUGH
+        many = (self.latent_dim or self._latent_dim(format.module_shape)) >= MANY
         return 0 if many and min(format.shape[:2]) >= PICTURE else DENSE
 
     def _precision(self, shape: tuple[int, ...], n: int) -> str:
-        """For n samples of `shape`. A few pictures are soon learned in either."""
-        gains = n >= FEW and self._convolves(shape) and gains_by_bfloat16(pick_device(self.device))
+        """For n samples of `shape`. A few small pictures are soon learned in either."""
+        large = n >= FEW or min(shape[:2]) >= PICTURE
+        gains = large and self._convolves(shape) and gains_by_bfloat16(pick_device(self.device))
         return "bfloat16" if gains else "float32"
 
     def _convolves(self, shape: tuple[int, ...]) -> bool:

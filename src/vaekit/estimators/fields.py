@@ -33,7 +33,8 @@ class Fields:
     (first median and quartiles, with the tails drawn in) or auto (log or robust for columns that need it)."""
     epochs: int | None = None
     """Passes over the data; by default about 6,000 steps, in 12 epochs or more, and in 50 or fewer where those are 1,000 steps
-    (50 for wang2023); a third of these for a grid, and half where muon learns a vector of small pictures."""
+    (50 for wang2023); a third of these for a grid; where muon learns a vector of small pictures, half, and 50 where those are
+    300 steps."""
     batch_size: int | None = None
     """Images per step; by default 128, or 64 below 5,000 images (100 for wang2023)."""
     accumulate: int = 1
@@ -48,7 +49,8 @@ class Fields:
     schedule: str | None = None
     """cosine (to zero at the end) or constant; by default cosine (constant for wang2023)."""
     warmup_steps: int | None = None
-    """Steps over which the learning rate rises to its peak; by default a fifth of all, at most 200 (0 for wang2023)."""
+    """Steps over which the learning rate rises to its peak; by default a fifth of all, a fiftieth with a muon that
+    learns no codes, at most 200 (0 for wang2023)."""
     rate_warmup_epochs: float | None = None
     """Epochs over which the weight of the rate rises from 0; by default a tenth of all, at most 500 steps (0 for wang2023)."""
     weight_decay: float | None = None
@@ -72,8 +74,8 @@ class Fields:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     precision: str | None = None
-    """float32 or bfloat16, that of products in training; by default bfloat16 for conv and resnet on 5,000 pictures or more,
-    where the processor multiplies it in hardware, else float32."""
+    """float32 or bfloat16, that of products in training; by default bfloat16 for conv and resnet, where the processor
+    multiplies it in hardware, on pictures of 32x32 or more and on 5,000 or more smaller ones, else float32."""
     compile: bool | None = None
     """Compile the training step, which changes results by rounding alone; by default where the run is long enough to gain by
     it: from 6,000 steps on for wang2023, 20,000 for conv, 25,000 for the mlp, never for a VQ-VAE."""
