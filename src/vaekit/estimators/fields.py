@@ -49,8 +49,8 @@ class Fields:
     schedule: str | None = None
     """cosine (to zero at the end) or constant; by default cosine (constant for wang2023)."""
     warmup_steps: int | None = None
-    """Steps over which the learning rate rises to its peak; by default a fifth of all, a fiftieth with a muon that
-    learns no codes, at most 200 (0 for wang2023)."""
+    """Steps over which the learning rate rises to its peak; by default a fifth of all, a fiftieth with muon but for a
+    VQ-VAE, at most 200 (0 for wang2023)."""
     rate_warmup_epochs: float | None = None
     """Epochs over which the weight of the rate rises from 0; by default a tenth of all, at most 500 steps (0 for wang2023)."""
     weight_decay: float | None = None
