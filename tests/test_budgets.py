@@ -38,7 +38,8 @@ def test_a_plan_that_ends_elsewhere_goes_on_from_the_rate_it_has_and_falls_to_th
     at = data.draw(st.integers(warmup, steps))
     end = data.draw(st.integers(at + 1, 2 * steps + 1))
     anew = data.draw(st.none() | st.integers(0, 300))
-    plan = Plan(steps=steps, batch_size=8, learning_rate=0.01, warmup=warmup)
+    schedule = data.draw(st.sampled_from(["cosine", "linear"]))
+    plan = Plan(steps=steps, batch_size=8, learning_rate=0.01, warmup=warmup, schedule=schedule)
     new = plan.towards(end, at, anew=anew)
     assert (new.steps, new.turn) == (end, at)
     assert read_plan(json.loads(json.dumps(asdict(new)))) == new
@@ -48,7 +49,7 @@ def test_a_plan_that_ends_elsewhere_goes_on_from_the_rate_it_has_and_falls_to_th
     assert fallen == sorted(fallen, reverse=True)
     assert new.learning_rate_at(end) < 1e-9
     if not new.warmup:
-        unbroken = Plan(steps=end, batch_size=8, learning_rate=0.01).learning_rate_at(at)
+        unbroken = Plan(steps=end, batch_size=8, learning_rate=0.01, schedule=schedule).learning_rate_at(at)
         assert rates[0] == pytest.approx(max(0.0 if at == steps else plan.learning_rate_at(at), unbroken))
     assert new.warmup <= (end - at) // 5
 

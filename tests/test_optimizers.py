@@ -410,3 +410,5 @@ def test_convolutional_networks_are_learned_by_muon(model, shape, fields, expect
     rates = {"muon": 0.01, "adam": 0.005 if "wang2023" in fields.values() else 0.002}
     assert resolved.get("optimizer", fields.get("optimizer")) == expected
     assert resolved["learning_rate"] == rates[expected]
+    wang2023 = "wang2023" in fields.values()
+    assert resolved["schedule"] == ("constant" if wang2023 else "linear" if expected == "muon" else "cosine")

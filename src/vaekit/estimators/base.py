@@ -361,7 +361,7 @@ class Estimator(Fields, Face):
             "learning_rate": 0.005 if wang2023 else peak,
             # The fewer pictures there are, the more is learned by heart without.
             "weight_decay": round(WEIGHT_DECAY[self.grid or self.discrete] * min(1.0, FEW / n), 3) if muon else 0.0,
-            "schedule": "constant" if wang2023 else "cosine",
+            "schedule": "constant" if wang2023 else "linear" if muon else "cosine",
             # Shorter rises of Adam's were measured to end, for some seeds, in a decoder that is black everywhere and stays so.
             "warmup_steps": 0 if wang2023 else min(200, steps // (50 if muon and not self.discrete else 5)),
             "rate_warmup_epochs": 0.0 if wang2023 else min(0.1 * steps, 500) / per_epoch,

@@ -47,7 +47,8 @@ class Fields:
     """Peak learning rate; by default 0.004, 0.002 below 5,000 images and for a VQ-VAE's adam (0.005 for wang2023). With muon
     0.01."""
     schedule: str | None = None
-    """cosine (to zero at the end) or constant; by default cosine (constant for wang2023)."""
+    """linear or cosine (both fall to zero at the end) or constant; by default linear with muon, cosine with adam, constant for
+    wang2023."""
     warmup_steps: int | None = None
     """Steps over which the learning rate rises to its peak; by default a fifth of all, a fiftieth with muon but for a
     VQ-VAE, at most 200 (0 for wang2023)."""

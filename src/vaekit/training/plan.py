@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from vaekit.messages import check_number, filled
 from vaekit.world import PRECISIONS
 
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "linear", "constant")
 OPTIMIZERS = ("adam", "muon")
 
 
@@ -22,7 +22,7 @@ class Plan:
     steps: optimizer steps in all. batch_size: images per step. learning_rate: the peak of the schedule.
     accumulate: rounds in which the images of a step are looked at, so that fewer are in memory at once.
     optimizer: "adam" or "muon", see `training/optimizers.py`. betas: Adam's, also of what Muon leaves to it.
-    schedule: "cosine" (to zero at `steps`) or "constant", after `warmup` steps of linear rise.
+    schedule: "linear" or "cosine" (both to zero at `steps`) or "constant", after `warmup` steps of linear rise.
     half: whether Muon multiplies large matrices in bfloat16.
     weight_decay: of the weights of linear and convolutional layers, by how much of themselves they shrink in a step, in parts
         of its learning rate.
@@ -59,11 +59,11 @@ class Plan:
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of step first, first + 1, ..., steps - 1."""
         warm = min(1.0, (max(0, step - self.turn) + 1) / self.warmup) if self.warmup else 1.0
-        return self.learning_rate * warm * (self._height_at(step) if self.schedule == "cosine" else 1.0)
+        return self.learning_rate * warm * (1.0 if self.schedule == "constant" else self._height_at(step))
 
     def _height_at(self, step: int) -> float:
-        """Of the cosine, in parts of the peak."""
-        return self.height * _cosine(max(0, step - self.turn), self.steps - self.turn)
+        """Of what falls to zero, in parts of the peak."""
+        return self.height * _fallen(self.schedule, max(0, step - self.turn), self.steps - self.turn)
 
     def towards(self, steps: int, at: int, *, anew: int | None = None) -> Plan:
         """This plan, made to end after `steps` steps from the step `at` on. The learning rate begins there where it is, or
@@ -74,13 +74,14 @@ class Plan:
         left = (steps - at) // 5  # no rise takes more of what is left
         if anew is None and at < self.turn + self.warmup:  # nothing but a part of the rise has been done
             return replace(self, steps=steps, warmup=min(self.warmup, at - self.turn + left))
-        height = max(self._height_at(at), _cosine(at, steps))
+        height = max(self._height_at(at), _fallen(self.schedule, at, steps))
         return replace(self, steps=steps, turn=at, height=height, warmup=min(anew or 0, left))
 
 
-def _cosine(step: int, steps: int) -> float:
-    """Half a wave, from 1 at step 0 to 0 at `steps`."""
-    return 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+def _fallen(schedule: str, step: int, steps: int) -> float:
+    """From 1 at step 0 to 0 at `steps`: in a straight line, or in half a wave."""
+    share = step / max(1, steps)
+    return 1 - share if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
 
 
 class Budget:
