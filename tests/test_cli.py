@@ -242,7 +242,7 @@ def test_commands_without_what_they_need_are_wrong_usage(command):
         ("vae", ("--learning-rate", "nan"), "learning_rate"),
         ("vae", ("--architecture", "transformer"), "architecture"),
         ("vae", ("--likelihood", "gausian"), "likelihood"),
-        ("vae", ("--schedule", "linear"), "schedule"),
+        ("vae", ("--schedule", "triangle"), "schedule"),
         ("vae", ("--precision", "float8"), "precision"),
         ("vae", ("--device", "abacus"), "abacus"),
         ("vae", ("--random-state", -1), "random_state"),

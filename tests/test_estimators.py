@@ -970,7 +970,7 @@ MISTAKES = [
     (VAE, "latent_dim", 1.5),
     (VAE, "gradient_clip", 0),
     (VAE, "likelihood_variance", 0.0),
-    (VAE, "schedule", "linear"),
+    (VAE, "schedule", "triangle"),
     (VAE, "likelihood", "laplace"),
     (VAE, "architecture", "cnn"),
     (VAE, "precision", "float16"),
