@@ -98,7 +98,7 @@ def networks() -> dict[str, tuple[str, Callable[[], nn.Module], Tensor, str]]:
         return CodeRate(AutoregressivePrior(GatedPixelCNN(n_values=10, grid=(7, 7))))
 
     rng = np.random.default_rng(0)
-    pixels, values = rng.random((256, 28, 28, 1), np.float32), rng.standard_normal((128, 32), np.float32)
+    pixels, values = rng.random((128, 28, 28, 1), np.float32), rng.standard_normal((128, 32), np.float32)
     images, rows = torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(values).view(128, 1, 1, 32)
     codes, precision = torch.randint(10, (64, 7, 7)), "bfloat16" if fast_bfloat16(CPU) else "float32"
 

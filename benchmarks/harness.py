@@ -28,9 +28,8 @@ RECORDS = HERE / "results"
 RESULTS = HERE / "RESULTS.md"
 OUT = HERE / "out"
 
-_measured: dict[
-    str, dict
-] = {}  # run -> what it came to, of those of this call, and of an earlier one that it goes on with
+# Run -> what it came to, of those of this call, and of an earlier one that it goes on with.
+_measured: dict[str, dict] = {}
 _used: dict[str, str] = {}  # folder -> commits that trained it, of the runs a claim has asked for
 
 
