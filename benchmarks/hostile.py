@@ -782,9 +782,12 @@ def _flat(folder: Path, count: int, side: int, mode: str, first: int | None = No
             shutil.copyfile(_flat_file(first if first and i == 0 else side, mode), folder / f"{i}.png")
 
 
+_flat_files = tempfile.TemporaryDirectory(prefix="vaekit-flat-")  # until the process ends
+
+
 @functools.cache
 def _flat_file(side: int, mode: str) -> Path:
-    path = Path(tempfile.mkdtemp(prefix="vaekit-flat-")) / "flat.png"
+    path = Path(_flat_files.name) / f"{side}-{mode}.png"
     Image.new(mode, (side, side)).save(path)
     return path
 

@@ -26,6 +26,7 @@ from vaekit.export.graphs import TOLERANCE, graphs_of
 
 NAMES = np.array(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
 TINY = {"batch_size": 32, "random_state": 0, "device": "cpu"}
+EXPORTED = tempfile.TemporaryDirectory(prefix="vaekit-export-")  # until the process ends
 every_case = pytest.mark.parametrize(
     "case", ["images", *(pytest.param(case, marks=pytest.mark.slow) for case in ("table", "report", "codes"))]
 )
@@ -68,7 +69,7 @@ def fitted(case: str):
 @functools.cache
 def exported(case: str) -> Path:
     """The case's export. The model stands in training mode meanwhile, in which BatchNorm looks at the batch."""
-    folder = Path(tempfile.mkdtemp(prefix="vaekit-export-")) / "deep" / case
+    folder = Path(EXPORTED.name) / "deep" / case
     module = fitted(case).model_.train()
     try:
         export_onnx(fitted(case).fitted_, folder)

@@ -194,7 +194,7 @@ def test_a_place_beside_what_is_read_is_no_part_of_it(tmp_path):
 
 
 @pytest.mark.parametrize("link", ["the same", "a link", "a hard link", "through a linked folder", "relative"])
-def test_what_is_read_is_never_written(runs, tmp_path, monkeypatch, capsys, link):
+def test_what_is_read_is_never_written(runs, tmp_path, tmp_path_factory, monkeypatch, capsys, link):
     shutil.copy(runs / "digits.npz", tmp_path / "x.npz")
     shutil.copy(runs / "z.npy", tmp_path / "z.npy")
 
@@ -206,7 +206,7 @@ def test_what_is_read_is_never_written(runs, tmp_path, monkeypatch, capsys, link
             os.link(path, path.parent / f"hard-{path.name}")
             return path.parent / f"hard-{path.name}"
         if link == "through a linked folder":
-            place = Path(tempfile.mkdtemp()) / "linked"
+            place = tmp_path_factory.mktemp("elsewhere") / "linked"
             place.symlink_to(path.parent)
             return place / path.name
         if link == "relative":
