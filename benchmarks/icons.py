@@ -50,12 +50,17 @@ def open_icons(source: str) -> tuple[Images, Images]:
 
 def seams(images: np.ndarray) -> float:
     """(N, H, W, C) -> the mean step across the borders of patches over that elsewhere: 1 where there are none."""
-    x, ratios = images.astype(float), []
-    for axis in (1, 2):
-        steps = np.abs(np.diff(x, axis=axis)).mean(tuple({0, 1, 2, 3} - {axis}))
+    ratios = []
+    for steps in steps_of(images):
         border = np.arange(len(steps)) % PATCH == PATCH - 1
         ratios.append(steps[border].mean() / steps[~border].mean())
     return statistics.fmean(ratios)
+
+
+def steps_of(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, H, W, C) -> the mean steps between neighbouring rows (H - 1,), and columns (W - 1,)."""
+    x = images.astype(float)
+    return np.abs(np.diff(x, axis=1)).mean((0, 2, 3)), np.abs(np.diff(x, axis=2)).mean((0, 1, 3))
 
 
 def run(argv):
