@@ -94,8 +94,8 @@ def measure(name: str, train: Images, test: Images, *, seeds: int) -> Findings:
     if whole := [sheet for sheet in sheets.values() if len(sheet) == 2 * len(ARMS)]:
         save(name, np.stack([test.x[spread(test)], *whole[0]]))
     text = (
-        f"{len(train):,} pictures to train on, {len(test):,} held out, {seeds} seed(s). Frechet distance of reconstructions, of "
-        f"samples by class, and of samples by guidance 2, which flow matching alone has; real pictures of the training part: "
+        f"{len(train):,} pictures to train on, {len(test):,} held out, {seeds} seed(s). Frechet distance of reconstructions, "
+        f"of samples by class, and of samples by guidance 2, which flow matching alone has; real pictures of training: "
         f"{real:.1f}, and their seams {seams(others, test.x):.3f}. The judge labels {accuracy:.0%} of the held-out pictures "
         f"right; 'as asked' is of samples by guidance 2 where there are such. Sheet: held-out pictures; of each model their "
         f"reconstructions, then samples.\n\n![Held-out pictures, and what the models make of them, reconstructed "
