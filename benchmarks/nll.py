@@ -6,7 +6,8 @@ probability, test images once, by a fixed seed; the NLL is importance-weighted w
 passes, in batches of 20, tanh, a learning rate that falls in steps from 0.001, and its best choice on nothing but the training
 objective; here as many as the time is enough for, by Muon, in larger batches, SiLU, products in bfloat16 where the processor
 has them, and a cosine to zero. An IWAE's first three quarters go by the ELBO of one draw; by default half of them do. A
-training of half an hour or more has batches twice as large, and weight decay. Their test set was binarised by another seed.
+training of half an hour or more has batches twice as large, weight decay, and a rate that falls in a straight line. Their test
+set was binarised by another seed.
 """
 
 import argparse
@@ -102,6 +103,7 @@ def one_run(label, samples, data, test, *, minutes, seed, k) -> dict:
         optimizer="muon",
         half=precision == "bfloat16",
         weight_decay=0.02 if long else 0.0,
+        schedule="linear" if long else "cosine",
         warmup=200,
         betas=(0.9, 0.99),
         precision=precision,
