@@ -315,18 +315,23 @@ def test_a_prior_is_learned_by_muon_where_that_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("grid", "given", "optimizer", "rate"),
+    ("codes", "places", "given", "optimizer", "rate"),
     [
-        (True, {}, "muon", 0.005),
-        (True, {"prior": "matching"}, "muon", 0.005),
-        (True, {"optimizer": "adam"}, "adam", 0.001),
-        (True, {"learning_rate": 0.5}, "muon", 0.5),
-        (True, {"prior": "flow"}, "adam", 0.002),
-        (False, {"prior": "matching"}, "adam", 0.001),
-        (False, {"prior": "matching", "optimizer": "muon"}, "muon", 0.005),
+        (False, 16, {}, "muon", 0.005),
+        (False, 16, {"prior": "matching"}, "muon", 0.005),
+        (False, 16, {"optimizer": "adam"}, "adam", 0.001),
+        (False, 16, {"learning_rate": 0.5}, "muon", 0.5),
+        (False, 16, {"prior": "flow"}, "adam", 0.002),
+        (False, 1, {"prior": "matching"}, "adam", 0.001),
+        (False, 1, {"prior": "matching", "optimizer": "muon"}, "muon", 0.005),
+        (True, 64, {}, "muon", 0.005),
+        (True, 64, {"optimizer": "adam"}, "adam", 0.003),
+        (True, 49, {}, "adam", 0.003),
+        (True, 49, {"optimizer": "muon"}, "muon", 0.005),
+        (True, 256, {"prior": "transformer"}, "adam", 0.002),
     ],
 )
-def test_a_grids_velocities_are_learned_by_muon(grid, given, optimizer, rate):
-    how = {"codes": False, "n": 1000, "latent_dim": 16, "n_classes": 0, "device": torch.device("cpu"), "grid": grid}
+def test_what_is_learned_of_a_grid_of_places_is_learned_by_muon(codes, places, given, optimizer, rate):
+    how = {"codes": codes, "n": 1000, "latent_dim": 16, "n_classes": 0, "device": torch.device("cpu"), "places": places}
     resolved = resolve_settings(PriorSettings(**given), **how)
     assert (resolved.optimizer, resolved.learning_rate) == (optimizer, rate)

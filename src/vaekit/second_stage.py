@@ -15,7 +15,7 @@ from vaekit.fitted_prior import FittedPrior, identity
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.ranks import check_alike, from_first
 from vaekit.training.checkpoint import RunFolder, by_first
-from vaekit.training.kinds import resolve_settings
+from vaekit.training.kinds import places_of, resolve_settings
 from vaekit.training.plan import check_time_budget, start_clock
 from vaekit.training.prior import fit_prior, parts_of
 from vaekit.training.settings import PriorSettings
@@ -56,7 +56,7 @@ def fit_prior_to(
         latent_dim=0 if fitted.discrete else plain.latent.width,
         n_classes=len(named),
         device=fitted.device,
-        grid=len(plain.latent.shape) > 1,
+        places=places_of(plain),
     )
     parts = parts_of(len(images), labels, resolved, classes=named, seed=seed, components=settings.components)
     how = {"classes": named, "parts": parts, "seed": seed, "deadline": deadline, "verbose": verbose}

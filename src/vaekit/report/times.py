@@ -17,7 +17,7 @@ from vaekit.messages import filled
 from vaekit.models.autoencoder import Autoencoder
 from vaekit.registry import MODELS
 from vaekit.state import undisturbed, unwarned
-from vaekit.training.kinds import KINDS, Stage, make_prior, resolve_settings
+from vaekit.training.kinds import KINDS, Stage, make_prior, places_of, resolve_settings
 from vaekit.training.plan import steps_per_epoch
 from vaekit.training.prior import plan_of
 from vaekit.training.rates import Codes, encode
@@ -64,10 +64,10 @@ def times(name: str, images: Images, n: int, fields: Mapping[str, Any] | None = 
     plan = ready.make_plan(filled(ready.epochs) * per_epoch, 0, per_epoch)
     data = format.data(some, device, name)
     with seeded(0):
-        return Times(estimate(module, objective, data, plan), _of_prior(module, data, some, n, grid=ready.grid))
+        return Times(estimate(module, objective, data, plan), _of_prior(module, data, some, n))
 
 
-def _of_prior(module: Autoencoder, data: Data, some: Images, n: int, *, grid: bool) -> float:
+def _of_prior(module: Autoencoder, data: Data, some: Images, n: int) -> float:
     """Seconds that the default prior takes, by class where there are labels; an untrained model's codes take as long."""
     codes, device = module.latent.discrete, data.x.device
     labels, classes = (None, 0) if some.y is None else (torch.from_numpy(some.y).to(device), len(some.classes))
@@ -78,7 +78,7 @@ def _of_prior(module: Autoencoder, data: Data, some: Images, n: int, *, grid: bo
         latent_dim=0 if codes else module.latent.width,
         n_classes=classes,
         device=device,
-        grid=grid and not codes,
+        places=places_of(module),
     )
     kind = KINDS[filled(settings.prior)]
     if kind.fit:

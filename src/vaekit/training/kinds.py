@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -32,6 +34,8 @@ from vaekit.training.rates import (
 from vaekit.training.settings import PriorSettings
 from vaekit.world import PRECISIONS, derive_seed, fast_bfloat16
 
+FEW = 30_000  # images: a network learns the codes of fewer by heart, unless some of what it sees is dropped
+
 
 class Kind(NamedTuple):
     """A kind of prior that can be fitted: by the loop, which minimises what `rate` makes, or by `fit` at once.
@@ -39,8 +43,8 @@ class Kind(NamedTuple):
     of_codes: for codes, or for Gaussian latents. make: the unfitted prior, of resolved settings, for a trained model. term: the
     objective that is made of what `rate` gives.
     The rest is what is filled in for settings that are None. steps, epochs: about so many steps, in so many epochs at most.
-    muon: the learning rate of that, which is a grid's optimizer where it is said. layers: from 5,000 images on, and below.
-    components: of (images in a class, latent_dim, whether there are classes).
+    muon: what of it is otherwise by Muon, which is the optimizer from a grid of `muon_from` places on. layers: from 5,000
+    images on, and below. components: of (images in a class, latent_dim, whether there are classes).
     """
 
     label: str
@@ -52,7 +56,8 @@ class Kind(NamedTuple):
     steps: int = 7000
     epochs: int = 20
     learning_rate: float = 0.002
-    muon: float | None = None
+    muon: Mapping[str, float] = MappingProxyType({})
+    muon_from: float = math.inf
     layers: tuple[int | None, int | None] = (None, None)
     channels: int | None = None
     components: Callable[[int, int, bool], int | None] = lambda images, latent_dim, classes: None
@@ -179,7 +184,8 @@ KINDS = {
         steps=1200,
         epochs=100,
         learning_rate=0.001,
-        muon=0.005,
+        muon={"learning_rate": 0.005},
+        muon_from=2,
         layers=(2, 2),
         channels=64,
     ),
@@ -189,6 +195,8 @@ KINDS = {
         _make_autoregressive(GatedPixelCNN),
         _code_rate,
         learning_rate=0.003,
+        muon={"learning_rate": 0.005, "steps": 3000},
+        muon_from=64,
         layers=(6, 4),
         channels=64,
     ),
@@ -206,6 +214,11 @@ KINDS = {
 def make_prior(settings: PriorSettings, model: Autoencoder, n_classes: int) -> LearnedPrior:
     """The unfitted prior that resolved `settings` name, for the codes of `model`."""
     return KINDS[filled(settings.prior)].make(settings, model, n_classes)
+
+
+def places_of(model: Autoencoder) -> int:
+    """Of how many places the codes or latents of `model` are: 1 for a vector."""
+    return math.prod(model.prior.code_shape if model.latent.discrete else model.latent.shape[1:])
 
 
 def check_settings(settings: PriorSettings) -> None:
@@ -237,32 +250,35 @@ def resolve_settings(
     latent_dim: int,
     n_classes: int,
     device: torch.device,
-    grid: bool = False,
+    places: int = 1,
 ) -> PriorSettings:
-    """`settings` with every None filled in, for `n` images. grid: whether Gaussian latents are of places. Raises ValueError for
-    what can't be.
+    """`settings` with every None filled in, for `n` images. places: of the codes or latents, see `places_of`. Raises ValueError
+    for what can't be.
     """
     check_settings(settings)
     fitting = [name for name, kind in KINDS.items() if kind.of_codes == codes]
+    grid = not codes and places > 1
     name = settings.prior or ("pixelcnn" if codes else "matching" if grid else "gmm")
     if name not in fitting:
         what = "codes" if codes else "Gaussian latents"
         raise ValueError(f"prior {name!r} does not fit {what}; choose {' or '.join(fitting)}")
     kind, small = KINDS[name], n < 5000
+    optimizer = settings.optimizer or ("muon" if places >= kind.muon_from else "adam")
+    if optimizer == "muon":
+        kind = kind._replace(**kind.muon)
     batch_size = min(settings.batch_size or (64 if codes or grid else 128), n)
     per_epoch = steps_per_epoch(n, batch_size)
     epochs = settings.epochs or max(1, min(kind.epochs, kind.steps // per_epoch))
-    optimizer = settings.optimizer or ("muon" if grid and kind.muon else "adam")
     defaults = {
         "prior": name,
         "components": kind.components(n // max(1, n_classes), latent_dim, n_classes > 0),
         "layers": kind.layers[small],
         "channels": kind.channels,
-        "dropout": (0.5 if small else 0.0) if codes else None,
+        "dropout": (0.5 if n < FEW else 0.0) if codes else None,
         "epochs": epochs,
         "batch_size": batch_size,
         "optimizer": optimizer,
-        "learning_rate": kind.muon if optimizer == "muon" and kind.muon else kind.learning_rate,
+        "learning_rate": kind.learning_rate,
         "precision": "bfloat16" if codes and not small and fast_bfloat16(device) else "float32",
         "compile": by_default(name, epochs * per_epoch, device.type),
     }

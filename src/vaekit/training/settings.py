@@ -23,19 +23,19 @@ class PriorSettings:
     """Width: by default 64 of a flow, a matching (a vector's field has 4 times as many, a grid's twice at half its sides) and a
     pixelcnn, 128 of a transformer. The report's PixelCNN has 128."""
     dropout: float | None = None
-    """Of a pixelcnn or transformer; by default 0, or 0.5 below 5,000 images."""
+    """Of a pixelcnn or transformer; by default 0, or 0.5 below 30,000 images."""
     epochs: int | None = None
-    """Passes over the images; by default about 7,000 steps, at most 20 epochs (flow: 4,000, 100; matching: 1,200,
-    100; vamp: 400, 20)."""
+    """Passes over the images; by default about 7,000 steps, at most 20 epochs (pixelcnn by muon: 3,000, 20; flow: 4,000,
+    100; matching: 1,200, 100; vamp: 400, 20)."""
     batch_size: int | None = None
     """Images per step; by default 64 for codes and grids, 128 for latents."""
     accumulate: int = 1
     """Rounds in which the images of a step are looked at, which takes as many times less memory."""
     optimizer: str | None = None
-    """adam or muon; by default muon for a matching of a grid, else adam."""
+    """adam or muon; by default muon for a matching of a grid and a pixelcnn of 64 places or more, else adam."""
     learning_rate: float | None = None
     """Peak learning rate, cosine to zero; by default 0.003 (pixelcnn), 0.002 (transformer, flow), 0.001
-    (matching; 0.005 by muon) or 0.01 (vamp)."""
+    (matching), 0.01 (vamp), or 0.005 by muon."""
     validation_fraction: float = 0.05
     """Share of the images held out, of each class alike, whose rate chooses the epoch that is kept and is reported. With 0, or
     one image of each class, those trained on stand for them."""
