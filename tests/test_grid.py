@@ -335,3 +335,13 @@ def test_what_is_learned_of_a_grid_of_places_is_learned_by_muon(codes, places, g
     how = {"codes": codes, "n": 1000, "latent_dim": 16, "n_classes": 0, "device": torch.device("cpu"), "places": places}
     resolved = resolve_settings(PriorSettings(**given), **how)
     assert (resolved.optimizer, resolved.learning_rate) == (optimizer, rate)
+
+
+@pytest.mark.parametrize(
+    ("prior", "n", "dropout"),
+    [("pixelcnn", 20_000, 0.5), ("pixelcnn", 60_000, 0.0), ("transformer", 1000, 0.5), ("transformer", 20_000, 0.0)],
+)
+def test_codes_of_few_images_are_learned_with_dropout(prior, n, dropout):
+    how = {"codes": True, "n": n, "latent_dim": 0, "n_classes": 0, "device": torch.device("cpu"), "places": 64}
+    assert resolve_settings(PriorSettings(prior=prior), **how).dropout == dropout
+    assert resolve_settings(PriorSettings(prior=prior, dropout=0.1), **how).dropout == 0.1

@@ -34,8 +34,6 @@ from vaekit.training.rates import (
 from vaekit.training.settings import PriorSettings
 from vaekit.world import PRECISIONS, derive_seed, fast_bfloat16
 
-FEW = 30_000  # images: a network learns the codes of fewer by heart, unless some of what it sees is dropped
-
 
 class Kind(NamedTuple):
     """A kind of prior that can be fitted: by the loop, which minimises what `rate` makes, or by `fit` at once.
@@ -44,7 +42,8 @@ class Kind(NamedTuple):
     objective that is made of what `rate` gives.
     The rest is what is filled in for settings that are None. steps, epochs: about so many steps, in so many epochs at most.
     muon: what of it is otherwise by Muon, which is the optimizer from a grid of `muon_from` places on. layers: from 5,000
-    images on, and below. components: of (images in a class, latent_dim, whether there are classes).
+    images on, and below. few: a network learns the codes of fewer images with dropout. components: of (images in a class,
+    latent_dim, whether there are classes).
     """
 
     label: str
@@ -60,6 +59,7 @@ class Kind(NamedTuple):
     muon_from: float = math.inf
     layers: tuple[int | None, int | None] = (None, None)
     channels: int | None = None
+    few: int = 5000
     components: Callable[[int, int, bool], int | None] = lambda images, latent_dim, classes: None
 
 
@@ -197,6 +197,7 @@ KINDS = {
         learning_rate=0.003,
         muon={"learning_rate": 0.005, "steps": 3000},
         muon_from=64,
+        few=30_000,
         layers=(6, 4),
         channels=64,
     ),
@@ -274,7 +275,7 @@ def resolve_settings(
         "components": kind.components(n // max(1, n_classes), latent_dim, n_classes > 0),
         "layers": kind.layers[small],
         "channels": kind.channels,
-        "dropout": (0.5 if n < FEW else 0.0) if codes else None,
+        "dropout": (0.5 if n < kind.few else 0.0) if codes else None,
         "epochs": epochs,
         "batch_size": batch_size,
         "optimizer": optimizer,

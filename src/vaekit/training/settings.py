@@ -23,7 +23,7 @@ class PriorSettings:
     """Width: by default 64 of a flow, a matching (a vector's field has 4 times as many, a grid's twice at half its sides) and a
     pixelcnn, 128 of a transformer. The report's PixelCNN has 128."""
     dropout: float | None = None
-    """Of a pixelcnn or transformer; by default 0, or 0.5 below 30,000 images."""
+    """Of a pixelcnn or transformer; by default 0, or 0.5 below 30,000 images (transformer: 5,000)."""
     epochs: int | None = None
     """Passes over the images; by default about 7,000 steps, at most 20 epochs (pixelcnn by muon: 3,000, 20; flow: 4,000,
     100; matching: 1,200, 100; vamp: 400, 20)."""
