@@ -4,7 +4,7 @@ pythae has no networks for 48x48 and no classes: its models are given vaekit's d
 vaekit does around them, and are trained by its trainer with Adam, a learning rate of 0.001 and batches of 128. The VAE is its
 BetaVAE with beta = 0.01, about its squared error on the training icons, which is what its likelihood has most of. Half of the
 VQ-VAE's minutes are its PixelCNN's. All other settings are pythae's own. Its IAF draws too slowly to be here: nothing in 20
-minutes. Frechet distances are those of `pictures`.
+minutes. Frechet distances and seams are those of `pictures`, by the same judge where it is the same machine's.
 """
 
 import argparse
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from benchmarks._peers import Pythae, as_floats, untrained
 from benchmarks.harness import Findings, progress
-from benchmarks.icons import PLACE, open_icons, seams
+from benchmarks.icons import PLACE, open_icons
+from benchmarks.pictures import seams
 from vaekit.evaluation.distances import frechet_distance
 from vaekit.evaluation.generation import get_judge
 
@@ -58,7 +59,7 @@ def run(argv):
                     label,
                     epochs,
                     f"{error:.5f}",
-                    f"{seams(as_bytes(rebuilt)):.3f}",
+                    f"{seams(as_bytes(rebuilt), test.x):.3f}",
                     own,
                     sampler,
                     f"{took:,.0f}",
