@@ -34,8 +34,8 @@ class PriorSettings:
     optimizer: str | None = None
     """adam or muon; by default muon for a matching of a grid and a pixelcnn of 64 places or more, else adam."""
     learning_rate: float | None = None
-    """Peak learning rate, cosine to zero; by default 0.003 (pixelcnn), 0.002 (transformer, flow), 0.001
-    (matching), 0.01 (vamp), or 0.005 by muon."""
+    """Peak learning rate, cosine to zero; by default 0.003 (pixelcnn; 0.005 by muon), 0.001 (matching; 0.005 by
+    muon), 0.002 (transformer, flow) or 0.01 (vamp)."""
     validation_fraction: float = 0.05
     """Share of the images held out, of each class alike, whose rate chooses the epoch that is kept and is reported. With 0, or
     one image of each class, those trained on stand for them."""
