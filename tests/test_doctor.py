@@ -207,6 +207,14 @@ def test_a_cure_opens_the_data_as_the_run_did(tmp_path, digits):
     assert load(tmp_path / "run-mended").facts_["data"] == model.facts_["data"]
 
 
+def test_what_would_be_learned_by_heart_asks_for_no_more_epochs(clinic):
+    """A curve that still falls, while new images are left behind by more than that."""
+    more = "vae --architecture mlp --epochs 80 --batch-size 32 --schedule constant --data few.npz"
+    found = diagnoses(clinic(more))["underfitting"]
+    assert not found.wrong and "would gain little by more epochs" in found.words
+    assert "nats lie between the ELBO of training images and that of new ones" in found.evidence
+
+
 def test_a_run_from_before_binarisation_was_written_down_is_examined_and_told(clinic, tmp_path):
     run = shutil.copytree(clinic(HEALTHY["vae"]), tmp_path / "run")
     config = json.loads((run / "run.json").read_text())

@@ -226,11 +226,14 @@ def overfitting(patient: Patient) -> Diagnosis:
     return Diagnosis("overfitting", False, words, evidence)
 
 
-FALLING, FEW = 0.05, 500  # of the objective's whole fall, still in the last fifth of the epochs; steps
+# Of the objective's whole fall, still in the last fifth of the epochs and to the good of new images; steps.
+FALLING, FEW = 0.05, 500
 
 
 def underfitting(patient: Patient) -> Diagnosis:
-    """Whether the training had come to rest when it ended: a curve that still falls, or too few steps to have got anywhere."""
+    """Whether the training had come to rest when it ended, and not after too few steps to have got anywhere, nor while the
+    curve still fell by more than what new images lag behind.
+    """
     history, asked, usual = patient.estimator.history, patient.settings["epochs"], _default(patient, "epochs")
     steps = history[-1]["step"]
     patience = patient.estimator.ended_by in ("patience", None)
@@ -241,15 +244,20 @@ def underfitting(patient: Patient) -> Diagnosis:
     tail = max(1, len(curve) // 5)
     fall = history[0]["objective"] - curve[-1]
     last = curve[-1 - tail] - curve[-1] if len(curve) > 1 else 0.0
+    behind = max(0.0, patient.known["elbo"] - patient.new["elbo"])
     evidence = (
         f"{steps} steps; the objective fell {fall:.1f} nats, {last:.1f} in the last {tail} of {len(history)} epochs"
     )
     if steps < FEW:
         words = "training was cut off: so few steps come nowhere"
-    elif last > FALLING * fall > 0:
+    elif last - behind > FALLING * fall > 0:
         words = "training was cut off: the objective still falls"
     else:
-        return Diagnosis("underfitting", False, "training had come to rest", evidence)
+        words = "training had come to rest"
+        if last > FALLING * fall:
+            words = "the objective still falls, but new images, which lag behind, would gain little by more epochs"
+            evidence += f"; {behind:.1f} nats lie between the ELBO of training images and that of new ones"
+        return Diagnosis("underfitting", False, words, evidence)
     cure = patient.command(epochs=None if 2 * asked < usual else 2 * asked)
     return Diagnosis("underfitting", True, words, evidence, cure)
 
